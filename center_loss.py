@@ -62,6 +62,11 @@ class CenterLoss(nn.Module):
         centers: ``nn.Parameter`` (C, D), float32 unless the module is converted.
         last_value: scalar, detached: the loss of the last call without ``weight``.
 
+    Under DistributedDataParallel wrap the loss as well as the network: the mean of the ranks' losses,
+    the gradients and the centres are then those of one process with all the samples (with
+    ``reduction="mean"`` and batches of one size). With ``sparse=True`` do not wrap it: it exchanges
+    the rows itself; start it from the same centres in every process.
+
     Raises:
         ValueError: for an argument outside its range.
     """
@@ -85,9 +90,7 @@ class CenterLoss(nn.Module):
     ) -> None:
         super().__init__()
         if num_classes < 1 or feat_dim < 1:
-            raise ValueError(
-                f"num_classes and feat_dim must be at least 1; got {num_classes} and {feat_dim}"
-            )
+            raise ValueError(f"num_classes and feat_dim must be at least 1; got {num_classes} and {feat_dim}")
         if update not in ("gradient", "paper"):
             raise ValueError(f"update must be 'gradient' or 'paper'; got {update!r}")
         if reduction not in ("mean", "sum"):
@@ -98,7 +101,7 @@ class CenterLoss(nn.Module):
         self.feat_dim = feat_dim
         self.update = update
         self.weight = weight
-        self.half = (update == "paper") if half is None else half
+        self.has_half = (update == "paper") if half is None else half
         self.reduction = reduction
         self.sparse = sparse
         self.centers = nn.Parameter(_initial_centers(num_classes, feat_dim, init, radius))
@@ -131,10 +134,10 @@ class CenterLoss(nn.Module):
             features = features.to(dtype)
             centers = self._gather(labels).to(dtype)  # (B, D)
             k = 1.0 / max(labels.numel(), 1) if self.reduction == "mean" else 1.0
-            k = 0.5 * k if self.half else k
+            k = 0.5 * k if self.has_half else k
 
-            # What the features feel: eq. 2, and by autograd eq. 3. mse_loss is the squared distance in one pass.
-            if self.update == "gradient" and self.weight == 1:
+            # What the features feel: eq. 2, and by autograd eq. 3. mse_loss sums the squares in one pass.
+            if self.update == "gradient" and self.weight == 1 and not self._exchanges():
                 loss = k * F.mse_loss(features, centers, reduction="sum")
                 self.last_value = loss.detach()
                 return loss
@@ -142,21 +145,27 @@ class CenterLoss(nn.Module):
             self.last_value = value.detach()
 
             # What the centres feel: a term that has their gradient and adds nothing to the value.
-            if self.update == "gradient":
-                pull = k * F.mse_loss(centers, features.detach(), reduction="sum")
-            else:
-                pull = self._paper_pull(features.detach(), centers, labels)
+            pull = self._pull(features.detach(), centers, labels, k)
             return self.weight * value + (pull - pull.detach())
 
-    def _paper_pull(self, features: Tensor, centers: Tensor, labels: Tensor) -> Tensor:
-        """Return a scalar whose gradient with respect to the centres is Δc of eq. 4."""
+    def _pull(self, features: Tensor, centers: Tensor, labels: Tensor, k: float) -> Tensor:
+        """Return a scalar whose gradient with respect to the centres is what they shall receive."""
         gap = centers.detach() - features  # (B, D)
-        if _world_size() > 1 and torch.is_grad_enabled() and self.centers.requires_grad:
+        if self._exchanges():
             gap, labels = _all_gather_batch(gap, labels)  # (sum of B, D)
             centers = self._gather(labels).to(gap.dtype)
+            k = k / _world_size()  # the mean over processes, as DistributedDataParallel takes it
+        if self.update == "gradient":
+            return (2 * k * gap * centers).sum()
         ordered = labels.sort().values
         count = torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
-        return (gap / (1 + count).unsqueeze(1) * centers).sum()
+        return (gap / (1 + count).unsqueeze(1) * centers).sum()  # eq. 4
+
+    def _exchanges(self) -> bool:
+        """Whether processes exchange their batches here: for eq. 4, whose counts are the global
+        batch's, and for sparse gradients, which DistributedDataParallel does not reduce."""
+        wanted = self.update == "paper" or self.sparse
+        return wanted and torch.is_grad_enabled() and self.centers.requires_grad and _world_size() > 1
 
     def _gather(self, labels: Tensor) -> Tensor:
         """Return each sample's centre, (B, D); an index kernel, which checks the range on the CPU."""
@@ -198,7 +207,7 @@ class CenterLoss(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"num_classes={self.num_classes}, feat_dim={self.feat_dim}, update={self.update!r}, "
-            f"weight={self.weight}, half={self.half}, reduction={self.reduction!r}, sparse={self.sparse}"
+            f"weight={self.weight}, half={self.has_half}, reduction={self.reduction!r}, sparse={self.sparse}"
         )
 
 

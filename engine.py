@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from center_loss import CenterLoss
 from datasets import Batches, normalize
-from margin_heads import ArcFace, CosFace
+from margin_heads import ArcFace, CosFace, MarginHead
 from models import SoftmaxHead, spread_directions
 
 EVALUATION_BATCH = 1_000
@@ -117,7 +117,7 @@ class Evaluation:
     accuracy: float
 
 
-def build_head(settings: dict[str, Any], num_classes: int) -> nn.Module:
+def build_head(settings: dict[str, Any], num_classes: int) -> SoftmaxHead | MarginHead:
     """Return the head that the settings name, features (B, D) → logits (B, C)."""
     feat_dim = settings["feat_dim"]
     if settings["head"] == "softmax":

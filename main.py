@@ -1,6 +1,6 @@
 """Train LeNet++ on digits with softmax + center loss (Wen et al., ECCV 2016).
 
-    python main.py --gpu 0 --plot
+python main.py --gpu 0 --plot
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from datasets import Batches, Digits
     from engine import Trainer
+    from utils import LossMeter, RunLog
 
 # Settings that are no recipe's; those of a recipe are in recipes.py.
 BASICS: dict[str, Any] = dict(
@@ -119,7 +120,10 @@ def train(args: argparse.Namespace, by_hand: dict[str, Any]) -> None:
                 test = trainer.evaluate(data.test_images, data.test_labels)
                 test_loss, accuracy = test.loss, test.accuracy
                 log(f"Accuracy (%): {accuracy:.2f}\t Error rate (%): {100 - accuracy:.2f}")
-            log.row("epochs", (epoch, f"{meter.mean_loss:.6g}", blank(test_loss, ".6g"), blank(accuracy, ".4f"), f"{seconds:.2f}"))
+            log.row(
+                "epochs",
+                (epoch, f"{meter.mean_loss:.6g}", blank(test_loss, ".6g"), blank(accuracy, ".4f"), f"{seconds:.2f}"),
+            )
             if events is not None:
                 utils.write_scalars(events, epoch, meter, test_loss, accuracy)
             if plot or epoch == last:
@@ -148,8 +152,14 @@ def train(args: argparse.Namespace, by_hand: dict[str, Any]) -> None:
 
 
 def run_epoch(
-    trainer: Trainer, batches: Batches, epoch: int, count: int, log: Callable[[str], None], weight_cent: float, print_freq: int
-) -> Any:
+    trainer: Trainer,
+    batches: Batches,
+    epoch: int,
+    count: int,
+    log: RunLog,
+    weight_cent: float,
+    print_freq: int,
+) -> LossMeter:
     """Train on the first `count` batches of an epoch; return its LossMeter."""
     from engine import Diverged
     from utils import LossMeter, progress_bar
@@ -180,7 +190,8 @@ def build(settings: dict[str, Any], batches: Batches, num_classes: int, device: 
         init=settings["init"],
         feature_prelu=settings["feature_prelu"],
         overlapping_pool=settings["overlapping_pool"],
-    ).to(device, memory_format=torch.channels_last)
+    ).to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     head = build_head(settings, num_classes).to(device)
     center_loss = CenterLoss(
         num_classes,
@@ -242,7 +253,9 @@ def greet(log: Any, path: Path, settings: dict[str, Any], data: Digits, device_l
     classes = "" if len(data.classes) == 10 else f" of the classes {', '.join(map(str, data.classes))}"
     log(f"{len(data.train_labels)} training and {len(data.test_labels)} test images{classes}")
     log(f"Creating model: {settings['model']} ({settings['feat_dim']}-D features, {settings['head']} head)")
-    log(f"Recipe: {settings['recipe']}, seed {settings['seed']}. Precision: {settings['precision']}, {settings['precision_why']}")
+    log(
+        f"Recipe: {settings['recipe']}, seed {settings['seed']}. Precision: {settings['precision']}, {settings['precision_why']}"
+    )
     log(f"Loss = XentLoss + {settings['weight_cent']:g} * CenterLoss (centres: {settings['center_update']} update)")
     log(f"Run directory: {path}")
 

@@ -1,6 +1,6 @@
 """Draw what a run directory holds: arrays in, files out.
 
-    python plots.py log/center --epochs 1 2 10
+python plots.py log/center --epochs 1 2 10
 """
 
 from __future__ import annotations
@@ -34,11 +34,19 @@ def scatter(ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndar
     order = np.random.default_rng(0).permutation(len(labels))  # no class hides another by its number
     colors = np.array(COLORS)[np.array(classes)]
     ax.scatter(
-        features[order, 0], features[order, 1], s=size, c=colors[labels[order]], linewidths=0, alpha=0.6, rasterized=True
+        features[order, 0],
+        features[order, 1],
+        s=size,
+        c=colors[labels[order]],
+        linewidths=0,
+        alpha=0.6,
+        rasterized=True,
     )
     for color, digit in zip(colors, classes, strict=True):
         ax.scatter([], [], s=40, c=[color], label=str(digit))
-    ax.scatter(centers[:, 0], centers[:, 1], s=150, c="white", edgecolors="black", linewidths=1.0, zorder=3, label="centre")
+    ax.scatter(
+        centers[:, 0], centers[:, 1], s=150, c="white", edgecolors="black", linewidths=1.0, zorder=3, label="centre"
+    )
     for (x, y), digit in zip(centers, classes, strict=True):
         ax.annotate(str(digit), (x, y), ha="center", va="center_baseline", fontsize=8, fontweight="bold", zorder=4)
     ax.set_aspect("equal", adjustable="datalim")
@@ -46,9 +54,7 @@ def scatter(ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndar
     ax.set_axisbelow(True)
 
 
-def to_two_dimensions(
-    train_features: np.ndarray, *others: np.ndarray
-) -> tuple[list[np.ndarray], str]:
+def to_two_dimensions(train_features: np.ndarray, *others: np.ndarray) -> tuple[list[np.ndarray], str]:
     """Return all arrays in two dimensions, and what the axes show.
 
     Two dimensions stay as they are, one gets a second of 0, more become the first two principal
@@ -103,7 +109,9 @@ def draw_epoch(run: Path, epoch: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Draw the feature scatters of a run again.")
     parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument("--epochs", type=int, nargs="+", metavar="N", help="which (default: all whose features are kept)")
+    parser.add_argument(
+        "--epochs", type=int, nargs="+", metavar="N", help="which (default: all whose features are kept)"
+    )
     args = parser.parse_args()
     kept = sorted(int(path.stem.removeprefix("epoch_")) for path in (args.run / "features").glob("epoch_*.npz"))
     missing = sorted(set(args.epochs or []) - set(kept))

@@ -38,9 +38,8 @@ class RunError(Exception):
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, NumPy and torch."""
+    """Seed the generators of Python and torch; no other is drawn from."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
@@ -279,9 +278,7 @@ def open_tensorboard() -> Callable[[str], Any]:
     return SummaryWriter
 
 
-def write_scalars(
-    events: Any, epoch: int, meter: LossMeter, test_loss: float | None, accuracy: float | None
-) -> None:
+def write_scalars(events: Any, epoch: int, meter: LossMeter, test_loss: float | None, accuracy: float | None) -> None:
     """Write an epoch's figures as TensorBoard events."""
     for batch, (loss, loss_xent, loss_center, lr) in enumerate(meter.rows, 1):
         step = (epoch - 1) * meter.batches + batch
@@ -352,7 +349,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def save_features(path: Path, epoch: int, centers: Tensor, **evaluations: Any) -> None:
     """Write ``features/epoch_N.npz`` from an `engine.Evaluation` each for ``train`` and ``test``."""
-    arrays: dict[str, np.ndarray] = {"centers": centers.detach().float().cpu().numpy()}
+    arrays: dict[str, Any] = {"centers": centers.detach().float().cpu().numpy()}
     for key, evaluation in evaluations.items():
         arrays[f"{key}_features"] = evaluation.features.cpu().numpy().astype(np.float16)
         arrays[f"{key}_labels"] = evaluation.labels.cpu().numpy().astype(np.uint8)
@@ -400,5 +397,3 @@ class Drawer:
             lines = errors.strip().splitlines() or [f"exit status {self.process.returncode}"]
             self.log(f"A figure could not be drawn: {lines[-1]}")
         self.process = None
-
-

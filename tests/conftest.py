@@ -1,0 +1,46 @@
+"""Real digits for every test, and the command line as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import datasets
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def mnist5k() -> datasets.Digits:
+    return datasets.load("mnist5k", Path("nowhere"))
+
+
+@pytest.fixture(scope="session")
+def run_main() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run main.py with these arguments; the log goes where `cwd` is, not into the repository."""
+
+    def run(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONWARNINGS": "error::DeprecationWarning:__main__"},
+        )
+
+    return run
+
+
+def write_idx(path: Path, array) -> Path:  # type: ignore[no-untyped-def]
+    """Write a uint8 array (NumPy or torch) as a plain IDX file."""
+    shape = tuple(array.shape)
+    header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + bytes(array.reshape(-1).tolist()))
+    return path

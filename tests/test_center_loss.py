@@ -1,0 +1,378 @@
+"""CenterLoss against the equations, worked sample by sample."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from center_loss import CenterLoss
+
+
+def random_batch(n: int = 16, classes: int = 5, dim: int = 3, dtype: torch.dtype = torch.float64, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(n, dim, generator=generator, dtype=dtype)
+    labels = torch.randint(0, classes, (n,), generator=generator)
+    return features, labels
+
+
+def by_hand(features: Tensor, labels: Tensor, centers: Tensor, half: bool, reduction: str) -> float:
+    """Eq. 2, one sample after the other."""
+    total = 0.0
+    for x, y in zip(features.tolist(), labels.tolist(), strict=True):
+        total += sum((a - b) ** 2 for a, b in zip(x, centers[y].tolist(), strict=True))
+    total *= 0.5 if half else 1.0
+    return total / max(len(labels), 1) if reduction == "mean" else total
+
+
+def equation_4(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
+    """Δc of eq. 4, one class after the other."""
+    delta = torch.zeros_like(centers)
+    for j in range(len(centers)):
+        own = [x for x, y in zip(features, labels.tolist(), strict=True) if y == j]
+        delta[j] = sum(((centers[j] - x) for x in own), torch.zeros_like(centers[j])) / (1 + len(own))
+    return delta
+
+
+@pytest.mark.parametrize("update", ["gradient", "paper"])
+@pytest.mark.parametrize("half", [None, True, False])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_value_is_equation_2(update: str, half: bool | None, reduction: str, weight: float) -> None:
+    features, labels = random_batch()
+    loss = CenterLoss(5, 3, update=update, half=half, reduction=reduction, weight=weight).double()
+    value = loss(features, labels)
+    expected = by_hand(features, labels, loss.centers.detach(), update == "paper" if half is None else half, reduction)
+    assert value.shape == ()
+    assert value.item() == pytest.approx(weight * expected, rel=1e-12)
+    assert loss.last_value.item() == pytest.approx(expected, rel=1e-12)
+    assert not loss.last_value.requires_grad
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(0, 12),
+    classes=st.integers(1, 7),
+    dim=st.integers(1, 6),
+    seed=st.integers(0, 10_000),
+    update=st.sampled_from(["gradient", "paper"]),
+    trailing=st.booleans(),
+    label_dtype=st.sampled_from([torch.int64, torch.int32, torch.uint8]),
+)
+def test_any_shape(
+    n: int, classes: int, dim: int, seed: int, update: str, trailing: bool, label_dtype: torch.dtype
+) -> None:
+    features, labels = random_batch(n, classes, dim, seed=seed)
+    loss = CenterLoss(classes, dim, update=update).double()
+    given_features = features[:, :, None, None] if trailing else features
+    value = loss(given_features, labels.to(label_dtype))
+    expected = by_hand(features, labels, loss.centers.detach(), update == "paper", "mean")
+    assert value.item() == pytest.approx(expected, rel=1e-10, abs=1e-12)
+    value.backward()
+    assert loss.centers.grad is not None
+    assert loss.centers.grad.shape == (classes, dim)
+
+
+@pytest.mark.parametrize("update", ["gradient", "paper"])
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_gradcheck_features(update: str, weight: float) -> None:
+    features, labels = random_batch()
+    loss = CenterLoss(5, 3, update=update, weight=weight).double()
+    loss.centers.requires_grad_(False)
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), features.requires_grad_())
+
+
+def test_gradcheck_centers_in_gradient_mode() -> None:
+    features, labels = random_batch()
+    loss = CenterLoss(5, 3).double()
+
+    def value(centers: Tensor) -> Tensor:
+        return torch.func.functional_call(loss, {"centers": centers}, (features, labels))
+
+    assert torch.autograd.gradcheck(value, loss.centers.detach().clone().requires_grad_())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.01, 1.0, 100.0])
+@pytest.mark.parametrize("n", [1, 7, 128])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_paper_step_is_equation_4(sparse: bool, weight: float, n: int, reduction: str) -> None:
+    features, labels = random_batch(n, dtype=torch.float32)
+    loss = CenterLoss(5, 3, update="paper", weight=weight, sparse=sparse, reduction=reduction)
+    before = loss.centers.detach().clone()
+    loss(features, labels).backward()
+    assert loss.centers.grad is not None
+    assert loss.centers.grad.is_sparse == sparse
+    torch.optim.SGD(loss.parameters(), lr=0.5).step()
+    torch.testing.assert_close(loss.centers.detach(), before - 0.5 * equation_4(features, labels, before))
+
+
+def test_equation_4_worked_by_hand() -> None:
+    # Two samples of class 0 at 1 and 4, centre 0 at 0: Δc = ((0 - 1) + (0 - 4)) / (1 + 2) = -5/3.
+    # One sample of class 1 at 2, centre 1 at 10: Δc = (10 - 2) / (1 + 1) = 4. Class 2 is absent.
+    loss = CenterLoss(3, 1, update="paper", init=torch.tensor([[0.0], [10.0], [7.0]]))
+    loss(torch.tensor([[1.0], [4.0], [2.0]]), torch.tensor([0, 0, 1])).backward()
+    torch.testing.assert_close(loss.centers.grad, torch.tensor([[-5 / 3], [4.0], [0.0]]))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_gradient_mode_moves_centers_by_2n_over_b(sparse: bool, weight: float) -> None:
+    features, labels = random_batch(64, dtype=torch.float32)
+    loss = CenterLoss(5, 3, weight=weight, sparse=sparse)
+    before = loss.centers.detach().clone()
+    loss(features, labels).backward()
+    torch.optim.SGD(loss.parameters(), lr=0.5).step()
+    for j in range(5):
+        own = features[labels == j]
+        moved = before[j] + 0.5 * 2 * len(own) / 64 * (own.mean(dim=0) - before[j])
+        torch.testing.assert_close(loss.centers.detach()[j], moved)
+
+
+@pytest.mark.parametrize("update", ["gradient", "paper"])
+def test_weight_reaches_features_and_not_centers(update: str) -> None:
+    features, labels = random_batch(dtype=torch.float32)
+    gradients = {}
+    for weight in (1.0, 0.1):
+        torch.manual_seed(0)
+        loss = CenterLoss(5, 3, update=update, weight=weight)
+        x = features.clone().requires_grad_()
+        loss(x, labels).backward()
+        gradients[weight] = x.grad, loss.centers.grad
+    torch.testing.assert_close(gradients[0.1][0], 0.1 * gradients[1.0][0])
+    torch.testing.assert_close(gradients[0.1][1], gradients[1.0][1])
+
+
+@pytest.mark.parametrize("update", ["gradient", "paper"])
+def test_single_optimizer_with_rescaled_gradient(update: str) -> None:
+    """The published second usage: λ outside, then the centres' gradient divided by λ."""
+    features, labels = random_batch(dtype=torch.float32)
+    loss = CenterLoss(5, 3, update=update)
+    before = loss.centers.detach().clone()
+    (0.01 * loss(features, labels)).backward()
+    for parameter in loss.parameters():
+        parameter.grad.data *= 1 / 0.01
+    rescaled = loss.centers.grad.clone()
+    loss.centers.grad = None
+    loss(features, labels).backward()
+    torch.testing.assert_close(rescaled, loss.centers.grad)
+    assert torch.equal(before, loss.centers)
+
+
+def test_widely_copied_constructor() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loss = CenterLoss(10, 2, True)
+    assert isinstance(loss.centers, torch.nn.Parameter)
+    assert loss.centers.shape == (10, 2)
+    assert list(loss.state_dict()) == ["centers"]
+    assert CenterLoss(num_classes=10, feat_dim=2, use_gpu=False).centers.device.type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.warns(UserWarning, match="no CUDA device"):
+            CenterLoss(use_gpu=True)
+
+
+def test_widely_copied_update() -> None:
+    """Its value and gradients, from the full distance matrix and a mask as it builds them."""
+    features, labels = random_batch(32, dtype=torch.float64)
+    loss = CenterLoss(5, 3).double()
+    x = features.clone().requires_grad_()
+    c = loss.centers.detach().clone().requires_grad_()
+    mask = labels[:, None] == torch.arange(5)
+    ((torch.cdist(x, c) ** 2) * mask).sum().div(32).backward()
+    y = features.clone().requires_grad_()
+    loss(y, labels).backward()
+    torch.testing.assert_close(y.grad, x.grad)
+    torch.testing.assert_close(loss.centers.grad, c.grad)
+
+
+def test_inits() -> None:
+    assert torch.equal(CenterLoss(4, 3, init="zeros").centers, torch.zeros(4, 3))
+    circle = CenterLoss(4, 3, init="circle", radius=5.0).centers
+    torch.testing.assert_close(circle.norm(dim=1), torch.full((4,), 5.0))
+    torch.testing.assert_close(circle[1], torch.tensor([0.0, 5.0, 0.0]), atol=1e-6, rtol=0)
+    given_centers = torch.arange(12.0).reshape(4, 3)
+    loss = CenterLoss(4, 3, init=given_centers)
+    assert torch.equal(loss.centers, given_centers)
+    assert loss.centers.data_ptr() != given_centers.data_ptr()
+    torch.manual_seed(0)
+    assert 0.8 < CenterLoss(1000, 3).centers.std() < 1.2
+
+
+@pytest.mark.parametrize("update", ["gradient", "paper"])
+def test_empty_batch_and_absent_class(update: str) -> None:
+    loss = CenterLoss(3, 2, update=update)
+    value = loss(torch.empty(0, 2, requires_grad=True), torch.empty(0, dtype=torch.long))
+    value.backward()
+    assert value.item() == 0
+    assert torch.equal(loss.centers.grad, torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("update", ["gradient", "paper"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_keeps_float32(update: str, dtype: torch.dtype) -> None:
+    features, labels = random_batch(dtype=torch.float32)
+    loss = CenterLoss(5, 3, update=update)
+    plain = loss(features.to(dtype).float(), labels)
+    with torch.autocast("cpu", dtype):
+        x = features.to(dtype).requires_grad_()
+        value = loss(x, labels)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(value).backward()
+    assert value.dtype == loss.centers.dtype == loss.centers.grad.dtype == torch.float32
+    assert x.grad.dtype == dtype
+    torch.testing.assert_close(value, plain)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.5)
+    before = loss.centers.detach().clone()
+    scaler.step(optimizer)
+    if update == "paper":
+        expected = before - 0.5 * equation_4(features.to(dtype).float(), labels, before)
+        torch.testing.assert_close(loss.centers.detach(), expected)
+
+
+@pytest.mark.parametrize("update", ["gradient", "paper"])
+@pytest.mark.parametrize("weight", [1.0, 0.1])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_compiles_to_one_graph(update: str, weight: float) -> None:
+    features, labels = random_batch(dtype=torch.float32)
+    loss = CenterLoss(5, 3, update=update, weight=weight)
+    x, y = features.clone().requires_grad_(), features.clone().requires_grad_()
+    loss(x, labels).backward()
+    eager = loss.centers.grad.clone()
+    loss.centers.grad = None
+    compiled = torch.compile(loss, fullgraph=True)
+    compiled(y, labels).backward()
+    torch.testing.assert_close(y.grad, x.grad)
+    torch.testing.assert_close(loss.centers.grad, eager)
+    with pytest.raises((RuntimeError, IndexError), match=r"labels must lie in \[0, 5\)|out of"):
+        compiled(y, labels + 5)
+
+
+def test_pickle_and_half_method() -> None:
+    loss = pickle.loads(pickle.dumps(CenterLoss(3, 2, update="paper")))
+    assert "update='paper'" in repr(loss)
+    features, labels = random_batch(4, 3, 2, torch.float16)
+    assert loss.half()(features, labels).dtype == torch.float32
+
+
+BAD_ARGUMENTS = [
+    (dict(num_classes=0), "at least 1; got 0"),
+    (dict(feat_dim=0), "at least 1"),
+    (dict(update="caffe"), "update must be .* got 'caffe'"),
+    (dict(reduction="none"), "reduction must be .* got 'none'"),
+    (dict(weight=-1.0), "weight must be finite and at least 0; got -1"),
+    (dict(weight=float("nan")), "weight must be finite"),
+    (dict(init="ones"), "init must be .* got 'ones'"),
+    (dict(init=torch.zeros(3, 3)), r"init must have shape .*\(10, 2\); got \(3, 3\)"),
+    (dict(feat_dim=1, init="circle"), "needs feat_dim of at least 2; got 1"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD_ARGUMENTS)
+def test_bad_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CenterLoss(**arguments)
+
+
+X, Y = torch.randn(4, 2), torch.tensor([0, 1, 2, 9])
+BAD_CALLS = [
+    (X, torch.tensor([0, 1, 2, 12]), r"labels must lie in \[0, 10\); got 12"),
+    (X, torch.tensor([0, 1, 2, -3]), r"labels must lie in \[0, 10\); got -3"),
+    (X, Y.float(), "labels must be integers; got torch.float32"),
+    (X, Y > 0, "labels must be integers; got torch.bool"),
+    (X, Y[:3], r"labels must have shape \(B,\) = \(4,\); got \(3,\)"),
+    (X, Y[:, None], r"got \(4, 1\)"),
+    (X.long(), Y, "features must be floating point; got torch.int64"),
+    (Y, X, r"features must be floating point.*order is center_loss\(features, labels\)"),
+    (torch.randn(4, 3), Y, "feat_dim=2 columns; got 3"),
+    (torch.randn(4, 2, 2, 2), Y, r"shape \(B, D\) or \(B, D, 1, 1\); got \(4, 2, 2, 2\)"),
+    (torch.randn(2), Y[:2], r"got \(2,\)"),
+    (X.to("meta"), Y, r"on one device; got meta, cpu and cpu: .*center_loss\.to\(device\)"),
+]
+
+
+@pytest.mark.parametrize(("features", "labels", "message"), BAD_CALLS)
+@pytest.mark.parametrize("update", ["gradient", "paper"])
+def test_bad_calls(features: Tensor, labels: Tensor, message: str, update: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CenterLoss(update=update)(features, labels)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_reads_nothing_back() -> None:
+    features, labels = (t.cuda() for t in random_batch(dtype=torch.float32))
+    loss = CenterLoss(5, 3, use_gpu=True, update="paper")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loss(features.requires_grad_(), labels).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# ---------------------------------------------------------------- two processes
+
+
+def _rank(rank: int, store: str, update: str, sparse: bool, split: int, results: mp.SimpleQueue) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    features, labels = random_batch(16, dtype=torch.float64)
+    own = slice(0, split) if rank == 0 else slice(split, 16)
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 3).double()
+    loss = CenterLoss(5, 3, update=update, weight=0.3, sparse=sparse).double()
+    wrap = torch.nn.parallel.DistributedDataParallel
+    wrapped = wrap(layer), loss if sparse else wrap(loss)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.5)
+    value = wrapped[1](wrapped[0](features[own]), labels[own])
+    value.backward()
+    optimizer.step()
+    with torch.no_grad():
+        if rank == 0:  # evaluation on one rank alone must not wait for the other
+            loss(features, labels)
+    mean = value.detach().clone()
+    dist.all_reduce(mean)
+    if rank == 0:
+        results.put((mean.item() / 2, layer.weight.grad.tolist(), loss.centers.detach().tolist()))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("update", "sparse"), [("gradient", False), ("gradient", True), ("paper", False), ("paper", True)])
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_two_processes_equal_one(tmp_path, update: str, sparse: bool) -> None:
+    results = mp.get_context("spawn").SimpleQueue()
+    mp.spawn(_rank, args=(str(tmp_path / "store"), update, sparse, 8, results), nprocs=2)
+    mean, layer_gradient, centers = results.get()
+
+    features, labels = random_batch(16, dtype=torch.float64)
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 3).double()
+    loss = CenterLoss(5, 3, update=update, weight=0.3, sparse=sparse).double()
+    value = loss(layer(features), labels)
+    value.backward()
+    torch.optim.SGD(loss.parameters(), lr=0.5).step()
+    assert mean == pytest.approx(value.item(), rel=1e-12)
+    torch.testing.assert_close(torch.tensor(layer_gradient, dtype=torch.float64), layer.weight.grad)
+    torch.testing.assert_close(torch.tensor(centers, dtype=torch.float64), loss.centers.detach())
+
+
+def test_trains_next_to_cross_entropy() -> None:
+    features, labels = random_batch(64, dtype=torch.float32)
+    loss = CenterLoss(5, 3, weight=0.5)
+    layer = torch.nn.Linear(3, 5)
+    optimizer = torch.optim.SGD([*layer.parameters(), *loss.parameters()], lr=0.1)
+    first = last = 0.0
+    for step in range(50):
+        total = F.cross_entropy(layer(features), labels) + loss(features, labels)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        first, last = (total.item() if step == 0 else first), total.item()
+    assert last < 0.7 * first
