@@ -154,27 +154,21 @@ def build_optimizers(
         settings: a resolved recipe (see recipes.py).
         batches: what the run trains on; its number of batches sets the schedules' time scale.
     """
-    parameters = [*model.named_parameters(), *head.named_parameters()]
-    biases = [p for name, p in parameters if name.endswith("bias")]
-    others = [p for name, p in parameters if not name.endswith("bias")]
-    decay = settings["weight_decay"]
-    groups = [
-        {"params": others},
-        {
-            "params": biases,
-            "lr": settings["lr_model"] * settings["bias_lr_factor"],
-            "weight_decay": decay if settings["bias_decay"] else 0.0,
-        },
-    ]
     optimizer_model = torch.optim.SGD(
-        groups, lr=settings["lr_model"], momentum=settings["momentum"], weight_decay=decay
+        [
+            _group(name, parameter, settings)
+            for module in (model, head)
+            for name, parameter in module.named_parameters()
+        ],
+        lr=settings["lr_model"],
+        momentum=settings["momentum"],
     )
     optimizer_center = torch.optim.SGD(
         center_loss.parameters(), lr=settings["lr_cent"], momentum=settings["momentum_cent"]
     )
     _, iterations = length_of_run(settings, len(batches))
     factor = lr_schedule(settings, iterations, len(batches))
-    hold = settings["center_hold"] * iterations
+    hold = min(settings["center_hold"], iterations / 4)
 
     def center_factor(iteration: int) -> float:
         if iteration < hold:
@@ -189,10 +183,21 @@ def build_optimizers(
     )
 
 
+def _group(name: str, parameter: nn.Parameter, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a parameter's group for SGD: its learning rate and weight decay."""
+    factor, decay = 1.0, settings["weight_decay"]
+    if name.startswith("fc."):
+        factor *= settings["feature_lr_factor"]
+    if name.endswith("bias"):
+        factor *= settings["bias_lr_factor"]
+        decay = decay if settings["bias_decay"] else 0.0
+    return {"params": [parameter], "lr": settings["lr_model"] * factor, "weight_decay": decay}
+
+
 def lr_schedule(settings: dict[str, Any], iterations: int, batches: int) -> Callable[[int], float]:
     """Return the factor on the learning rate at an iteration counted from 0.
 
-    ``one-cycle`` rises linearly over the first `warmup` of the run, then falls linearly to 0.
+    ``one-cycle`` rises linearly over the first `warmup` iterations, then falls linearly to 0.
     ``step`` multiplies by `gamma` every `stepsize`, or at each of several `stepsize`s.
 
     Args:
@@ -201,7 +206,7 @@ def lr_schedule(settings: dict[str, Any], iterations: int, batches: int) -> Call
         batches: iterations of an epoch.
     """
     if settings["schedule"] == "one-cycle":
-        top = max(1.0, settings["warmup"] * iterations)
+        top = max(1.0, min(settings["warmup"], iterations / 4))
         return lambda i: min((i + 1) / top, max(0.0, (iterations - i) / (iterations - top + 1)))
     gamma = settings["gamma"]
     steps = [step * (batches if settings["step_unit"] == "epoch" else 1) for step in settings["stepsize"]]

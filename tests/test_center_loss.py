@@ -344,7 +344,9 @@ def _rank(rank: int, store: str, update: str, sparse: bool, split: int, results:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("update", "sparse"), [("gradient", False), ("gradient", True), ("paper", False), ("paper", True)])
+@pytest.mark.parametrize(
+    ("update", "sparse"), [("gradient", False), ("gradient", True), ("paper", False), ("paper", True)]
+)
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 def test_two_processes_equal_one(tmp_path, update: str, sparse: bool) -> None:
     results = mp.get_context("spawn").SimpleQueue()

@@ -1,0 +1,138 @@
+"""ArcFace and CosFace against their equations, worked sample by sample."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from margin_heads import ArcFace, CosFace, MarginHead
+
+
+def by_hand(head: MarginHead, x: list[float], y: int) -> list[float]:
+    """One sample's logits from angles; the length is sqrt(|x|² + 1e-6), as documented."""
+    logits = []
+    length = math.sqrt(sum(a * a for a in x) + 1e-6)
+    for j, w in enumerate(head.weight.tolist()):
+        cosine = sum(a * b for a, b in zip(x, w, strict=True)) / length / math.sqrt(sum(b * b for b in w))
+        angle = math.acos(max(-1.0, min(1.0, cosine)))
+        if j == y and isinstance(head, CosFace):
+            cosine -= head.m
+        elif j == y and angle < math.pi - head.m:
+            cosine = math.cos(angle + head.m)
+        elif j == y:
+            cosine -= head.m * math.sin(head.m)
+        logits.append(head.s * cosine)
+    return logits
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kind=st.sampled_from([ArcFace, CosFace]),
+    n=st.integers(0, 8),
+    dim=st.integers(1, 6),
+    classes=st.integers(2, 7),
+    m=st.floats(0, 1.5),
+    s=st.floats(0.5, 64),
+    seed=st.integers(0, 1000),
+)
+def test_logits_are_the_equations(kind, n: int, dim: int, classes: int, m: float, s: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    head = kind(dim, classes, s=s, m=m).double()
+    features, labels = torch.randn(n, dim, dtype=torch.float64), torch.randint(0, classes, (n,))
+    logits = head(features, labels)
+    expected = [by_hand(head, x, y) for x, y in zip(features.tolist(), labels.tolist(), strict=True)]
+    assert logits.shape == (n, classes)
+    # acos at ±1 costs half the digits, in one dimension always
+    torch.testing.assert_close(logits.tolist(), expected, rtol=1e-4, atol=1e-3 * s)
+
+
+@pytest.mark.parametrize("kind", [ArcFace, CosFace])
+def test_without_labels_plain_scaled_cosines(kind) -> None:
+    head = kind(3, 4, s=10.0, m=0.3)
+    features = torch.randn(5, 3)
+    expected = 10 * F.cosine_similarity(features[:, None], head.weight[None], dim=2)
+    torch.testing.assert_close(head(features), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [ArcFace, CosFace])
+def test_gradcheck(kind) -> None:
+    torch.manual_seed(0)
+    head = kind(3, 4, s=5.0, m=0.3).double()
+    features = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    assert torch.autograd.gradcheck(lambda x: head(x, labels), features)
+
+
+def test_known_angles() -> None:
+    head = ArcFace(2, 2, s=1.0, m=0.5)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(2))
+    sixty = torch.tensor([[1000 * math.cos(math.pi / 3), 1000 * math.sin(math.pi / 3)]])
+    logits = head(sixty, torch.tensor([0]))
+    expected = torch.tensor([[math.cos(math.pi / 3 + 0.5), math.sin(math.pi / 3)]])
+    torch.testing.assert_close(logits, expected)
+    cosface = CosFace(2, 2, s=2.0, m=0.1)
+    cosface.weight = head.weight
+    torch.testing.assert_close(
+        cosface(sixty, torch.tensor([0])), torch.tensor([[2 * (0.5 - 0.1), 2 * math.sin(math.pi / 3)]])
+    )
+
+
+@pytest.mark.parametrize("m", [0.0, 0.2, 0.5, 1.0, math.pi / 2])
+def test_arcface_target_falls_over_the_whole_range(m: float) -> None:
+    angle = torch.linspace(0, math.pi, 2001, dtype=torch.float64)
+    target = ArcFace(2, 10, m=m).with_margin(angle.cos())
+    assert (target.diff() < 1e-6).all()
+
+
+@pytest.mark.parametrize("kind", [ArcFace, CosFace])
+@pytest.mark.parametrize("length", [0.0, 1e-30, 1e-6, 1e-3, 1.0, 1e3, 1e18])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_gradients_are_finite_and_bounded(kind, length: float, sign: float) -> None:
+    """At cos θ = ±1 exactly, close to it, and for zero features."""
+    head = kind(2, 10, s=30.0)
+    direction = F.normalize(head.weight[:1].detach())
+    near = direction + 1e-4 * torch.randn(50, 2)
+    features = (sign * length * torch.cat([direction, near])).requires_grad_()
+    labels = torch.zeros(51, dtype=torch.long)
+    F.cross_entropy(head(features, labels), labels, reduction="sum").backward()
+    assert features.grad is not None
+    assert head.weight.grad is not None
+    assert torch.isfinite(features.grad).all()
+    assert torch.isfinite(head.weight.grad).all()
+    assert features.grad.norm(dim=1).max() <= 1e4 * head.s
+
+
+@pytest.mark.parametrize("kind", [ArcFace, CosFace])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_float32_inside_autocast(kind, dtype: torch.dtype) -> None:
+    head = kind(2, 10)
+    features, labels = torch.randn(6, 2).to(dtype), torch.arange(6)
+    with torch.autocast("cpu", dtype):
+        logits = head(features, labels)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, head(features.float(), labels))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ArcFace(m=-0.1), r"m must lie in \[0, pi/2\] radians; got -0.1"),
+        (lambda: ArcFace(m=2.0), "got 2.0"),
+        (lambda: ArcFace(m=float("nan")), "got nan"),
+        (lambda: CosFace(m=2.0), r"m must lie in \[0, 2\); got 2.0"),
+        (lambda: CosFace(s=0.0), "s must be finite and positive; got 0.0"),
+        (lambda: ArcFace(s=float("inf")), "s must be finite and positive; got inf"),
+        (lambda: ArcFace(num_classes=1), "num_classes at least 2; got 2 and 1"),
+        (lambda: ArcFace()(torch.randn(3, 5)), r"features must have shape \(B, 2\); got \(3, 5\)"),
+        (lambda: ArcFace()(torch.randn(3, 2), torch.arange(4)), r"labels must have shape \(3,\); got \(4,\)"),
+    ],
+)
+def test_bad_input(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
