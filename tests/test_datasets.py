@@ -1,0 +1,238 @@
+"""Data: what is read is verified, what is damaged is named, nothing is silently replaced."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, write_idx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import datasets
+from datasets import Batches, DataError, Digits, load, normalize, read_idx
+
+MNIST_RAW = ROOT / "data" / "MNIST" / "raw"
+needs_mnist = pytest.mark.skipif(not MNIST_RAW.is_dir(), reason="needs full MNIST under data/")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source, folder) -> None:
+        raise DataError("URLError: no route to host")
+
+    monkeypatch.setattr(datasets, "_download", refuse)
+
+
+def test_mnist5k(mnist5k: Digits) -> None:
+    assert mnist5k.name == "mnist5k"
+    assert mnist5k.train_images.shape == (4_000, 28, 28)
+    assert mnist5k.test_images.shape == (1_000, 28, 28)
+    assert mnist5k.train_images.dtype == torch.uint8
+    assert mnist5k.train_labels.dtype == torch.int64
+    assert mnist5k.train_labels.bincount().tolist() == [400] * 10
+    assert mnist5k.test_labels.bincount().tolist() == [100] * 10
+    # the split is fixed, and nothing is in both halves
+    assert mnist5k.checksums == {"mnist5k": mnist5k.checksums["mnist5k"]}
+    train = {image.numpy().tobytes() for image in mnist5k.train_images}
+    assert not any(image.numpy().tobytes() in train for image in mnist5k.test_images)
+
+
+@needs_mnist
+def test_mnist() -> None:
+    data = load("mnist", ROOT / "data")
+    assert data.train_images.shape == (60_000, 28, 28)
+    assert data.test_images.shape == (10_000, 28, 28)
+    assert data.checksums["t10k-labels-idx1-ubyte"] == "27ae3e4e09519cfbb04c329615203637"
+    assert load("auto", ROOT / "data").name == "mnist"
+
+
+@needs_mnist
+def test_gzipped_mnist(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in MNIST_RAW.iterdir():
+        (raw / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes(), compresslevel=1))
+    assert load("mnist", tmp_path).checksums == load("mnist", ROOT / "data").checksums
+
+
+@needs_mnist
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: flip_bit(raw / "train-images-idx3-ubyte"), "train-images-idx3-ubyte: damaged: its MD5"),
+        (lambda raw: truncate(raw / "t10k-images-idx3-ubyte"), "t10k-images-idx3-ubyte: truncated"),
+        (lambda raw: (raw / "train-labels-idx1-ubyte").write_bytes(b""), "train-labels-idx1-ubyte: wrong magic number"),
+        (lambda raw: shutil.copy(raw / "t10k-labels-idx1-ubyte", raw / "train-labels-idx1-ubyte"), r"train-labels-idx1-ubyte: holds \(10000,\), not \(60000,\)"),
+        (lambda raw: to_html(raw / "t10k-labels-idx1-ubyte"), "t10k-labels-idx1-ubyte.gz: not a gzip file"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["mnist", "auto"])
+def test_damaged_mnist_is_named_and_never_replaced(tmp_path: Path, damage, message: str, name: str) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    shutil.copytree(MNIST_RAW, raw, copy_function=shutil.copyfile)
+    damage(raw)
+    with pytest.raises(DataError, match=message):
+        load(name, tmp_path)
+
+
+def flip_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def to_html(path: Path) -> None:
+    path.unlink()
+    path.with_name(f"{path.name}.gz").write_bytes(b"<html>404</html>")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_auto_falls_back_with_a_notice(tmp_path: Path) -> None:
+    notices: list[str] = []
+    assert load("auto", tmp_path / "data", notices.append).name == "mnist5k"
+    assert "NOT MNIST" in notices[0]
+    assert "no route to host" in notices[0]
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "kmnist"])
+def test_a_named_data_set_is_never_replaced(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match=rf"^{name} is not in .*cannot be downloaded \(.*no route.*Put the four"):
+        load(name, tmp_path)
+
+
+def test_root_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("")
+    with pytest.raises(DataError, match="data: the data root is not a folder"):
+        load("mnist", tmp_path / "data")
+
+
+def test_stalled_download_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "STALL_SECONDS", 1.0)
+    monkeypatch.setattr(datasets, "_DOWNLOAD", "import time; time.sleep(60)")
+    start = time.monotonic()
+    with pytest.raises(DataError, match="no progress for 1 seconds"):
+        load("mnist", tmp_path)
+    assert time.monotonic() - start < 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_bytes_from_the_network_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = """
+import pathlib, sys
+raw = pathlib.Path(sys.argv[2]) / "MNIST" / "raw"
+raw.mkdir(parents=True)
+for stem in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+    (raw / stem).write_bytes(b"<html>")
+"""
+    monkeypatch.setattr(datasets, "_DOWNLOAD", child)
+    with pytest.raises(DataError, match="wrong magic number"):
+        load("mnist", tmp_path)
+    assert list(tmp_path.rglob("*ubyte*")) == []
+
+
+def test_download_moves_verified_files_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for torchvision, of its size and layout; Fashion-MNIST has no known checksum."""
+    child = """
+import pathlib, sys
+raw = pathlib.Path(sys.argv[2]) / "FashionMNIST" / "raw"
+raw.mkdir(parents=True)
+for stem, shape in dict(train=60_000, t10k=10_000).items():
+    count = shape.to_bytes(4, "big")
+    (raw / f"{stem}-images-idx3-ubyte").write_bytes(b"\\0\\0\\x08\\3" + count + bytes([0, 0, 0, 28] * 2) + bytes(shape * 784))
+    (raw / f"{stem}-labels-idx1-ubyte").write_bytes(b"\\0\\0\\x08\\1" + count + bytes(range(10)) * (shape // 10))
+"""
+    monkeypatch.setattr(datasets, "_DOWNLOAD", child)
+    assert load("fashion-mnist", tmp_path).test_labels.bincount().tolist() == [1000] * 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["FashionMNIST"]
+    monkeypatch.setattr(datasets, "_DOWNLOAD", "raise SystemExit(1)")
+    load("fashion-mnist", tmp_path)  # found, not downloaded
+
+
+def test_download_says_why_torchvision_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = datasets._DOWNLOAD.replace("import torchvision", "raise RuntimeError('operator torchvision::nms')")
+    monkeypatch.setattr(datasets, "_DOWNLOAD", failing)
+    with pytest.raises(DataError, match="RuntimeError: operator torchvision::nms"):
+        load("kmnist", tmp_path)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_any_bytes_give_an_array_or_the_one_error(tmp_path: Path, suffix: str, data: bytes) -> None:
+    path = tmp_path / f"file{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix and data[:1] < b"\x80" else data)
+    try:
+        assert read_idx(path).dtype == torch.uint8
+    except DataError as error:
+        assert str(path) in str(error)
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4), st.binary(max_size=64))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_header_that_lies(tmp_path: Path, shape: list[int], payload: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape) + payload)
+    try:
+        assert list(read_idx(path).shape) == shape
+    except DataError:
+        assert int(np.prod([float(n) for n in shape])) != len(payload)
+
+
+def test_read_idx_round_trip(tmp_path: Path) -> None:
+    array = torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8)
+    assert torch.equal(read_idx(write_idx(tmp_path / "array", array)), array)
+
+
+def test_only_relabels_and_keeps_the_rest_apart(mnist5k: Digits) -> None:
+    known = mnist5k.only([2, 7, 9])
+    assert known.classes == (2, 7, 9)
+    assert known.train_labels.bincount().tolist() == [400] * 3
+    assert torch.equal(known.test_images[known.test_labels == 1], mnist5k.test_images[mnist5k.test_labels == 7])
+
+
+def test_batches_follow_from_seed_and_epoch(mnist5k: Digits) -> None:
+    def labels_of(seed: int, epoch: int) -> list[int]:
+        batches = Batches(mnist5k.train_images, mnist5k.train_labels, 128, seed)
+        return torch.cat([labels for _, labels in batches.epoch(epoch)]).tolist()
+
+    assert labels_of(1, 1) == labels_of(1, 1)
+    assert labels_of(1, 1) != labels_of(1, 2)
+    assert labels_of(1, 1) != labels_of(2, 1)
+    assert sorted(labels_of(1, 1)) == sorted(mnist5k.train_labels.tolist())
+
+
+def test_shift_moves_whole_images(mnist5k: Digits) -> None:
+    images = mnist5k.train_images[:1].repeat(200, 1, 1)
+    batches = Batches(images, torch.arange(200), 50, seed=1, shift=1)
+    assert len(batches) == 4
+    padded = torch.nn.functional.pad(images[0], (1, 1, 1, 1))
+    allowed = {padded[i : i + 28, j : j + 28].numpy().tobytes() for i in range(3) for j in range(3)}
+    seen = {image.numpy().tobytes() for part, _ in batches.epoch(1) for image in part}
+    assert seen == allowed
+
+
+def test_normalize(mnist5k: Digits) -> None:
+    images = normalize(mnist5k.train_images, 33.32, 78.57)
+    assert images.shape == (4_000, 1, 28, 28)
+    assert images.dtype == torch.float32
+    assert abs(images.mean()) < 0.1
+    assert abs(images.std() - 1) < 0.1
+
+
+def test_torchvision_is_imported_only_for_downloads() -> None:
+    code = "import sys, datasets, engine, utils; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

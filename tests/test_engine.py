@@ -1,0 +1,136 @@
+"""The loop: schedules, groups, and λ's place."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from center_loss import CenterLoss
+from datasets import Batches, Digits
+from engine import Trainer, build_head, build_optimizers, initial_centers, length_of_run, lr_schedule
+from models import LeNetPP
+from recipes import RECIPES, resolve
+
+SETTINGS = dict(feat_dim=2, head="softmax", scale=None, margin=None)
+
+
+def make_trainer(digits: Digits, weight_cent: float, recipe: str = "default", **by_hand) -> tuple[Trainer, Batches]:
+    settings = SETTINGS | resolve(recipe, "mnist", {"max_epoch": 1} | by_hand)
+    torch.manual_seed(0)
+    batches = Batches(digits.train_images[:256], digits.train_labels[:256], 64, seed=0, shift=settings["shift"])
+    model = LeNetPP(2, init=settings["init"], feature_prelu=settings["feature_prelu"])
+    head = build_head(settings, 10)
+    center_loss = CenterLoss(
+        10, 2, update=settings["center_update"], weight=weight_cent,
+        init=initial_centers(settings["center_init"], head.weight),
+    )  # fmt: skip
+    trainer = Trainer(
+        model, head, center_loss, *build_optimizers(model, head, center_loss, settings, batches),
+        precision=contextlib.nullcontext, pixel_mean=settings["pixel_mean"], pixel_std=settings["pixel_std"],
+        clip=settings["clip"],
+    )  # fmt: skip
+    return trainer, batches
+
+
+def test_reference_loop_step_by_step(mnist5k: Digits) -> None:
+    """Two batches of the reference recipe against its published steps, written out."""
+    trainer, batches = make_trainer(mnist5k, 1.0, "reference")
+    other, _ = make_trainer(mnist5k, 1.0, "reference")
+    weights = [*other.model.parameters(), *other.head.parameters()]
+    sgd = torch.optim.SGD(weights, lr=0.001, momentum=0.9, weight_decay=5e-4)
+    centers = other.center_loss.centers.detach().clone()
+    for step, ((_, losses), (images, labels)) in enumerate(
+        zip(trainer.train_epoch(batches.epoch(1)), batches.epoch(1), strict=True)
+    ):
+        features = other.model(((images / 255 - 0.1307) / 0.3081).unsqueeze(1))
+        loss_xent = F.cross_entropy(other.head(features), labels)
+        gap = features - centers[labels]
+        loss_center = gap.square().sum() / len(labels)
+        sgd.zero_grad()
+        (loss_xent + loss_center).backward()
+        sgd.step()
+        centers -= 0.5 * torch.zeros_like(centers).index_add_(0, labels, -2 / len(labels) * gap.detach())
+        torch.testing.assert_close(losses, torch.stack([loss_xent, loss_center]).detach(), rtol=1e-4, atol=1e-5)
+        if step == 1:
+            break
+    torch.testing.assert_close(trainer.center_loss.centers.detach(), centers, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("center_update", ["gradient", "paper"])
+def test_lambda_does_not_change_how_centres_learn(mnist5k: Digits, center_update: str) -> None:
+    """With the network held still, every λ moves the centres to the same places."""
+    ends = []
+    for weight in (0.0, 0.1, 1.0):
+        trainer, batches = make_trainer(mnist5k, weight, center_update=center_update, lr_model=1e-30, center_hold=0)
+        start = trainer.center_loss.centers.detach().clone()
+        for _ in trainer.train_epoch(batches.epoch(1)):
+            pass
+        ends.append(trainer.center_loss.centers.detach())
+        assert not torch.equal(start, ends[-1])
+    torch.testing.assert_close(ends[1], ends[0])
+    torch.testing.assert_close(ends[2], ends[0])
+
+
+def test_one_cycle() -> None:
+    factor = lr_schedule(dict(schedule="one-cycle", warmup=200), iterations=4_690, batches=469)
+    values = [factor(i) for i in range(4_690)]
+    assert values[0] == pytest.approx(1 / 200)
+    assert max(values) == pytest.approx(values[199]) == pytest.approx(1)
+    assert 0 < values[-1] < 0.001
+    assert factor(4_690) == 0  # asked for after the last step
+    short = lr_schedule(dict(schedule="one-cycle", warmup=200), iterations=8, batches=4)
+    assert max(short(i) for i in range(8)) == 1
+
+
+def test_reference_halves_every_20_epochs() -> None:
+    factor = lr_schedule(RECIPES["reference"], iterations=46_900, batches=469)
+    assert [factor(469 * epoch) for epoch in (0, 19, 20, 40)] == [1, 1, 0.5, 0.25]
+
+
+def test_paper_counts_in_iterations() -> None:
+    factor = lr_schedule(RECIPES["paper"], iterations=10_000, batches=469)
+    assert [factor(i) for i in (0, 4_999, 5_000, 7_999, 8_000)] == pytest.approx([1, 1, 0.8, 0.8, 0.64])
+    assert length_of_run(RECIPES["paper"], 469) == (22, 10_000)
+    assert length_of_run(RECIPES["reference"], 469) == (100, 46_900)
+
+
+def test_paper_groups() -> None:
+    """Biases at twice the rate and without decay; the centres by the same solver."""
+    settings = SETTINGS | resolve("paper", "mnist", {})
+    model, head = LeNetPP(2, feature_prelu=True), build_head(settings, 10)
+    batches = Batches(torch.zeros(128, 28, 28, dtype=torch.uint8), torch.zeros(128).long(), 128, 0)
+    sgd, sgd_center, _, schedule = build_optimizers(model, head, CenterLoss(), settings, batches)
+    biases = {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
+    for group in sgd.param_groups:
+        expected = (0.02, 0.0) if id(group["params"][0]) in biases else (0.01, 5e-4)
+        assert (group["lr"], group["weight_decay"]) == expected
+        assert group["momentum"] == 0.9
+    assert sum(len(group["params"]) for group in sgd.param_groups) == 22
+    assert sgd_center.param_groups[0]["lr"] == 0.01
+    assert sgd_center.param_groups[0]["momentum"] == 0.9
+    assert schedule.lr_lambdas[0](8_000) == pytest.approx(0.64)
+
+
+def test_evaluation_counts_by_hand(mnist5k: Digits) -> None:
+    trainer, _ = make_trainer(mnist5k, 0.1)
+    result = trainer.evaluate(mnist5k.test_images, mnist5k.test_labels)
+    right = sum(p == y for p, y in zip(result.predictions.tolist(), mnist5k.test_labels.tolist(), strict=True))
+    assert result.accuracy == pytest.approx(right / 10)
+    assert result.features.shape == (1_000, 2)
+    assert ((result.scores > 0.1 - 1e-6) & (result.scores <= 1)).all()
+    logits = trainer.head(result.features)
+    assert result.loss == pytest.approx(F.cross_entropy(logits, mnist5k.test_labels).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["head", "xavier", "normal"])
+def test_initial_centers(name: str) -> None:
+    centers = initial_centers(name, torch.randn(10, 2))
+    assert centers.shape == (10, 2)
+    if name == "head":
+        torch.testing.assert_close(centers.norm(dim=1), torch.full((10,), 5.0))
+    if name == "xavier":
+        assert centers.abs().max() <= math.sqrt(1.5)

@@ -1,0 +1,37 @@
+"""The published settings, value by value, and who wins over whom."""
+
+from __future__ import annotations
+
+from recipes import DEFAULT, PAPER, RECIPES, REFERENCE, resolve
+
+
+def test_reference_is_as_published() -> None:
+    published = dict(
+        lr_model=0.001, momentum=0.9, weight_decay=5e-4, stepsize=[20], gamma=0.5, step_unit="epoch", max_epoch=100,
+        batch_size=128, lr_cent=0.5, momentum_cent=0.0, weight_cent=1.0, feature_prelu=True, head_bias=True,
+        center_update="gradient", shift=0, clip=None,
+    )  # fmt: skip
+    assert {key: REFERENCE[key] for key in published} == published
+
+
+def test_paper_is_as_released() -> None:
+    released = dict(
+        lr_model=0.01, momentum=0.9, weight_decay=5e-4, gamma=0.8, step_unit="iteration", max_iterations=10_000,
+        batch_size=128, lr_cent=0.01, momentum_cent=0.9, center_schedule=True, weight_cent=0.01, init="xavier",
+        center_init="xavier", head_init="xavier", bias_lr_factor=2.0, bias_decay=False, overlapping_pool=True,
+        feature_prelu=True, head_bias=False, center_update="paper", pixel_mean=127.5, pixel_std=128.0, shift=0,
+    )  # fmt: skip
+    assert {key: PAPER[key] for key in released} == released
+    assert PAPER["stepsize"] == [5_000, 8_000]
+
+
+def test_recipes_have_the_same_settings() -> None:
+    assert DEFAULT.keys() == REFERENCE.keys() == PAPER.keys()
+    assert RECIPES["default"]["max_epoch"] == 10
+
+
+def test_by_hand_wins_over_data_set_wins_over_recipe() -> None:
+    assert resolve("default", "mnist", {})["batch_size"] == 128
+    assert resolve("default", "mnist5k", {})["batch_size"] == 64
+    assert resolve("default", "mnist5k", {"batch_size": 7})["batch_size"] == 7
+    assert resolve("reference", "mnist5k", {})["batch_size"] == 128
