@@ -85,6 +85,9 @@ def train(args: argparse.Namespace, by_hand: dict[str, Any]) -> None:
         data.train_images, data.train_labels, settings["batch_size"], settings["seed"], settings["shift"]
     )
     epochs, iterations = length_of_run(settings, len(batches))
+    if checkpoint is not None and checkpoint["epoch"] >= epochs:
+        print(f"{args.resume}: already finished, after epoch {epochs}")
+        return
     trainer = build(settings, batches, len(data.classes), device)
 
     if checkpoint is None:
@@ -221,8 +224,6 @@ def complete(settings: dict[str, Any], by_hand: dict[str, Any], dataset: str, de
     settings = settings | resolve(settings["recipe"], dataset, by_hand) | {"dataset": dataset}
     settings["asked_precision"] = settings["precision"]
     settings["precision"], settings["precision_why"] = choose_precision(settings["precision"], device)
-    if settings["known_classes"]:
-        settings["known_classes"] = sorted(settings["known_classes"])
     return settings
 
 
@@ -346,6 +347,8 @@ def parse_arguments(argv: list[str] | None = None) -> tuple[argparse.Namespace, 
     of_a_run = BASICS.keys() | default.keys()
     if args.model == "cnn":
         args.model = "lenet++"
+    if args.known_classes:
+        args.known_classes.sort()
     by_hand = {key: value for key, value in vars(args).items() if key in of_a_run and value is not None}
     check_combinations(parser, args, by_hand)
     if args.workers is not None:

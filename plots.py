@@ -78,47 +78,85 @@ def loss_name(settings: dict[str, Any]) -> str:
     return f"{name} + center loss (λ = {weight:g})" if weight > 0 else f"{name} only (λ = 0)"
 
 
+def read_epoch(run: Path, epoch: int) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
+    """Return a run's config.json, the arrays of an epoch with its points in two dimensions, and
+    what the axes show."""
+    config = json.loads((run / "config.json").read_text())
+    with np.load(run / "features" / f"epoch_{epoch}.npz") as data:
+        arrays = {key: data[key] for key in data.files}
+    dimension = arrays["centers"].shape[1]
+    keys = ("train_features", "test_features", "centers")
+    points, axis = to_two_dimensions(*(arrays[key] for key in keys))
+    if dimension > 2:
+        axis = f"{axis} ({dimension}-D features)"
+    return config, arrays | dict(zip(keys, points, strict=True)), axis
+
+
+def draw_part(ax: Axes, run: Path, epoch: int, part: str) -> None:
+    """Draw one set of an epoch, ``train`` or ``test``, with title and axes."""
+    config, arrays, axis = read_epoch(run, epoch)
+    classes = config["dataset"]["classes"]
+    scatter(ax, arrays[f"{part}_features"], arrays[f"{part}_labels"], arrays["centers"], classes)
+    accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
+    which = {"train": "training set", "test": "test set"}[part]
+    ax.set_xlabel(f"first {axis}")
+    ax.set_ylabel(f"second {axis}")
+    ax.set_title(
+        f"{loss_name(config['settings'])}\n"
+        f"{config['dataset']['name']} {which}, epoch {epoch}, test accuracy {accuracy:.2f} %",
+        fontsize=11,
+    )
+
+
 def draw_epoch(run: Path, epoch: int) -> None:
     """Draw ``train/epoch_N.png`` and ``test/epoch_N.png`` from ``features/epoch_N.npz``."""
     from matplotlib.figure import Figure
 
-    config = json.loads((run / "config.json").read_text())
-    with np.load(run / "features" / f"epoch_{epoch}.npz") as data:
-        arrays = {key: data[key] for key in data.files}
-    accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
-    (train, test, centers), axis = to_two_dimensions(
-        arrays["train_features"], arrays["test_features"], arrays["centers"]
-    )
-    for part, points in (("train", train), ("test", test)):
+    for part in ("train", "test"):
         figure = Figure(figsize=(7.2, 6.4), layout="constrained")
         ax = figure.add_subplot()
-        scatter(ax, points, arrays[f"{part}_labels"], centers, config["dataset"]["classes"])
-        of_dimensions = f" of {arrays['centers'].shape[1]}" if axis != "feature" else ""
-        ax.set_xlabel(f"{axis} 1{of_dimensions}")
-        ax.set_ylabel(f"{axis} 2{of_dimensions}")
-        which = {"train": "training set", "test": "test set"}[part]
-        ax.set_title(
-            f"{loss_name(config['settings'])}\n"
-            f"{config['dataset']['name']} {which}, epoch {epoch}, test accuracy {accuracy:.2f} %"
-        )
+        draw_part(ax, run, epoch, part)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         (run / part).mkdir(exist_ok=True)
         figure.savefig(run / part / f"epoch_{epoch}.png", dpi=150)
 
 
+def side_by_side(runs: list[Path], path: Path) -> None:
+    """Draw the last epochs of several runs into one file: a column a run, training set above test set."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.6 * len(runs) + 0.8, 10.6), layout="constrained")
+    axes = figure.subplots(2, len(runs), squeeze=False)
+    for column, run in enumerate(runs):
+        for row, part in enumerate(("train", "test")):
+            draw_part(axes[row, column], run, kept_epochs(run)[-1], part)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def kept_epochs(run: Path) -> list[int]:
+    """Return the epochs whose features a run directory keeps."""
+    return sorted(int(path.stem.removeprefix("epoch_")) for path in (run / "features").glob("epoch_*.npz"))
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Draw the feature scatters of a run again.")
-    parser.add_argument("run", type=Path, help="run directory")
-    parser.add_argument(
-        "--epochs", type=int, nargs="+", metavar="N", help="which (default: all whose features are kept)"
-    )
+    parser = argparse.ArgumentParser(description="Draw the feature scatters of runs again.")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
+    parser.add_argument("--epochs", type=int, nargs="+", metavar="N", help="which (default: all that are kept)")
+    parser.add_argument("--side-by-side", type=Path, metavar="FILE", help="draw the runs' last epochs into one file")
     args = parser.parse_args()
-    kept = sorted(int(path.stem.removeprefix("epoch_")) for path in (args.run / "features").glob("epoch_*.npz"))
-    missing = sorted(set(args.epochs or []) - set(kept))
-    if missing or not kept:
-        parser.error(f"{args.run}: no features of epoch {missing[0] if missing else 1} are kept here")
-    for epoch in args.epochs or kept:
-        draw_epoch(args.run, epoch)
+    for run in args.runs:
+        kept = kept_epochs(run)
+        missing = sorted(set(args.epochs or []) - set(kept))
+        if missing or not kept:
+            parser.error(f"{run}: no features of epoch {missing[0] if missing else 1} are kept here")
+    if args.side_by_side:
+        side_by_side(args.runs, args.side_by_side)
+        return 0
+    for run in args.runs:
+        for epoch in args.epochs or kept_epochs(run):
+            draw_epoch(run, epoch)
     return 0
 
 

@@ -1,0 +1,267 @@
+"""The command line as a user runs it, on the 5,000 digits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from main import parse_arguments
+from plots import COLORS
+
+SHORT = ("-d", "mnist5k", "--use-cpu", "--batch-size", 128)
+
+
+@pytest.fixture(scope="module")
+def plotted(run_main, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run of three epochs with --plot, and what it printed."""
+    path = tmp_path_factory.mktemp("run") / "center"
+    done = run_main("-d", "mnist5k", "--use-cpu", "--max-epoch", 3, "--plot", "--print-freq", 20, "--save-dir", path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return path, done.stdout
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_log_keeps_the_familiar_form(plotted: tuple[Path, str]) -> None:
+    path, printed = plotted
+    assert (path / "log_mnist5k.txt").read_text() == printed
+    number = r"\d+\.\d{6} \(\d+\.\d{6}\)"
+    for pattern in (
+        r"^Currently using CPU$",
+        r"^Creating dataset: mnist5k$",
+        r"^Creating model: lenet\+\+",
+        r"^Loss = XentLoss \+ 0\.1 \* CenterLoss",
+        r"^==> Epoch 1/3$",
+        rf"^Batch 20/63\t Loss {number} XentLoss {number} CenterLoss {number}$",
+        r"^==> Test$",
+        r"^Accuracy \(%\): \d+\.\d\d\t Error rate \(%\): \d+\.\d\d$",
+        r"^Finished\. Total elapsed time \(h:m:s\): 0:\d\d:\d\d$",
+    ):
+        assert re.search(pattern, printed, re.MULTILINE), pattern
+
+
+def test_it_learns(plotted: tuple[Path, str]) -> None:
+    accuracies = [float(row["test_accuracy"]) for row in rows(plotted[0] / "epochs.csv")]
+    assert len(accuracies) == 3
+    assert accuracies[-1] > 85
+
+
+def test_csv_rows_agree_with_each_other_and_the_log(plotted: tuple[Path, str]) -> None:
+    path, printed = plotted
+    batches = rows(path / "batches.csv")
+    assert list(batches[0]) == ["epoch", "batch", "loss", "loss_xent", "loss_center", "lr"]
+    assert len(batches) == 3 * 63
+    for row in batches:
+        expected = float(row["loss_xent"]) + 0.1 * float(row["loss_center"])
+        assert float(row["loss"]) == pytest.approx(expected, rel=1e-4)
+    second = [float(row["loss"]) for row in batches if row["epoch"] == "2"]
+    epoch = rows(path / "epochs.csv")[1]
+    assert float(epoch["train_loss"]) == pytest.approx(np.mean(second), rel=1e-4)
+    logged = re.search(r"Epoch 2/3\nBatch 20/63\t Loss (\S+) \((\S+)\)", printed)
+    assert logged is not None
+    assert float(logged[1]) == pytest.approx(second[19], rel=1e-4)
+    assert float(logged[2]) == pytest.approx(np.mean(second[:20]), rel=1e-4)
+
+
+def test_config(plotted: tuple[Path, str]) -> None:
+    config = json.loads((plotted[0] / "config.json").read_text())
+    assert config["dataset"]["name"] == config["settings"]["dataset"] == "mnist5k"
+    assert config["settings"]["weight_cent"] == 0.1
+    assert config["settings"]["precision"] in ("fp32", "bf16")
+    assert config["versions"]["torch"] == torch.__version__
+    assert "main.py -d mnist5k" in config["command"]
+
+
+def test_features_are_those_of_the_weights_at_the_end(plotted: tuple[Path, str]) -> None:
+    path, printed = plotted
+    with np.load(path / "features" / "epoch_3.npz") as data:
+        assert data["train_features"].shape == (4_000, 2)
+        assert data["test_features"].dtype == np.float16
+        accuracy = 100 * np.mean(data["test_predictions"] == data["test_labels"])
+        centers = data["centers"]
+        means = np.stack([data["train_features"][data["train_labels"] == j].mean(axis=0) for j in range(10)])
+    assert f"Accuracy (%): {accuracy:.2f}" in printed
+    assert np.linalg.norm(means - centers, axis=1).mean() < 0.5 * np.linalg.norm(means, axis=1).mean()
+    checkpoint = torch.load(path / "checkpoint.pt", weights_only=True)
+    assert np.array_equal(checkpoint["center_loss"]["centers"].numpy(), centers)
+
+
+def test_figures_are_drawn_for_every_epoch(plotted: tuple[Path, str]) -> None:
+    from matplotlib.image import imread
+
+    for part in ("train", "test"):
+        assert sorted(p.name for p in (plotted[0] / part).iterdir()) == [f"epoch_{n}.png" for n in (1, 2, 3)]
+        pixels = imread(plotted[0] / part / "epoch_3.png")[..., :3]
+        for color in COLORS:  # every class is there (in its legend entry, opaque, at the least)
+            wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+            assert (np.abs(pixels - wanted).max(axis=2) < 0.01).sum() > 20
+
+
+def test_a_run_is_never_overwritten_unasked(run_main, plotted: tuple[Path, str]) -> None:
+    before = (plotted[0] / "log_mnist5k.txt").read_bytes()
+    done = run_main(*SHORT, "--max-epoch", 1, "--save-dir", plotted[0])
+    assert done.returncode == 2
+    assert "already holds a run" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert (plotted[0] / "log_mnist5k.txt").read_bytes() == before
+
+
+def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    common = (*SHORT, "--max-epoch", 2, "--known-classes", 3, 8, "--seed", 5)
+    assert run_main(*common, "--save-dir", whole, "--print-freq", 7, "--plot").returncode == 0
+    first = run_main(*common, "--save-dir", parts, "--stop-after", 1)
+    assert f"Continue with: python main.py --resume {parts}" in first.stdout
+    (parts / "batches.csv").open("a").write("2,1,a row of an epoch that was cut off\n")
+    assert run_main("--resume", parts).returncode == 0
+
+    a, b = (torch.load(path / "checkpoint.pt", weights_only=True) for path in (whole, parts))
+    for name in ("model", "head", "center_loss"):
+        for key in a[name]:
+            assert torch.equal(a[name][key], b[name][key]), key
+    for name in ("optimizer_model", "optimizer_center"):
+        for state_a, state_b in zip(a[name]["state"].values(), b[name]["state"].values(), strict=True):
+            assert all(torch.equal(state_a[k], state_b[k]) for k in state_a if isinstance(state_a[k], torch.Tensor))
+    assert (whole / "batches.csv").read_text() == (parts / "batches.csv").read_text()
+    drop_seconds = [[{**row, "seconds": ""} for row in rows(path / "epochs.csv")] for path in (whole, parts)]
+    assert drop_seconds[0] == drop_seconds[1]
+
+    again = run_main("--resume", parts)
+    assert again.returncode == 0
+    assert "already finished" in again.stdout
+    contradiction = run_main("--resume", parts, "--weight-cent", 0.7)
+    assert contradiction.returncode == 2
+    assert "--weight-cent 0.7 (there: 0.1)" in contradiction.stderr
+
+
+def test_known_classes_keep_their_names(run_main, tmp_path: Path) -> None:
+    done = run_main(
+        *SHORT, "--max-epoch", 1, "--known-classes", 9, 2, 4, "--head", "arcface", "--feat-dim", 3,
+        "--weight-cent", 0.01, "--plot", "--save-dir", tmp_path / "run", "--model", "cnn", "-j", 4,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "nothing left for workers to do" in done.stdout
+    assert "1200 training and 300 test images of the classes 2, 4, 9" in done.stdout
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"]["classes"] == [2, 4, 9]
+    with np.load(tmp_path / "run" / "features" / "epoch_1.npz") as data:
+        assert data["train_features"].shape == (1_200, 3)
+        assert set(data["test_labels"]) == {0, 1, 2}
+        assert data["centers"].shape == (3, 3)
+    assert (tmp_path / "run" / "test" / "epoch_1.png").stat().st_size > 10_000
+
+
+def test_words_of_the_widely_copied_repository(run_main, tmp_path: Path) -> None:
+    """Softmax alone under the reference recipe, one dimension, in a directory that exists."""
+    (tmp_path / "notes.txt").write_text("keep me")
+    done = run_main(
+        *SHORT, "--eval-freq", 5, "--gpu", 0, "--save-dir", f"{tmp_path}/", "--recipe", "reference", "--weight-cent", 0,
+        "--max-epoch", 1, "--feat-dim", 1, "--known-classes", 0, 1, "--lr-model", 0.001, "--lr-cent", 0.5,
+        "--stepsize", 20, "--gamma", 0.5, "--model", "cnn", "--plot",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Accuracy (%)" in done.stdout  # the last epoch is always evaluated
+    assert (tmp_path / "notes.txt").read_text() == "keep me"
+    assert (tmp_path / "train" / "epoch_1.png").exists()
+
+
+def test_interrupt_says_how_to_continue(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        str(ROOT / "main.py"),
+        *map(str, SHORT),
+        "--max-epoch",
+        "50",
+        "--save-dir",
+        str(tmp_path),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"Continue with: python main.py --resume {tmp_path}" in errors
+    assert "Traceback" not in errors
+
+
+def test_divergence_stops_the_run(run_main, tmp_path: Path) -> None:
+    done = run_main(
+        *SHORT, "--max-epoch", 2, "--known-classes", 0, 1, "--recipe", "reference", "--lr-model", 1e6,
+        "--save-dir", tmp_path / "run", "--print-freq", 2,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert re.search(r"the loss is not finite at batch \d+ of epoch 1\. Try a smaller --lr-model", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weight-cent", "-1"], "--weight-cent: '-1': must be a number at least 0"),
+        (["--weight-cent", "nan"], "'nan': must be a number"),
+        (["--lr-model", "0"], "must be a number above 0"),
+        (["--lr-model", "inf"], "'inf': must be a number"),
+        (["--max-epoch", "0"], "must be a whole number at least 1"),
+        (["--batch-size", "1.5"], "'1.5': must be a whole number"),
+        (["--known-classes", "3"], "name at least two different digits; got 3"),
+        (["--known-classes", "3", "3"], "name at least two different digits"),
+        (["--known-classes", "3", "12"], "must be a whole number at least 0 and at most 9"),
+        (["--gamma", "0.5"], "--gamma needs --stepsize"),
+        (["--stepsize", "5", "3"], "several values must rise"),
+        (["--scale", "30"], "belong to --head arcface or cosface"),
+        (["--resume", "a", "--save-dir", "b"], "leave --save-dir out"),
+        (["--resume", "a", "--overwrite"], "exclude each other"),
+        (["--dataset", "cifar"], "invalid choice: 'cifar'"),
+    ],
+)
+def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_arguments(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bad_input_ends_with_one_line_and_writes_nothing(run_main, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "garbage").mkdir()
+    (tmp_path / "garbage" / "checkpoint.pt").write_bytes(b"PK\x03\x04 not really")
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, message in (
+        (["-d", "mnist", "--data-root", tmp_path / "file"], "the data root is not a folder"),
+        ([*SHORT, "--save-dir", tmp_path / "file"], "is a file, name a folder"),
+        (["--resume", tmp_path / "nothing"], "no checkpoint here"),
+        (["--resume", tmp_path / "garbage"], "damaged or not a checkpoint"),
+        ([*SHORT, "--head", "arcface", "--margin", "3", "--save-dir", tmp_path / "x"], "m must lie in [0, pi/2]"),
+    ):
+        done = run_main(*arguments)
+        assert done.returncode == 2, arguments
+        assert message in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_defaults_wait_for_the_recipe() -> None:
+    args, by_hand = parse_arguments(["--recipe", "paper", "--lr-cent", "0.5"])
+    assert by_hand == {"recipe": "paper", "lr_cent": 0.5}
+    assert (args.eval_freq, args.data_root) == (1, Path("data"))
+
+
+def test_help_is_quick_because_torch_is_not_imported() -> None:
+    code = "import sys, main; main.parse_arguments([]); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,80 @@
+"""What the figures show, and the command that draws them again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from plots import COLORS, loss_name, scatter, to_two_dimensions
+
+
+def test_more_than_two_dimensions_show_principal_components() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(500, 4)) * [1, 10, 3, 0.1] + 5
+    (train, centers), axis = to_two_dimensions(features, features[:3])
+    assert axis == "principal component"
+    assert train.shape == (500, 2)
+    np.testing.assert_allclose(train.std(axis=0), [10, 3], rtol=0.1)
+    np.testing.assert_allclose(train[:3], centers, rtol=1e-5)
+    np.testing.assert_allclose(train.mean(axis=0), 0, atol=1e-4)
+
+
+def test_two_dimensions_stay_and_one_gets_a_second() -> None:
+    features = np.ones((3, 2), dtype=np.float16)
+    (same,), axis = to_two_dimensions(features)
+    assert axis == "feature"
+    assert np.array_equal(same, features)
+    (line,), _ = to_two_dimensions(np.ones((3, 1)))
+    assert line.tolist() == [[1, 0]] * 3
+
+
+def test_scatter_draws_every_point_and_names_the_original_digits() -> None:
+    from matplotlib.figure import Figure
+
+    ax = Figure().add_subplot()
+    scatter(ax, np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 2, np.zeros((2, 2)), [4, 9])
+    assert len(ax.collections[0].get_offsets()) == 50
+    assert [text.get_text() for text in ax.texts] == ["4", "9"]
+    assert ax.get_legend_handles_labels()[1] == ["4", "9", "centre"]
+    assert ax.get_aspect() == 1.0
+    assert len(set(COLORS)) == 10
+
+
+@pytest.mark.parametrize(
+    ("head", "weight", "name"),
+    [
+        ("softmax", 0.0, "softmax only (λ = 0)"),
+        ("softmax", 0.01, "softmax + center loss (λ = 0.01)"),
+        ("arcface", 1.0, "ArcFace + center loss (λ = 1)"),
+        ("cosface", 0.0, "CosFace only (λ = 0)"),
+    ],
+)
+def test_loss_name(head: str, weight: float, name: str) -> None:
+    assert loss_name({"head": head, "weight_cent": weight}) == name
+
+
+def test_command_draws_again_and_says_what_is_missing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "features").mkdir()
+    arrays = {"centers": rng.normal(size=(2, 2)).astype(np.float32)}
+    for part in ("train", "test"):
+        arrays[f"{part}_features"] = rng.normal(size=(20, 2)).astype(np.float16)
+        arrays[f"{part}_labels"] = arrays[f"{part}_predictions"] = np.arange(20) % 2
+    np.savez(tmp_path / "features" / "epoch_7.npz", **arrays)
+    config = {"settings": {"head": "softmax", "weight_cent": 0.1}, "dataset": {"name": "mnist5k", "classes": [3, 5]}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    command = [sys.executable, str(ROOT / "plots.py"), str(tmp_path)]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert (tmp_path / "train" / "epoch_7.png").exists()
+    both = tmp_path / "both.png"
+    assert subprocess.run([*command, str(tmp_path), "--side-by-side", str(both)], check=False).returncode == 0
+    assert both.stat().st_size > 10_000
+    missing = subprocess.run([*command, "--epochs", "8"], capture_output=True, text=True, check=False)
+    assert missing.returncode == 2
+    assert "no features of epoch 8" in missing.stderr
