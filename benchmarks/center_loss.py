@@ -1,0 +1,129 @@
+"""Time and peak memory of a centre-loss step: forward + backward + SGD on the centres.
+
+    python benchmarks/center_loss.py | tee benchmarks/results/center_loss.txt
+
+Compares `center_loss.CenterLoss` with a direct implementation that builds all B×C distances and
+masks them, as the formula is often written down. Both have the widely copied semantics (mean
+without ½, the loss's own gradient); ours keeps its checks, and its gradient is sparse where C is
+large. The two alternate, each in a process of its own for the memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from center_loss import CenterLoss
+from utils import processor_name
+
+SHAPES = ((10, 2, 128), (10_000, 512, 256), (10_575, 512, 256), (85_742, 512, 256), (1_000_000, 512, 256))
+LARGEST_DIRECT = 100_000  # beyond this B×C and C×D together do not fit the memory of a small machine
+
+
+class DirectCenterLoss(nn.Module):
+    """All distances, then a mask: O(B·C) memory and O(B·C·D) time."""
+
+    def __init__(self, num_classes: int, feat_dim: int) -> None:
+        super().__init__()
+        self.centers = nn.Parameter(torch.randn(num_classes, feat_dim))
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        squares = features.square().sum(1, keepdim=True) + self.centers.square().sum(1)  # (B, C)
+        distances = squares - 2 * features @ self.centers.t()
+        mask = labels[:, None] == torch.arange(len(self.centers), device=labels.device)
+        return (distances * mask).clamp(1e-12, 1e12).sum() / len(labels)
+
+
+def make_step(name: str, num_classes: int, feat_dim: int, batch: int) -> Callable[[], None]:
+    torch.manual_seed(0)
+    if name == "direct":
+        loss: nn.Module = DirectCenterLoss(num_classes, feat_dim)
+    else:
+        loss = CenterLoss(num_classes, feat_dim, sparse=num_classes > 1_000)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.5)
+    features = torch.randn(batch, feat_dim, requires_grad=True)
+    labels = torch.randint(0, num_classes, (batch,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        features.grad = None
+        loss(features, labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def seconds_of(step: Callable[[], None], at_least: float) -> float:
+    """Return the seconds of a step, from as many steps as fill `at_least` seconds."""
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < at_least or count == 0:
+        step()
+        count += 1
+    return (time.perf_counter() - start) / count
+
+
+def peak_memory(name: str, shape: tuple[int, int, int]) -> float:
+    """Return MiB that three steps take at their peak, beyond the process before them."""
+    command = [sys.executable, __file__, "--memory", name, *map(str, shape)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7, help="alternations (default: 7)")
+    parser.add_argument("--memory", nargs=4, metavar=("NAME", "C", "D", "B"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        step = make_step(args.memory[0], *map(int, args.memory[1:]))
+        for _ in range(3):
+            step()
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        return
+
+    print(
+        f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
+    )
+    print(
+        "forward + backward + centre step; median (fastest to slowest) of alternating rounds; peak memory incl. centres"
+    )
+    print(f"{'C':>9} {'D':>4} {'B':>4} | {'ours ms':>26} {'MiB':>7} | {'direct ms':>30} {'MiB':>7} | ratio")
+    for shape in SHAPES:
+        names = ["ours", "direct"] if shape[0] <= LARGEST_DIRECT else ["ours"]
+        steps = {name: make_step(name, *shape) for name in names}
+        for step in steps.values():
+            step()
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(args.rounds):
+            for name, step in steps.items():
+                times[name].append(1e3 * seconds_of(step, 0.2))
+        del steps
+        columns = {}
+        for name in names:
+            low, middle, high = min(times[name]), statistics.median(times[name]), max(times[name])
+            columns[name] = f"{middle:.4f} ({low:.4f} to {high:.4f})", f"{peak_memory(name, shape):.0f}"
+        ratio = ""
+        if "direct" in columns:
+            ratio = f"{statistics.median(times['direct']) / statistics.median(times['ours']):.1f}"
+        direct = columns.get("direct", ("", ""))
+        print(
+            f"{shape[0]:>9} {shape[1]:>4} {shape[2]:>4} | {columns['ours'][0]:>26} {columns['ours'][1]:>7} | "
+            f"{direct[0]:>30} {direct[1]:>7} | {ratio}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""Every Python block of the documentation runs as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+BLOCKS = [
+    pytest.param(code, id=f"{name}-{number}")
+    for name in ("README.md", "docs/using_center_loss.md")
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.S | re.M), 1)
+]
+
+
+def test_there_are_blocks() -> None:
+    assert len(BLOCKS) >= 10
+
+
+@pytest.mark.parametrize("code", BLOCKS)
+def test_block_runs(code: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_and_flags_that_the_readme_names_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for path in re.findall(r"\]\(((?!https?:)[^)#]+)\)", readme):
+        assert (ROOT / path).exists(), path
+    usage = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for command in re.findall(r"python main\.py ([^\n`]*)", readme):
+        for flag in re.findall(r"--[a-z-]+", command):
+            assert flag in usage.stdout, flag
