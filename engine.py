@@ -154,12 +154,12 @@ def build_optimizers(
         settings: a resolved recipe (see recipes.py).
         batches: what the run trains on; its number of batches sets the schedules' time scale.
     """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # by learning rate and weight decay
+    for module in (model, head):
+        for name, parameter in module.named_parameters():
+            groups.setdefault(_rate_and_decay(name, settings), []).append(parameter)
     optimizer_model = torch.optim.SGD(
-        [
-            _group(name, parameter, settings)
-            for module in (model, head)
-            for name, parameter in module.named_parameters()
-        ],
+        [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()],
         lr=settings["lr_model"],
         momentum=settings["momentum"],
     )
@@ -183,15 +183,15 @@ def build_optimizers(
     )
 
 
-def _group(name: str, parameter: nn.Parameter, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a parameter's group for SGD: its learning rate and weight decay."""
-    factor, decay = 1.0, settings["weight_decay"]
+def _rate_and_decay(name: str, settings: dict[str, Any]) -> tuple[float, float]:
+    """Return the learning rate and the weight decay of the parameter of that name."""
+    rate, decay = settings["lr_model"], settings["weight_decay"]
     if name.startswith("fc."):
-        factor *= settings["feature_lr_factor"]
+        rate *= settings["feature_lr_factor"]
     if name.endswith("bias"):
-        factor *= settings["bias_lr_factor"]
+        rate *= settings["bias_lr_factor"]
         decay = decay if settings["bias_decay"] else 0.0
-    return {"params": [parameter], "lr": settings["lr_model"] * factor, "weight_decay": decay}
+    return rate, decay
 
 
 def lr_schedule(settings: dict[str, Any], iterations: int, batches: int) -> Callable[[int], float]:

@@ -106,8 +106,9 @@ def test_paper_groups() -> None:
     sgd, sgd_center, _, schedule = build_optimizers(model, head, CenterLoss(), settings, batches)
     biases = {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
     for group in sgd.param_groups:
-        expected = (0.02, 0.0) if id(group["params"][0]) in biases else (0.01, 5e-4)
-        assert (group["lr"], group["weight_decay"]) == expected
+        for parameter in group["params"]:
+            expected = (0.02, 0.0) if id(parameter) in biases else (0.01, 5e-4)
+            assert (group["lr"], group["weight_decay"]) == expected
         assert group["momentum"] == 0.9
     assert sum(len(group["params"]) for group in sgd.param_groups) == 22
     assert sgd_center.param_groups[0]["lr"] == 0.01
