@@ -168,7 +168,7 @@ def build_optimizers(
     )
     _, iterations = length_of_run(settings, len(batches))
     factor = lr_schedule(settings, iterations, len(batches))
-    hold = min(settings["center_hold"], iterations / 4)
+    hold = settings["center_hold"] * iterations
 
     def center_factor(iteration: int) -> float:
         if iteration < hold:
@@ -197,7 +197,7 @@ def _rate_and_decay(name: str, settings: dict[str, Any]) -> tuple[float, float]:
 def lr_schedule(settings: dict[str, Any], iterations: int, batches: int) -> Callable[[int], float]:
     """Return the factor on the learning rate at an iteration counted from 0.
 
-    ``one-cycle`` rises linearly over the first `warmup` iterations, then falls linearly to 0.
+    ``one-cycle`` rises linearly over the first `warmup` of the run, then falls linearly to 0.
     ``step`` multiplies by `gamma` every `stepsize`, or at each of several `stepsize`s.
 
     Args:
@@ -206,7 +206,7 @@ def lr_schedule(settings: dict[str, Any], iterations: int, batches: int) -> Call
         batches: iterations of an epoch.
     """
     if settings["schedule"] == "one-cycle":
-        top = max(1.0, min(settings["warmup"], iterations / 4))
+        top = max(1.0, settings["warmup"] * iterations)
         return lambda i: min((i + 1) / top, max(0.0, (iterations - i) / (iterations - top + 1)))
     gamma = settings["gamma"]
     steps = [step * (batches if settings["step_unit"] == "epoch" else 1) for step in settings["stepsize"]]

@@ -1,7 +1,7 @@
 """Named sets of hyper-parameters, as plain data: a recipe fills what the command line leaves open.
 
 Units: learning rates are SGD's, `…_lr_factor`s are relative to `lr_model`; `stepsize` counts in
-`step_unit`; `warmup` and `center_hold` are iterations, at most a quarter of the run; `pixel_mean` and `pixel_std` are grey levels from 0 to 255; `shift` is pixels;
+`step_unit`; `warmup` and `center_hold` are fractions of the run; `pixel_mean` and `pixel_std` are grey levels from 0 to 255; `shift` is pixels;
 `clip` is the largest norm of the model's and the head's gradient; `weight_cent` is λ.
 """
 
@@ -22,7 +22,7 @@ DEFAULT: dict[str, Any] = dict(
     weight_decay=5e-4,
     clip=2.0,
     schedule="one-cycle",
-    warmup=200,
+    warmup=0.2,
     stepsize=None,
     gamma=None,
     step_unit="epoch",
@@ -30,13 +30,13 @@ DEFAULT: dict[str, Any] = dict(
     momentum_cent=0.0,
     center_update="paper",
     center_init="head",
-    center_hold=250,
+    center_hold=0.25,
     center_schedule=False,
     weight_cent=0.1,
     init="kaiming",
     head_init="spread",
     head_bias=False,
-    feature_lr_factor=0.03,
+    feature_lr_factor=0.1,
     bias_lr_factor=1.0,
     bias_decay=True,
     feature_prelu=False,
@@ -56,7 +56,7 @@ REFERENCE: dict[str, Any] = dict(
     weight_decay=5e-4,
     clip=None,
     schedule="step",
-    warmup=0,
+    warmup=0.0,
     stepsize=[20],
     gamma=0.5,
     step_unit="epoch",
@@ -64,7 +64,7 @@ REFERENCE: dict[str, Any] = dict(
     momentum_cent=0.0,
     center_update="gradient",
     center_init="normal",
-    center_hold=0,
+    center_hold=0.0,
     center_schedule=False,
     weight_cent=1.0,
     init="torch",
@@ -91,7 +91,7 @@ PAPER: dict[str, Any] = dict(
     weight_decay=5e-4,
     clip=None,
     schedule="step",
-    warmup=0,
+    warmup=0.0,
     stepsize=[5_000, 8_000],
     gamma=0.8,
     step_unit="iteration",
@@ -99,7 +99,7 @@ PAPER: dict[str, Any] = dict(
     momentum_cent=0.9,
     center_update="paper",
     center_init="xavier",
-    center_hold=0,
+    center_hold=0.0,
     center_schedule=True,
     weight_cent=0.01,
     init="xavier",
