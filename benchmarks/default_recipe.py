@@ -1,0 +1,95 @@
+"""Test accuracy of the default recipe: after the first of its ten epochs, of two epochs, of ten.
+
+    python benchmarks/default_recipe.py --runs log/recipe > benchmarks/results/default_recipe.md
+
+Trains what is missing in the folder of runs, one run after the other, and prints a table of what is
+there: every seed's accuracy, never a mean alone. `--only-read` trains nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+KINDS = {  # name of the runs: flags, the epoch that counts, what it is
+    "first": (["--stop-after", "1"], 1, "after the first of 10 epochs"),
+    "two": (["--max-epoch", "2"], 2, "at the end of 2 epochs (`--max-epoch 2`)"),
+    "ten": ([], 10, "at the end of 10 epochs"),
+}
+
+
+def accuracy(runs: Path, kind: str, weight: str, seed: int) -> float | None:
+    """Return a run's accuracy, or None if it is not there; the first epoch of a whole run counts too."""
+    _, epoch, _ = KINDS[kind]
+    for name in (kind, "ten") if kind == "first" else (kind,):
+        path = runs / f"{name}-{weight}-{seed}" / "epochs.csv"
+        if path.exists():
+            with open(path, newline="") as file:
+                for row in csv.DictReader(file):
+                    if int(row["epoch"]) == epoch and row["test_accuracy"]:
+                        return float(row["test_accuracy"])
+    return None
+
+
+def train(runs: Path, kind: str, weight: str, seed: int, more: list[str]) -> None:
+    """Train the run, unless it is there."""
+    if accuracy(runs, kind, weight, seed) is None:
+        flags = ["--weight-cent", weight, "--seed", str(seed), *KINDS[kind][0], *more]
+        target = ["--save-dir", str(runs / f"{kind}-{weight}-{seed}"), "--overwrite"]
+        subprocess.run([sys.executable, str(ROOT / "main.py"), *flags, *target], check=True, stdout=sys.stderr)
+
+
+def print_table(runs: Path, weights: list[str], seeds: list[int]) -> None:
+    """Print one table for each length of training, and where the runs were made."""
+    for kind, (_, _, title) in KINDS.items():
+        found = {
+            weight: {s: a for s in seeds if (a := accuracy(runs, kind, weight, s)) is not None} for weight in weights
+        }
+        if not any(found.values()):
+            continue
+        print(f"\nTest accuracy in percent {title}:\n")
+        print("| λ | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean ± std | n |")
+        print("|---|" + "---|" * (len(seeds) + 2))
+        for weight, values in found.items():
+            if values:
+                cells = [f"{values[seed]:.2f}" if seed in values else "" for seed in seeds]
+                spread = f" ± {statistics.stdev(values.values()):.2f}" if len(values) > 1 else ""
+                mean = f"{statistics.mean(values.values()):.2f}{spread}"
+                print(f"| {weight} | " + " | ".join(cells) + f" | {mean} | {len(values)} |")
+    configs = [json.loads(path.read_text()) for path in sorted(runs.glob("*/config.json"))]
+    machines = {
+        f"{c['machine']['processor']}, {c['machine']['threads']} thread(s), torch {c['versions']['torch']}, "
+        f"{c['settings']['precision']}, {c['dataset']['name']}"
+        for c in configs
+    }
+    print("\nMade on: " + "; ".join(sorted(machines)) + ".")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("log/recipe"), metavar="DIR", help="folder of runs")
+    parser.add_argument("--weights", nargs="+", default=["0", "0.01", "0.1", "1"], metavar="λ")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="N")
+    parser.add_argument("--only-read", action="store_true", help="print what is there, train nothing")
+    parser.add_argument("more", nargs="*", help="further flags for main.py, after --")
+    args = parser.parse_args()
+    if not args.only_read:
+        for seed in args.seeds:
+            train(args.runs, "ten", "0.1", seed, args.more)
+            for weight in args.weights:
+                if weight != "0.1":
+                    train(args.runs, "first", weight, seed, args.more)
+                if float(weight) >= 0.1:
+                    train(args.runs, "two", weight, seed, args.more)
+    print("`python benchmarks/default_recipe.py`")
+    print_table(args.runs, args.weights, args.seeds)
+
+
+if __name__ == "__main__":
+    main()
