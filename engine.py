@@ -18,6 +18,7 @@ from margin_heads import ArcFace, CosFace, MarginHead
 from models import SoftmaxHead, spread_directions
 
 EVALUATION_BATCH = 1_000
+MARGIN_HEADS = {"arcface": ArcFace, "cosface": CosFace}
 START_RADIUS = 5.0  # of the centres; SoftmaxHead's class weights start at the same
 
 
@@ -122,9 +123,7 @@ def build_head(settings: dict[str, Any], num_classes: int) -> SoftmaxHead | Marg
     feat_dim = settings["feat_dim"]
     if settings["head"] == "softmax":
         return SoftmaxHead(feat_dim, num_classes, bias=settings["head_bias"], init=settings["head_init"])
-    make = {"arcface": ArcFace, "cosface": CosFace}[settings["head"]]
-    given = {"s": settings["scale"], "m": settings["margin"]}
-    head = make(feat_dim, num_classes, **{key: value for key, value in given.items() if value is not None})
+    head = MARGIN_HEADS[settings["head"]](feat_dim, num_classes, s=settings["scale"], m=settings["margin"])
     if settings["head_init"] == "spread":
         with torch.no_grad():
             head.weight.copy_(spread_directions(num_classes, feat_dim))

@@ -8,8 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -65,7 +68,7 @@ def to_two_dimensions(train_features: np.ndarray, *others: np.ndarray) -> tuple[
     if dimension == 2:
         return arrays, "feature"
     if dimension == 1:
-        return [np.hstack([array, np.zeros_like(array)]) for array in arrays], "feature"
+        return [np.hstack([array, np.zeros_like(array)]) for array in arrays], "only feature"
     mean = arrays[0].mean(axis=0)
     _, axes = np.linalg.eigh(np.cov((arrays[0] - mean).T))  # by rising variance
     return [(array - mean) @ axes[:, :-3:-1] for array in arrays], "principal component"
@@ -99,8 +102,8 @@ def draw_part(ax: Axes, run: Path, epoch: int, part: str) -> None:
     scatter(ax, arrays[f"{part}_features"], arrays[f"{part}_labels"], arrays["centers"], classes)
     accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
     which = {"train": "training set", "test": "test set"}[part]
-    ax.set_xlabel(f"first {axis}")
-    ax.set_ylabel(f"second {axis}")
+    ax.set_xlabel(f"first {axis}" if axis != "only feature" else axis)
+    ax.set_ylabel(f"second {axis}" if axis != "only feature" else "")
     ax.set_title(
         f"{loss_name(config['settings'])}\n"
         f"{config['dataset']['name']} {which}, epoch {epoch}, test accuracy {accuracy:.2f} %",
@@ -118,7 +121,9 @@ def draw_epoch(run: Path, epoch: int) -> None:
         draw_part(ax, run, epoch, part)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         (run / part).mkdir(exist_ok=True)
-        figure.savefig(run / part / f"epoch_{epoch}.png", dpi=150)
+        unfinished = run / part / f".epoch_{epoch}.png"
+        figure.savefig(unfinished, dpi=150)
+        unfinished.replace(run / part / f"epoch_{epoch}.png")  # whole or not at all
 
 
 def side_by_side(runs: list[Path], path: Path) -> None:
@@ -137,7 +142,8 @@ def side_by_side(runs: list[Path], path: Path) -> None:
 
 def kept_epochs(run: Path) -> list[int]:
     """Return the epochs whose features a run directory keeps."""
-    return sorted(int(path.stem.removeprefix("epoch_")) for path in (run / "features").glob("epoch_*.npz"))
+    names = [path.stem.removeprefix("epoch_") for path in (run / "features").glob("epoch_*.npz")]
+    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def main() -> int:
@@ -151,13 +157,19 @@ def main() -> int:
         missing = sorted(set(args.epochs or []) - set(kept))
         if missing or not kept:
             parser.error(f"{run}: no features of epoch {missing[0] if missing else 1} are kept here")
+    jobs: list[Callable[[], None]] = [
+        partial(draw_epoch, run, epoch) for run in args.runs for epoch in args.epochs or kept_epochs(run)
+    ]
     if args.side_by_side:
-        side_by_side(args.runs, args.side_by_side)
-        return 0
-    for run in args.runs:
-        for epoch in args.epochs or kept_epochs(run):
-            draw_epoch(run, epoch)
-    return 0
+        jobs = [partial(side_by_side, args.runs, args.side_by_side)]
+    failed = 0
+    for job in jobs:  # one that fails does not keep the others from being drawn
+        try:
+            job()
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            print(f"plots.py: error: {type(error).__name__}: {error}", file=sys.stderr)
+            failed = 2
+    return failed
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ DEFAULT: dict[str, Any] = dict(
     pixel_mean=33.32,
     pixel_std=78.57,
     shift=1,
+    precision="auto",
 )
 
 # The settings of the widely copied PyTorch repository, plateau at 10 % and all.
@@ -78,6 +79,7 @@ REFERENCE: dict[str, Any] = dict(
     pixel_mean=0.1307 * 255,
     pixel_std=0.3081 * 255,
     shift=0,
+    precision="fp32",
 )
 
 # The settings of the authors' released Caffe example. Its centres learn at 0.01 with momentum,
@@ -113,6 +115,7 @@ PAPER: dict[str, Any] = dict(
     pixel_mean=127.5,
     pixel_std=128.0,
     shift=0,
+    precision="fp32",
 )
 
 RECIPES = {"default": DEFAULT, "reference": REFERENCE, "paper": PAPER}

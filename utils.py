@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import io
 import itertools
 import json
 import os
 import platform
 import random
+import shlex
 import subprocess
 import sys
 import time
@@ -26,8 +28,10 @@ from tqdm import tqdm
 T = TypeVar("T")
 HERE = Path(__file__).resolve().parent
 # What a run writes; nothing else in its directory is ever touched.
-RUN_FILES = ("config.json", "log_*.txt", "batches.csv", "epochs.csv", "checkpoint.pt", "best.pt", "events.out.*")
-RUN_FOLDERS = ("features", "train", "test")
+RUN_FILES = (
+    "config.json", "log_*.txt", "batches.csv", "epochs.csv", "checkpoint.pt", "best.pt", "events.out.*",
+    "features/epoch_*.npz", "train/epoch_*.png", "test/epoch_*.png",
+)  # fmt: skip
 
 
 class RunError(Exception):
@@ -93,19 +97,20 @@ def check_save_dir(save_dir: Path | None, overwrite: bool) -> None:
     if save_dir.exists() and not save_dir.is_dir():
         raise RunError(f"--save-dir {save_dir}: is a file, name a folder")
     if not overwrite and any(any(save_dir.glob(pattern)) for pattern in RUN_FILES):
+        go_on = f"continue it with --resume {save_dir}, " if (save_dir / "checkpoint.pt").exists() else ""
         raise RunError(
-            f"--save-dir {save_dir}: already holds a run; continue it with --resume {save_dir}, "
-            "replace it with --overwrite, or name another folder"
+            f"--save-dir {save_dir}: already holds a run; {go_on}replace it with --overwrite, or name another folder"
         )
 
 
-def make_run_directory(save_dir: Path | None, name: str) -> Path:
-    """Make and return the directory of a new run, emptied of an old one; without `save_dir` the
-    first of ``log/name``, ``log/name-2``, … that is free.
+def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Path:
+    """Make and return the directory of a new run, emptied of an old one if `overwrite`; without
+    `save_dir` the first of ``log/name``, ``log/name-2``, … that is free.
 
     Raises:
-        RunError: if it cannot be written.
+        RunError: if it cannot be written, or has come to hold a run.
     """
+    check_save_dir(save_dir, overwrite)
     try:
         if save_dir is None:
             return _free_directory(HERE / "log", name)
@@ -113,7 +118,9 @@ def make_run_directory(save_dir: Path | None, name: str) -> Path:
         probe = save_dir / ".writable"
         probe.touch()
         probe.unlink()
-        _remove_run(save_dir)
+        for pattern in RUN_FILES if overwrite else ():
+            for file in save_dir.glob(pattern):
+                file.unlink()
         return save_dir
     except OSError as error:
         raise RunError(f"{error.filename or save_dir}: cannot be written: {error.strerror}") from None
@@ -129,21 +136,10 @@ def _free_directory(parent: Path, name: str) -> Path:
     raise AssertionError("itertools.count ends never")
 
 
-def _remove_run(path: Path) -> None:
-    for pattern in RUN_FILES:
-        for file in path.glob(pattern):
-            file.unlink()
-    for folder in RUN_FOLDERS:
-        for file in (path / folder).glob("epoch_*"):
-            file.unlink()
-        with contextlib.suppress(OSError):  # not there, or holds something else
-            (path / folder).rmdir()
-
-
 def write_config(path: Path, settings: dict[str, Any], **more: Any) -> None:
     """Write config.json: command, settings, versions, machine, and `more`."""
     config = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "settings": settings,
         **more,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -151,7 +147,8 @@ def write_config(path: Path, settings: dict[str, Any], **more: Any) -> None:
         "git_commit": _git_commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    with open(path / "config.json", "x", encoding="utf-8") as file:  # "x": two runs never share a directory
+        file.write(json.dumps(config, indent=2) + "\n")
 
 
 def processor_name() -> str:
@@ -163,9 +160,12 @@ def processor_name() -> str:
 
 
 def _git_commit() -> str | None:
+    """Return the commit of this code, with ``-dirty`` if it has been changed since."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "-C", str(HERE), "rev-parse", "HEAD"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        git = ["git", "-C", str(HERE)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        return commit + ("-dirty" if changed.stdout.strip() else "")
     return None
 
 
@@ -185,11 +185,12 @@ class RunLog:
     EPOCHS = ("epoch", "train_loss", "test_loss", "test_accuracy", "seconds")
 
     def __init__(self, path: Path, dataset: str, sizes: dict[str, int] | None = None) -> None:
-        self.bar: tqdm[Any] | None = None
         names = {"log": f"log_{dataset}.txt", "batches": "batches.csv", "epochs": "epochs.csv"}
-        self.files = {key: open(path / name, "a", newline="") for key, name in names.items()}
+        self.files = {key: open(path / name, "a", newline="", encoding="utf-8") for key, name in names.items()}
         for key, file in self.files.items():
             if sizes is not None:
+                if os.fstat(file.fileno()).st_size < sizes[key]:
+                    raise RunError(f"{file.name}: is shorter than when the checkpoint was written")
                 file.truncate(sizes[key])
         if sizes is None:
             self.row("batches", self.BATCHES)
@@ -203,13 +204,26 @@ class RunLog:
         sys.stdout.flush()
 
     def row(self, key: str, values: tuple[Any, ...]) -> None:
-        """Add a row to ``batches`` or ``epochs``; None is left empty."""
+        """Add a row to ``batches`` or ``epochs``."""
         csv.writer(self.files[key], lineterminator="\n").writerow(values)
 
+    def epoch_row(
+        self, epoch: int, train_loss: float, test_loss: float | None, accuracy: float | None, seconds: float
+    ) -> None:
+        """Add an epoch's row; what was not evaluated is left empty."""
+        losses = ["" if loss is None else f"{loss:.6g}" for loss in (train_loss, test_loss)]
+        self.row("epochs", (epoch, *losses, "" if accuracy is None else f"{accuracy:.4f}", f"{seconds:.2f}"))
+
+    def close(self) -> None:
+        """Close the files; nothing can be logged any more."""
+        for file in self.files.values():
+            file.close()
+
     def sizes(self) -> dict[str, int]:
-        """Return the size of each file in bytes, everything written."""
+        """Return the size of each file in bytes, everything written to the disk."""
         for file in self.files.values():
             file.flush()
+            os.fsync(file.fileno())
         return {key: os.fstat(file.fileno()).st_size for key, file in self.files.items()}
 
 
@@ -265,41 +279,52 @@ def hours(seconds: float) -> str:
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
-def open_tensorboard() -> Callable[[str], Any]:
-    """Return TensorBoard's writer class.
+def how_to_go_on(path: Path) -> str:
+    """Return what to do about a run that has stopped early."""
+    if (path / "checkpoint.pt").exists():
+        return f"Continue with: python main.py --resume {shlex.quote(str(path))}"
+    return "No epoch was finished, so there is nothing to continue; start again with --overwrite"
 
-    Raises:
-        RunError: if the package is missing.
-    """
+
+def require_tensorboard() -> None:
+    """Raise RunError if TensorBoard's writer is not installed."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise RunError(f"--tensorboard needs the package tensorboard: pip install tensorboard ({error})") from None
-    return SummaryWriter
 
 
-def write_scalars(events: Any, epoch: int, meter: LossMeter, test_loss: float | None, accuracy: float | None) -> None:
-    """Write an epoch's figures as TensorBoard events."""
-    for batch, (loss, loss_xent, loss_center, lr) in enumerate(meter.rows, 1):
-        step = (epoch - 1) * meter.batches + batch
-        for name, value in (("loss", loss), ("loss_xent", loss_xent), ("loss_center", loss_center), ("lr", lr)):
-            events.add_scalar(f"batch/{name}", value, step)
-    events.add_scalar("epoch/train_loss", meter.mean_loss, epoch)
-    if test_loss is not None:
-        events.add_scalar("epoch/test_loss", test_loss, epoch)
-        events.add_scalar("epoch/test_accuracy", accuracy, epoch)
-    events.flush()
+class Events:
+    """The same scalars and figures as TensorBoard events, in the run directory."""
 
+    def __init__(self, path: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
 
-def write_figures(events: Any, path: Path) -> None:
-    """Write every drawn scatter as a TensorBoard image, and close the events."""
-    from matplotlib.image import imread
+        self.path = path
+        self.written = set(path.glob("*/epoch_*.png"))  # by an earlier part of the run
+        self.writer: Any = SummaryWriter(str(path))
 
-    for part in ("train", "test"):
-        for figure in (path / part).glob("epoch_*.png"):
-            epoch = int(figure.stem.removeprefix("epoch_"))
-            events.add_image(f"features/{part}", imread(figure)[..., :3], epoch, dataformats="HWC")
-    events.close()
+    def scalars(self, epoch: int, meter: LossMeter, test_loss: float | None, accuracy: float | None) -> None:
+        """Write an epoch's figures."""
+        for batch, row in enumerate(meter.rows, 1):
+            for name, value in zip(RunLog.BATCHES[2:], row, strict=True):
+                self.writer.add_scalar(f"batch/{name}", value, (epoch - 1) * meter.batches + batch)
+        self.writer.add_scalar("epoch/train_loss", meter.mean_loss, epoch)
+        if test_loss is not None:
+            self.writer.add_scalar("epoch/test_loss", test_loss, epoch)
+            self.writer.add_scalar("epoch/test_accuracy", accuracy, epoch)
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Write the scatters that were drawn as images, and close."""
+        from matplotlib.image import imread
+
+        for part in ("train", "test"):
+            figures = set((self.path / part).glob("epoch_*.png")) - self.written
+            for figure in sorted(figures, key=lambda path: (len(path.name), path.name)):
+                epoch = int(figure.stem.removeprefix("epoch_"))
+                self.writer.add_image(f"features/{part}", imread(figure)[..., :3], epoch, dataformats="HWC")
+        self.writer.close()
 
 
 # ---------------------------------------------------------------- checkpoints and features
@@ -319,15 +344,10 @@ def write_safely(path: Path, write: Callable[[Any], None]) -> None:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all.
-
-    Raises:
-        RunError: if it cannot be written.
-    """
-    try:
-        write_safely(path, lambda file: torch.save(state, file))
-    except (OSError, RuntimeError) as error:  # torch.save wraps a full disk into the latter
-        raise RunError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from None
+    """Write a checkpoint, whole or not at all."""
+    buffer = io.BytesIO()  # torch.save hides what a failing file says
+    torch.save(state, buffer)
+    write_safely(path, lambda file: file.write(buffer.getbuffer()))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -345,6 +365,30 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != 1:
         raise RunError(f"{path}: not a checkpoint that this version can read")
     return checkpoint
+
+
+def load_state(trainer: Any, checkpoint: dict[str, Any], path: Path) -> None:
+    """Load a checkpoint into an `engine.Trainer`.
+
+    Raises:
+        RunError: if it does not fit.
+    """
+    try:
+        trainer.load_state_dict(checkpoint)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: the checkpoint does not fit this model ({str(error).splitlines()[0]})") from None
+
+
+def check_same_settings(path: Path, settings: dict[str, Any], by_hand: dict[str, Any]) -> None:
+    """Raise RunError if a flag given by hand contradicts the run that is to be continued."""
+    wrong = []
+    for key, value in by_hand.items():
+        there = [settings.get(key), settings.get(f"asked_{key}")]
+        if value not in there:
+            flag = f"--{key.replace('_', '-')} {value}"
+            wrong.append(f"{flag} (there: {there[0]})")
+    if wrong:
+        raise RunError(f"--resume {path}: the run was made with other settings, leave out: {', '.join(wrong)}")
 
 
 def save_features(path: Path, epoch: int, centers: Tensor, **evaluations: Any) -> None:
@@ -375,6 +419,12 @@ class Drawer:
             self._collect()
             self._start()
 
+    def draw_missing(self) -> None:
+        """Have every epoch drawn whose features are kept and whose figures are not there."""
+        for file in (self.path / "features").glob("epoch_[0-9]*.npz"):
+            if not all((self.path / part / f"{file.stem}.png").exists() for part in ("train", "test")):
+                self.draw(int(file.stem.removeprefix("epoch_")))
+
     def finish(self) -> None:
         """Wait until every figure is there."""
         self._collect()
@@ -386,7 +436,12 @@ class Drawer:
         command = [sys.executable, str(HERE / "plots.py"), str(self.path), "--epochs", *map(str, self.waiting)]
         self.waiting = []
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C ends the training, not the figure that is being drawn
         )
 
     def _collect(self) -> None:

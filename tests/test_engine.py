@@ -15,7 +15,7 @@ from engine import Trainer, build_head, build_optimizers, initial_centers, lengt
 from models import LeNetPP
 from recipes import RECIPES, resolve
 
-SETTINGS = dict(feat_dim=2, head="softmax", scale=None, margin=None)
+SETTINGS = dict(feat_dim=2, head="softmax")
 
 
 def make_trainer(digits: Digits, weight_cent: float, recipe: str = "default", **by_hand) -> tuple[Trainer, Batches]:

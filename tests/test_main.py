@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from main import parse_arguments
+from arguments import parse_arguments
 from plots import COLORS
 
 SHORT = ("-d", "mnist5k", "--use-cpu", "--batch-size", 128)
@@ -121,14 +121,27 @@ def test_a_run_is_never_overwritten_unasked(run_main, plotted: tuple[Path, str])
     assert (plotted[0] / "log_mnist5k.txt").read_bytes() == before
 
 
+def test_figures_of_another_program_are_not_overwritten(run_main, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "epoch_1.png").write_bytes(b"mine")
+    done = run_main(*SHORT, "--max-epoch", 1, "--save-dir", tmp_path)
+    assert done.returncode == 2
+    assert "already holds a run; replace it with --overwrite" in done.stderr
+    assert (tmp_path / "train" / "epoch_1.png").read_bytes() == b"mine"
+
+
 def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     common = (*SHORT, "--max-epoch", 2, "--known-classes", 3, 8, "--seed", 5)
     assert run_main(*common, "--save-dir", whole, "--print-freq", 7, "--plot").returncode == 0
     first = run_main(*common, "--save-dir", parts, "--stop-after", 1)
     assert f"Continue with: python main.py --resume {parts}" in first.stdout
-    (parts / "batches.csv").open("a").write("2,1,a row of an epoch that was cut off\n")
-    assert run_main("--resume", parts).returncode == 0
+    with open(parts / "batches.csv", "a") as file:
+        file.write("2,1,a row of an epoch that was cut off\n")
+    second = run_main("--resume", parts, "-d", "mnist5k", "--plot")
+    assert second.returncode == 0, second.stderr
+    assert "Resuming" in second.stdout
+    assert sorted(p.name for p in (parts / "test").iterdir()) == ["epoch_1.png", "epoch_2.png"]
 
     a, b = (torch.load(path / "checkpoint.pt", weights_only=True) for path in (whole, parts))
     for name in ("model", "head", "center_loss"):
@@ -247,19 +260,21 @@ def test_bad_input_ends_with_one_line_and_writes_nothing(run_main, tmp_path: Pat
         ([*SHORT, "--save-dir", tmp_path / "file"], "is a file, name a folder"),
         (["--resume", tmp_path / "nothing"], "no checkpoint here"),
         (["--resume", tmp_path / "garbage"], "damaged or not a checkpoint"),
+        ([*SHORT, "--seed", "1" * 400], "argument --seed"),
         ([*SHORT, "--head", "arcface", "--margin", "3", "--save-dir", tmp_path / "x"], "m must lie in [0, pi/2]"),
     ):
         done = run_main(*arguments)
         assert done.returncode == 2, arguments
         assert message in done.stderr
-        assert len(done.stderr.strip().splitlines()) == 1
+        assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1
+        assert "Traceback" not in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_defaults_wait_for_the_recipe() -> None:
-    args, by_hand = parse_arguments(["--recipe", "paper", "--lr-cent", "0.5"])
-    assert by_hand == {"recipe": "paper", "lr_cent": 0.5}
-    assert (args.eval_freq, args.data_root) == (1, Path("data"))
+    args = parse_arguments(["--recipe", "paper", "--lr-cent", "0.5", "--plot"])
+    assert args.settings == {"recipe": "paper", "lr_cent": 0.5}
+    assert args.options == {"plot": True}
 
 
 def test_help_is_quick_because_torch_is_not_imported() -> None:
