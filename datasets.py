@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import math
@@ -221,6 +222,7 @@ def _fetch_missing(name: str, root: Path) -> None:
             return
     except OSError as error:
         raise DataError(f"{raw}: cannot be read: {error.strerror}; make it readable") from None
+    made_root = not root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as partial:
@@ -232,6 +234,9 @@ def _fetch_missing(name: str, root: Path) -> None:
                 if _find(raw, stem) is None:
                     os.replace(fetched / stem, raw / stem)
     except (DataError, OSError) as error:
+        if made_root:
+            with contextlib.suppress(OSError):
+                root.rmdir()  # an empty folder would be in the way of a link
         reason = error if isinstance(error, DataError) else f"{error.filename}: {error.strerror}"
         raise Unavailable(
             f"{name} is not in {raw} and cannot be downloaded ({reason}). "

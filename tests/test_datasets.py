@@ -105,7 +105,7 @@ def test_auto_falls_back_with_a_notice(tmp_path: Path) -> None:
     assert load("auto", tmp_path / "data", notices.append).name == "mnist5k"
     assert "NOT MNIST" in notices[0]
     assert "no route to host" in notices[0]
-    assert list((tmp_path / "data").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("no_network")
