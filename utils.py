@@ -190,6 +190,7 @@ class RunLog:
         for key, file in self.files.items():
             if sizes is not None:
                 if os.fstat(file.fileno()).st_size < sizes[key]:
+                    self.close()
                     raise RunError(f"{file.name}: is shorter than when the checkpoint was written")
                 file.truncate(sizes[key])
         if sizes is None:

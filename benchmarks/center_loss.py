@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -74,6 +73,14 @@ def seconds_of(step: Callable[[], None], at_least: float) -> float:
     return (time.perf_counter() - start) / count
 
 
+def peak_of_this_process() -> float:
+    """Return MiB, from Linux (getrusage would give the parent's peak to a child)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no VmHWM in /proc/self/status")
+
+
 def peak_memory(name: str, shape: tuple[int, int, int]) -> float:
     """Return MiB that three steps take at their peak, beyond the process before them."""
     command = [sys.executable, __file__, "--memory", name, *map(str, shape)]
@@ -86,18 +93,18 @@ def main() -> None:
     parser.add_argument("--memory", nargs=4, metavar=("NAME", "C", "D", "B"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = peak_of_this_process()
         step = make_step(args.memory[0], *map(int, args.memory[1:]))
         for _ in range(3):
             step()
-        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+        print(peak_of_this_process() - before)
         return
 
     print(
         f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
     )
     print(
-        "forward + backward + centre step; median (fastest to slowest) of alternating rounds; peak memory incl. centres"
+        "forward + backward + centre step, checks included; median (fastest to slowest) of alternating rounds; peak memory incl. centres"
     )
     print(f"{'C':>9} {'D':>4} {'B':>4} | {'ours ms':>26} {'MiB':>7} | {'direct ms':>30} {'MiB':>7} | ratio")
     for shape in SHAPES:

@@ -194,6 +194,24 @@ def test_widely_copied_update() -> None:
     torch.testing.assert_close(loss.centers.grad, c.grad)
 
 
+@pytest.mark.parametrize("size_average", [True, False])
+def test_autograd_function_version(size_average: bool) -> None:
+    """The other widely used version, as first published, through the documented adapter."""
+    features, labels = random_batch(32, dtype=torch.float64)
+    loss = CenterLoss(5, 3, update="paper", reduction="mean" if size_average else "sum").double()
+    center_loss = lambda labels, features: loss(features, labels)  # noqa: E731
+    x = features.clone().requires_grad_()
+    value = center_loss(labels, x)
+    value.backward()
+    scale = 32 if size_average else 1
+    gap = features - loss.centers.detach()[labels]
+    assert value.item() == pytest.approx((gap**2).sum().item() / 2 / scale)
+    torch.testing.assert_close(x.grad, gap / scale)
+    counts = torch.ones(5, dtype=torch.float64).scatter_add_(0, labels, torch.ones(32, dtype=torch.float64))
+    sums = torch.zeros(5, 3, dtype=torch.float64).scatter_add_(0, labels[:, None].expand(32, 3), -gap)
+    torch.testing.assert_close(loss.centers.grad, sums / counts[:, None])
+
+
 def test_inits() -> None:
     assert torch.equal(CenterLoss(4, 3, init="zeros").centers, torch.zeros(4, 3))
     circle = CenterLoss(4, 3, init="circle", radius=5.0).centers

@@ -1,0 +1,138 @@
+"""The run directory, logs, checkpoints and drawing, where the command line does not reach."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import utils
+from utils import LossMeter, RunError, RunLog
+
+
+def test_loss_meter_shows_the_current_batch_and_the_running_mean(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, "mnist5k")
+    meter = LossMeter(log, epoch=1, batches=3, weight_cent=0.5, print_freq=2)
+    for loss_xent, loss_center in ((1.0, 2.0), (3.0, 4.0), (5.0, 6.0)):
+        assert meter.add(0.1, torch.tensor([loss_xent, loss_center]))
+    log.close()
+    expected = "Batch 2/3\t Loss 5.000000 (3.500000) XentLoss 3.000000 (2.000000) CenterLoss 4.000000 (3.000000)\n"
+    assert (tmp_path / "log_mnist5k.txt").read_text() == expected
+    assert (tmp_path / "batches.csv").read_text().splitlines()[1:] == [
+        "1,1,2,1,2,0.1",
+        "1,2,5,3,4,0.1",
+        "1,3,8,5,6,0.1",
+    ]
+    assert meter.mean_loss == 5.0
+
+
+def test_loss_meter_sees_what_is_not_finite(tmp_path: Path) -> None:
+    with contextlib.closing(RunLog(tmp_path, "x")) as log:
+        meter = LossMeter(log, 1, 2, 0.5, 50)
+        assert meter.add(0.1, torch.tensor([1.0, 1.0]))
+        assert not meter.add(0.1, torch.tensor([float("nan"), 1.0]))
+        assert meter.count == 2
+
+
+def test_resumed_log_is_cut_back_and_never_padded(tmp_path: Path) -> None:
+    with contextlib.closing(RunLog(tmp_path, "x")) as log:
+        log("kept")
+        sizes = log.sizes()
+        log("of an epoch that was cut off")
+    RunLog(tmp_path, "x", sizes).close()
+    assert (tmp_path / "log_x.txt").read_text() == "kept\n"
+    (tmp_path / "batches.csv").unlink()
+    with pytest.raises(RunError, match=r"batches\.csv: is shorter than when the checkpoint was written"):
+        RunLog(tmp_path, "x", sizes)
+
+
+def test_directories_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utils, "HERE", tmp_path)
+    names = [utils.make_run_directory(None, "center", False).name for _ in range(3)]
+    assert names == ["center", "center-2", "center-3"]
+
+
+def test_overwrite_removes_the_run_alone(tmp_path: Path) -> None:
+    for name in ("config.json", "log_mnist.txt", "train/epoch_1.png", "train/notes.md", "thesis.tex"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    utils.make_run_directory(tmp_path, "center", overwrite=True)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["thesis.tex", "train/notes.md"]
+
+
+def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:
+    utils.write_config(tmp_path, {})
+    assert json.loads((tmp_path / "config.json").read_text())["machine"]["threads"] >= 1
+    with pytest.raises(FileExistsError):
+        utils.write_config(tmp_path, {})
+
+
+def test_unfinished_file_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    utils.save_checkpoint(path, {"format": 1, "epoch": 3})
+
+    def fail(file) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        utils.write_safely(path, fail)
+    assert utils.load_checkpoint(path)["epoch"] == 3
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
+    class Runs:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    for content, message in (({"format": 99}, "this version can read"), (Runs(), "damaged or not a checkpoint")):
+        torch.save(content, tmp_path / "checkpoint.pt")
+        with pytest.raises(RunError, match=message):
+            utils.load_checkpoint(tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(2, 3)
+    with pytest.raises(RunError, match="does not fit this model"):
+        utils.load_state(layer, torch.nn.Linear(3, 3).state_dict(), tmp_path)
+
+
+def test_figure_that_cannot_be_drawn_is_reported(tmp_path: Path) -> None:
+    lines: list[str] = []
+    drawer = utils.Drawer(tmp_path, lines.append)
+    drawer.draw(1)
+    drawer.draw(2)
+    drawer.finish()
+    assert lines
+    assert all(line.startswith("A figure could not be drawn: ") for line in lines)
+
+
+def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert utils.choose_device(0, use_cpu=True) == (cpu, "Currently using CPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert utils.choose_device(3, False)[1] == "Currently using CPU (--gpu 3: no CUDA device was found)"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(RunError, match="--gpu 2: there are 2 CUDA devices"):
+        utils.choose_device(2, False)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    assert utils.choose_device(1, False) == (torch.device("cuda", 1), "Currently using GPU: 1")
+    assert utils.choose_precision("fp32", cpu) == ("fp32", "as asked for")
+    assert utils.choose_precision("auto", cpu)[0] in ("fp32", "bf16")
+
+
+def test_tensorboard_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with pytest.raises(RunError, match="needs the package tensorboard: pip install tensorboard"):
+        utils.require_tensorboard()
+
+
+def test_hours() -> None:
+    assert utils.hours(3_725.9) == "1:02:05"
