@@ -51,14 +51,15 @@ def print_table(runs: Path, weights: list[str], seeds: list[int]) -> None:
         found = {
             weight: {s: a for s in seeds if (a := accuracy(runs, kind, weight, s)) is not None} for weight in weights
         }
-        if not any(found.values()):
+        columns = sorted({seed for values in found.values() for seed in values})
+        if not columns:
             continue
         print(f"\nTest accuracy in percent {title}:\n")
-        print("| λ | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean ± std | n |")
-        print("|---|" + "---|" * (len(seeds) + 2))
+        print("| λ | " + " | ".join(f"seed {seed}" for seed in columns) + " | mean ± std | n |")
+        print("|---|" + "---|" * (len(columns) + 2))
         for weight, values in found.items():
             if values:
-                cells = [f"{values[seed]:.2f}" if seed in values else "" for seed in seeds]
+                cells = [f"{values[seed]:.2f}" if seed in values else "" for seed in columns]
                 spread = f" ± {statistics.stdev(values.values()):.2f}" if len(values) > 1 else ""
                 mean = f"{statistics.mean(values.values()):.2f}{spread}"
                 print(f"| {weight} | " + " | ".join(cells) + f" | {mean} | {len(values)} |")
