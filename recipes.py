@@ -1,8 +1,8 @@
 """Named sets of hyper-parameters, as plain data: a recipe fills what the command line leaves open.
 
 Units: learning rates are SGD's, `…_lr_factor`s are relative to `lr_model`; `stepsize` counts in
-`step_unit`; `warmup` and `center_hold` are fractions of the run; `pixel_mean` and `pixel_std` are grey levels from 0 to 255; `shift` is pixels;
-`clip` is the largest norm of the model's and the head's gradient; `weight_cent` is λ.
+`step_unit`; `warmup` and `center_hold` are fractions of the run; `pixel_mean` and `pixel_std` are
+grey levels from 0 to 255; `shift` is pixels; `clip` is the largest norm of the model's and the head's gradient; `weight_cent` is λ.
 """
 
 from __future__ import annotations
