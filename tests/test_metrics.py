@@ -1,0 +1,143 @@
+"""Every number on points worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import metrics
+
+# Two classes, two points each: means (0, 1) and (4, 1), every point 1 from its own mean.
+FEATURES = np.array([[0.0, 0], [0, 2], [4, 0], [4, 2]])
+LABELS = np.array([0, 0, 1, 1])
+
+
+def test_accuracy() -> None:
+    assert metrics.accuracy(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5])) == 75
+
+
+def test_class_means() -> None:
+    assert metrics.class_means(FEATURES, LABELS).tolist() == [[0, 1], [4, 1]]
+    with pytest.raises(ValueError, match="class 1 has none"):
+        metrics.class_means(FEATURES, LABELS * 2)
+
+
+def test_mean_gap_of_a_triangle() -> None:
+    assert metrics.mean_gap(np.array([[0.0, 0], [3, 0], [0, 4]])) == pytest.approx((3 + 4 + 5) / 3)
+
+
+def test_compactness() -> None:
+    assert metrics.compactness(FEATURES, LABELS) == pytest.approx(1 / 4)
+    assert metrics.compactness(7 * FEATURES, LABELS) == pytest.approx(1 / 4)  # scale does not matter
+    assert metrics.compactness(FEATURES, np.array([0, 1, 1, 0])) == float("inf")  # the means coincide
+
+
+def test_fisher_ratio() -> None:
+    # Between: 4 samples, each class mean 2 from the mean: 16. Within: each sample 1 from its mean: 4.
+    assert metrics.fisher_ratio(FEATURES, LABELS) == pytest.approx(16 / 4)
+
+
+def test_silhouette() -> None:
+    # a = 2, b = (4 + √20) / 2, the same for every point.
+    b = (4 + np.sqrt(20)) / 2
+    assert metrics.silhouette(FEATURES, LABELS) == pytest.approx((b - 2) / b)
+
+
+def test_nearest_center_accuracy() -> None:
+    centers = np.array([[0.0, 1], [0, 3]])
+    assert metrics.nearest_center_accuracy(FEATURES, LABELS, np.array([[0.0, 1], [4, 1]])) == 100
+    assert metrics.nearest_center_accuracy(FEATURES, LABELS, centers) == 50  # (4, 2) is as near to both: the first
+
+
+def test_drift() -> None:
+    moved = FEATURES + np.array([[0, 1], [0, 1], [0, 3], [0, 3]])
+    assert metrics.drift(FEATURES, LABELS, moved, LABELS) == pytest.approx((1 + 3) / 2 / 4)
+
+
+def test_equal_error_and_acceptance_between_two_thresholds() -> None:
+    genuine = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
+    scores = np.array([8.0, 7, 6, 3, 5, 4, 2, 1])
+    # From above: TAR 1/4, 2/4, 3/4 at FAR 0; then FAR 1/4 with a rejection rate of 1/4.
+    found = metrics.equal_error_and_acceptance(genuine, scores)
+    assert found == pytest.approx({"EER": 25, "TAR@1e-2": 75, "TAR@1e-3": 75})
+    # Rejection falls from 1/2 to 0 while FAR rises from 0 to 1: they meet at 1/3.
+    found = metrics.equal_error_and_acceptance(np.array([1, 1, 0, 0], bool), np.array([9.0, 5, 5, 5]))
+    assert found["EER"] == pytest.approx(100 / 3)
+
+
+def test_equal_error_of_perfect_and_of_inverted_scores() -> None:
+    genuine = np.array([1, 1, 0, 0], bool)
+    assert metrics.equal_error_and_acceptance(genuine, np.array([4.0, 3, 2, 1]))["EER"] == pytest.approx(0)
+    assert metrics.equal_error_and_acceptance(genuine, np.array([1.0, 2, 3, 4]))["EER"] == pytest.approx(100)
+
+
+def test_limits_of_false_acceptance() -> None:
+    # 1,000 impostors: one above the third genuine pair, ten above the last.
+    genuine = np.r_[np.ones(4, bool), np.zeros(1_000, bool)]
+    scores = np.r_[10.0, 10, 8, 1, 9, np.full(9, 7), np.zeros(990)]
+    found = metrics.equal_error_and_acceptance(genuine, scores)
+    assert found["TAR@1e-3"] == 75
+    assert found["TAR@1e-2"] == 100
+    scores[4:16] = 9  # twelve above the third pair: more than either limit allows
+    assert metrics.equal_error_and_acceptance(genuine, scores)["TAR@1e-2"] == 50
+
+
+def test_verification_sees_directions_or_places() -> None:
+    rays = np.array([[1.0, 0], [10, 0], [0, 1], [0, 10]])  # one direction a class, every length
+    assert metrics.verification(rays, LABELS, "cosine")["EER"] == pytest.approx(0)
+    assert metrics.verification(rays, LABELS, "euclidean")["EER"] > 20
+    spots = np.array([[1.0, 1], [1.1, 1], [10, 10], [10, 10.1]])  # one place a class, one direction for all
+    assert metrics.verification(spots, LABELS, "euclidean")["EER"] == pytest.approx(0)
+
+
+def test_verification_of_many_samples_is_a_fixed_part_of_them() -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 10, 5_000)
+    features = rng.normal(size=(5_000, 2)) + 3 * labels[:, None]
+    once, again = (metrics.verification(features, labels, "euclidean") for _ in range(2))
+    assert once == again
+    assert 2 < once["EER"] < 40
+
+
+def test_known_scores() -> None:
+    logits = np.array([[2.0, 1, 0], [900, 0, 0], [901, 0, 0]])
+    features = np.array([[0.0, 0], [3, 4], [0, 1]])
+    scores = metrics.known_scores(features, logits, np.array([[0.0, 0], [0, 5]]), np.array([[3.0, 0], [0, 1]]))
+    p = np.exp(2) / (np.exp(2) + np.exp(1) + 1)
+    assert scores["softmax probability"][0] == pytest.approx(np.log(p / (1 - p)))
+    assert scores["softmax probability"][2] > scores["softmax probability"][1]  # both are 1 in float64
+    assert scores["max logit"].tolist() == [2, 900, 901]
+    assert scores["centre distance"] == pytest.approx([0, -np.sqrt(10), -1])
+    assert scores["class mean distance"] == pytest.approx([-1, -4, 0])
+
+
+def test_open_set_perfect_and_worthless() -> None:
+    known, unknown = np.array([3.0, 4, 5, 6]), np.array([0.0, 1])
+    found = metrics.open_set(known, np.array([True, True, True, False]), unknown)
+    assert found == pytest.approx({"AUROC": 100, "AUPR": 100, "FPR95": 0, "OSCR": 75})
+    same = metrics.open_set(np.zeros(4), np.ones(4, bool), np.zeros(2))
+    assert same == pytest.approx({"AUROC": 50, "AUPR": 100 * 4 / 6, "FPR95": 100, "OSCR": 50})
+
+
+def test_open_set_by_hand() -> None:
+    # In falling order: known 9 (right), unknown 8, known 7 (wrong), known 6 (right), unknown 5.
+    found = metrics.open_set(np.array([9.0, 7, 6]), np.array([True, False, True]), np.array([8.0, 5]))
+    assert found["AUROC"] == pytest.approx(100 * (2 + 1 + 1) / 6)  # 9 beats 8 and 5; 7 and 6 beat 5
+    assert found["AUPR"] == pytest.approx(100 * (1 / 1 + 2 / 3 + 3 / 4) / 3)
+    assert found["FPR95"] == pytest.approx(50)
+    # Right and passing: 1/3 from FPR 0 to 1/2, then 2/3 until 1.
+    assert found["OSCR"] == pytest.approx(100 * (1 / 3 * 1 / 2 + 2 / 3 * 1 / 2))
+
+
+def test_summary_has_every_number_and_refuses_what_is_not_finite() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(300) % 3
+    centers = np.array([[0.0, 0], [9, 0], [0, 9]])
+    features = (centers[labels] + rng.normal(size=(300, 2))).astype(np.float16)
+    found = metrics.summary(features, labels, features, labels, labels, centers)
+    assert found.keys() == metrics.BETTER.keys()
+    assert found["drift"] == 0
+    assert found["nearest-centre accuracy"] > 99
+    features[7, 1] = np.inf
+    with pytest.raises(ValueError, match="not finite"):
+        metrics.summary(features, labels, features, labels, labels, centers)
