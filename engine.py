@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import models
 from center_loss import CenterLoss
 from datasets import Batches, normalize
 from margin_heads import ArcFace, CosFace, MarginHead
@@ -26,24 +27,53 @@ class Diverged(Exception):
     """A loss that is not finite; the message names the batch."""
 
 
-@dataclass
-class Trainer:
-    """What a run trains: images → `model` → features → `head` → logits, and the centres.
+@dataclass(kw_only=True)
+class Network:
+    """Images → `model` → features → `head` → logits.
 
     `precision` returns the autocast context for the model's forward pass. The features, the
     logits and the losses are float32 in any precision.
     """
 
     model: nn.Module
-    head: nn.Module
+    head: SoftmaxHead | MarginHead
+    precision: Callable[[], AbstractContextManager[Any]]
+    pixel_mean: float
+    pixel_std: float
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return float32 features (B, D) of uint8 images (B, 28, 28)."""
+        with self.precision():
+            return self.model(normalize(images, self.pixel_mean, self.pixel_std))
+
+    @torch.no_grad()
+    def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
+        """Return what the network makes of a whole set under the present weights."""
+        self.model.eval()
+        self.head.eval()
+        features = torch.cat([self.features(part) for part in images.split(EVALUATION_BATCH)])  # (N, D)
+        logits = self.head(features)  # (N, C), without a margin
+        scores, predictions = logits.softmax(dim=1).max(dim=1)
+        return Evaluation(
+            features=features,
+            logits=logits,
+            labels=labels,
+            predictions=predictions,
+            scores=scores,
+            loss=float(F.cross_entropy(logits, labels)),
+            accuracy=100 * float((predictions == labels).double().mean()),
+        )
+
+
+@dataclass(kw_only=True)
+class Trainer(Network):
+    """What a run trains: a network, and the centres."""
+
     center_loss: CenterLoss
     optimizer_model: torch.optim.Optimizer
     optimizer_center: torch.optim.Optimizer
     scheduler_model: torch.optim.lr_scheduler.LRScheduler
     scheduler_center: torch.optim.lr_scheduler.LRScheduler
-    precision: Callable[[], AbstractContextManager[Any]]
-    pixel_mean: float
-    pixel_std: float
     clip: float | None
 
     STATEFUL = ("model", "head", "center_loss", "optimizer_model", "optimizer_center", "scheduler_model", "scheduler_center")  # fmt: skip
@@ -56,11 +86,6 @@ class Trainer:
         """Take up a `state_dict`; other entries are ignored."""
         for name in self.STATEFUL:
             getattr(self, name).load_state_dict(state[name])
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return float32 features (B, D) of uint8 images (B, 28, 28)."""
-        with self.precision():
-            return self.model(normalize(images, self.pixel_mean, self.pixel_std))
 
     def train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[float, Tensor]]:
         """Train on the batches; after each yield the learning rate and (loss_xent, loss_center).
@@ -87,35 +112,40 @@ class Trainer:
             self.scheduler_center.step()
             yield lr, torch.stack([loss_xent.detach(), self.center_loss.last_value])
 
-    @torch.no_grad()
-    def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
-        """Return what the network makes of a whole set under the present weights."""
-        self.model.eval()
-        self.head.eval()
-        features = torch.cat([self.features(part) for part in images.split(EVALUATION_BATCH)])  # (N, D)
-        logits = self.head(features)  # (N, C), without a margin
-        scores, predictions = logits.softmax(dim=1).max(dim=1)
-        return Evaluation(
-            features=features,
-            labels=labels,
-            predictions=predictions,
-            scores=scores,
-            loss=float(F.cross_entropy(logits, labels)),
-            accuracy=100 * float((predictions == labels).double().mean()),
-        )
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Features (N, D), labels and predictions (N,), the top softmax score (N,), all on the device;
-    the mean cross-entropy without margin, and the accuracy in percent."""
+    """Features (N, D), logits (N, C), labels and predictions (N,), the top softmax score (N,), all on
+    the device; the mean cross-entropy without margin, and the accuracy in percent."""
 
     features: Tensor
+    logits: Tensor
     labels: Tensor
     predictions: Tensor
     scores: Tensor
     loss: float
     accuracy: float
+
+
+def build_network(
+    settings: dict[str, Any], num_classes: int, precision: Callable[[], AbstractContextManager[Any]]
+) -> Network:
+    """Return the network that resolved settings name, newly initialized, on the CPU."""
+    model = models.create(
+        settings["model"],
+        feat_dim=settings["feat_dim"],
+        init=settings["init"],
+        feature_prelu=settings["feature_prelu"],
+        overlapping_pool=settings["overlapping_pool"],
+    )
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Network(
+        model=model,
+        head=build_head(settings, num_classes),
+        precision=precision,
+        pixel_mean=settings["pixel_mean"],
+        pixel_std=settings["pixel_std"],
+    )
 
 
 def build_head(settings: dict[str, Any], num_classes: int) -> SoftmaxHead | MarginHead:
@@ -147,8 +177,9 @@ def initial_centers(name: str, head_weight: Tensor) -> Tensor:
 
 def build_optimizers(
     model: nn.Module, head: nn.Module, center_loss: CenterLoss, settings: dict[str, Any], batches: Batches
-) -> tuple[torch.optim.SGD, torch.optim.SGD, torch.optim.lr_scheduler.LambdaLR, torch.optim.lr_scheduler.LambdaLR]:
-    """Return SGD for model and head, SGD for the centres, and a schedule for each, per iteration.
+) -> dict[str, Any]:
+    """Return SGD for model and head, SGD for the centres, and a schedule for each, per iteration,
+    under the names that `Trainer` has for them.
 
     Args:
         settings: a resolved recipe (see recipes.py).
@@ -175,12 +206,12 @@ def build_optimizers(
             return 0.0
         return factor(iteration) if settings["center_schedule"] else 1.0
 
-    return (
-        optimizer_model,
-        optimizer_center,
-        torch.optim.lr_scheduler.LambdaLR(optimizer_model, factor),
-        torch.optim.lr_scheduler.LambdaLR(optimizer_center, center_factor),
-    )
+    return {
+        "optimizer_model": optimizer_model,
+        "optimizer_center": optimizer_center,
+        "scheduler_model": torch.optim.lr_scheduler.LambdaLR(optimizer_model, factor),
+        "scheduler_center": torch.optim.lr_scheduler.LambdaLR(optimizer_center, center_factor),
+    }
 
 
 def _rate_and_decay(name: str, settings: dict[str, Any]) -> tuple[float, float]:

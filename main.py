@@ -212,7 +212,7 @@ def prepare(args: argparse.Namespace) -> Run:
         rest = checkpoint["epoch"] + 1, checkpoint["best"], checkpoint["elapsed"]
         return Run(args.resume, settings, options, data, batches, trainer, log, epochs, iterations, *rest)
     path = utils.make_run_directory(args.save_dir, run_name(settings), args.overwrite)
-    utils.write_config(path, settings, options=options, dataset=describe(data), device=str(device))
+    utils.write_config(path, settings, options=options, dataset=describe(data), epochs=epochs, device=str(device))
     log = utils.RunLog(path, data.name)
     greet(log, path, settings, data, [device_line, f"Creating dataset: {data.name}", *notices])
     return Run(path, settings, options, data, batches, trainer, log, epochs, iterations)
@@ -220,52 +220,33 @@ def prepare(args: argparse.Namespace) -> Run:
 
 def build(settings: dict[str, Any], batches: Batches, num_classes: int, device: torch.device) -> Trainer:
     """Build network, head, losses, optimizers and schedules on the device, from the seed."""
-    import torch
-
-    import models
     from center_loss import CenterLoss
-    from engine import Trainer, build_head, build_optimizers, initial_centers
+    from engine import Trainer, build_network, build_optimizers, initial_centers
     from utils import autocast, seed_everything
 
     seed_everything(settings["seed"])
-    model = models.create(
-        settings["model"],
-        feat_dim=settings["feat_dim"],
-        init=settings["init"],
-        feature_prelu=settings["feature_prelu"],
-        overlapping_pool=settings["overlapping_pool"],
-    ).to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    head = build_head(settings, num_classes).to(device)
+    network = build_network(settings, num_classes, autocast(settings["precision"], device))
     center_loss = CenterLoss(
         num_classes,
         settings["feat_dim"],
         update=settings["center_update"],
         weight=settings["weight_cent"],
-        init=initial_centers(settings["center_init"], head.weight),
-    ).to(device)
+        init=initial_centers(settings["center_init"], network.head.weight),
+    )
+    for module in (network.model, network.head, center_loss):
+        module.to(device)
     return Trainer(
-        model,
-        head,
-        center_loss,
-        *build_optimizers(model, head, center_loss, settings, batches),
-        precision=autocast(settings["precision"], device),
-        pixel_mean=settings["pixel_mean"],
-        pixel_std=settings["pixel_std"],
+        **vars(network),
+        center_loss=center_loss,
+        **build_optimizers(network.model, network.head, center_loss, settings, batches),
         clip=settings["clip"],
     )
 
 
 def complete(settings: dict[str, Any], by_hand: dict[str, Any], dataset: str, device: torch.device) -> dict[str, Any]:
     """Return the settings with everything that was left open decided."""
-    from engine import MARGIN_HEADS
     from utils import choose_precision
 
-    if settings["head"] in MARGIN_HEADS:
-        by_hand = {"weight_cent": 0.0} | by_hand  # a margin head alone, unless λ is asked for
-        plain = MARGIN_HEADS[settings["head"]]()
-        for key, value in (("scale", plain.s), ("margin", plain.m)):
-            settings[key] = value if settings[key] is None else settings[key]
     asked = settings["dataset"]
     settings = settings | resolve(settings["recipe"], dataset, by_hand)
     precision, why = choose_precision(settings["precision"], device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Ten colours that people with colour-blindness tell apart (Petroff 2021); the class is also
 # written at its centre.
@@ -25,33 +27,51 @@ COLORS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 
+SCORE_AXES = {  # what the axis of a score says, where that is more than its name
+    "softmax probability": "log-odds of the top softmax probability",
+    "centre distance": "− distance to the nearest centre",
+    "class mean distance": "− distance to the nearest class mean",
+}
 
-def scatter(ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndarray, classes: list[int]) -> None:
+
+def scatter(
+    ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndarray, classes: list[int], size: float = 1.0
+) -> None:
     """Draw features (N, 2), one colour a class, and the centres (C, 2), with equal axes.
 
     Args:
         labels: integers (N,) in [0, C).
         classes: the original label of each class, for the legend.
+        size: area of the marks, relative to what suits a page-wide figure.
     """
-    size = float(np.clip(20_000 / max(len(labels), 1), 0.6, 12.0))
+    points = size * float(np.clip(20_000 / max(len(labels), 1), 0.6, 12.0))
     order = np.random.default_rng(0).permutation(len(labels))  # no class hides another by its number
     colors = np.array(COLORS)[np.array(classes)]
     ax.scatter(
         features[order, 0],
         features[order, 1],
-        s=size,
+        s=points,
         c=colors[labels[order]],
         linewidths=0,
         alpha=0.6,
         rasterized=True,
     )
     for color, digit in zip(colors, classes, strict=True):
-        ax.scatter([], [], s=40, c=[color], label=str(digit))
+        ax.scatter([], [], s=40 * size, c=[color], label=str(digit))
     ax.scatter(
-        centers[:, 0], centers[:, 1], s=150, c="white", edgecolors="black", linewidths=1.0, zorder=3, label="centre"
+        centers[:, 0],
+        centers[:, 1],
+        s=150 * size,
+        c="white",
+        edgecolors="black",
+        linewidths=0.9,
+        zorder=3,
+        label="centre",
     )
     for (x, y), digit in zip(centers, classes, strict=True):
-        ax.annotate(str(digit), (x, y), ha="center", va="center_baseline", fontsize=8, fontweight="bold", zorder=4)
+        ax.annotate(
+            str(digit), (x, y), ha="center", va="center_baseline", fontsize=4 + 4 * size, fontweight="bold", zorder=4
+        )
     ax.set_aspect("equal", adjustable="datalim")
     ax.grid(True, linewidth=0.4, alpha=0.4)
     ax.set_axisbelow(True)
@@ -81,12 +101,25 @@ def loss_name(settings: dict[str, Any]) -> str:
     return f"{name} + center loss (λ = {weight:g})" if weight > 0 else f"{name} only (λ = 0)"
 
 
+def read_arrays(run: Path, epoch: int) -> dict[str, np.ndarray]:
+    """Return the arrays of ``features/epoch_N.npz``.
+
+    Raises:
+        ValueError, OSError: if the file is damaged or missing.
+    """
+    with open(run / "features" / f"epoch_{epoch}.npz", "rb") as file:
+        try:
+            with np.load(file) as data:
+                return {key: data[key] for key in data.files}
+        except (BadZipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{file.name}: damaged ({error})") from None
+
+
 def read_epoch(run: Path, epoch: int) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
     """Return a run's config.json, the arrays of an epoch with its points in two dimensions, and
     what the axes show."""
     config = json.loads((run / "config.json").read_text())
-    with np.load(run / "features" / f"epoch_{epoch}.npz") as data:
-        arrays = {key: data[key] for key in data.files}
+    arrays = read_arrays(run, epoch)
     dimension = arrays["centers"].shape[1]
     keys = ("train_features", "test_features", "centers")
     points, axis = to_two_dimensions(*(arrays[key] for key in keys))
@@ -95,19 +128,18 @@ def read_epoch(run: Path, epoch: int) -> tuple[dict[str, Any], dict[str, np.ndar
     return config, arrays | dict(zip(keys, points, strict=True)), axis
 
 
-def draw_part(ax: Axes, run: Path, epoch: int, part: str) -> None:
+def draw_part(ax: Axes, run: Path, epoch: int, part: str, size: float = 1.0) -> None:
     """Draw one set of an epoch, ``train`` or ``test``, with title and axes."""
     config, arrays, axis = read_epoch(run, epoch)
     classes = config["dataset"]["classes"]
-    scatter(ax, arrays[f"{part}_features"], arrays[f"{part}_labels"], arrays["centers"], classes)
+    scatter(ax, arrays[f"{part}_features"], arrays[f"{part}_labels"], arrays["centers"], classes, size)
     accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
     which = {"train": "training set", "test": "test set"}[part]
     ax.set_xlabel(f"first {axis}" if axis != "only feature" else axis)
     ax.set_ylabel(f"second {axis}" if axis != "only feature" else "")
     ax.set_title(
         f"{loss_name(config['settings'])}\n"
-        f"{config['dataset']['name']} {which}, epoch {epoch}, test accuracy {accuracy:.2f} %",
-        fontsize=11,
+        f"{config['dataset']['name']} {which}, epoch {epoch}, test accuracy {accuracy:.2f} %"
     )
 
 
@@ -121,23 +153,60 @@ def draw_epoch(run: Path, epoch: int) -> None:
         draw_part(ax, run, epoch, part)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         (run / part).mkdir(exist_ok=True)
-        unfinished = run / part / f".epoch_{epoch}.png"
-        figure.savefig(unfinished, dpi=150)
-        unfinished.replace(run / part / f"epoch_{epoch}.png")  # whole or not at all
+        _save(figure, run / part / f"epoch_{epoch}.png", dpi=150)
 
 
-def side_by_side(runs: list[Path], path: Path) -> None:
-    """Draw the last epochs of several runs into one file: a column a run, training set above test set."""
+def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test")) -> None:
+    """Draw the last epochs of several runs into one file: a column a run, a row a part, for a paper."""
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6 * len(runs) + 0.8, 10.6), layout="constrained")
-    axes = figure.subplots(2, len(runs), squeeze=False)
-    for column, run in enumerate(runs):
-        for row, part in enumerate(("train", "test")):
-            draw_part(axes[row, column], run, kept_epochs(run)[-1], part)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
-    figure.savefig(path, dpi=110)
+    with rc_context({"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6}):
+        figure = Figure(figsize=(3.2 * len(runs) + 0.7, 3.1 * len(parts) + 0.3), layout="constrained")
+        axes = figure.subplots(len(parts), len(runs), squeeze=False)
+        for column, run in enumerate(runs):
+            for row, part in enumerate(parts):
+                draw_part(axes[row, column], run, kept_epochs(run)[-1], part, size=0.25)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", frameon=False)
+        _save(figure, path, dpi=200)
+
+
+def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) -> None:
+    """Draw histograms of scores for known and unknown samples: a column a run, a row a score.
+
+    Args:
+        panels: of each run, of each score, the values (N,) of each set of samples.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    scores = list(next(iter(panels.values())))
+    with rc_context({"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6}):
+        figure = Figure(figsize=(3.2 * len(panels), 1.7 * len(scores) + 0.6), layout="constrained")
+        axes = figure.subplots(len(scores), len(panels), squeeze=False)
+        for column, (run, of_run) in enumerate(panels.items()):
+            for row, score in enumerate(scores):
+                ax = axes[row, column]
+                low, high = np.quantile(np.concatenate(list(of_run[score].values())), [0.002, 0.998])
+                bins = np.linspace(low, max(high, low + 1e-6), 60)
+                for number, (name, values) in enumerate(of_run[score].items()):
+                    style = dict(histtype="stepfilled", alpha=0.5) if number == 0 else dict(histtype="step", lw=1.2)
+                    shown = np.clip(values, bins[0], bins[-1])
+                    ax.hist(shown, bins, density=True, color=COLORS[number], label=name, **style)
+                ax.set_xlabel(SCORE_AXES.get(score, score))
+                ax.set_yticks([])
+            axes[0, column].set_title(run)
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=len(labels))
+        _save(figure, path, dpi=200)
+
+
+def _save(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure, whole or not at all."""
+    unfinished = path.with_name(f".{path.name}")
+    figure.savefig(unfinished, dpi=dpi, format="png")
+    unfinished.replace(path)
 
 
 def kept_epochs(run: Path) -> list[int]:
@@ -150,7 +219,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Draw the feature scatters of runs again.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
     parser.add_argument("--epochs", type=int, nargs="+", metavar="N", help="which (default: all that are kept)")
-    parser.add_argument("--side-by-side", type=Path, metavar="FILE", help="draw the runs' last epochs into one file")
     args = parser.parse_args()
     for run in args.runs:
         kept = kept_epochs(run)
@@ -160,13 +228,11 @@ def main() -> int:
     jobs: list[Callable[[], None]] = [
         partial(draw_epoch, run, epoch) for run in args.runs for epoch in args.epochs or kept_epochs(run)
     ]
-    if args.side_by_side:
-        jobs = [partial(side_by_side, args.runs, args.side_by_side)]
     failed = 0
     for job in jobs:  # one that fails does not keep the others from being drawn
         try:
             job()
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError) as error:
             print(f"plots.py: error: {type(error).__name__}: {error}", file=sys.stderr)
             failed = 2
     return failed

@@ -126,6 +126,15 @@ FOR_DATASET: dict[tuple[str, str], dict[str, Any]] = {
 }
 
 
+# A margin head works alone unless λ is asked for. In two dimensions ten classes are 36° apart:
+# scale and margin are smaller than for faces.
+FOR_HEAD: dict[str, dict[str, Any]] = {
+    "arcface": dict(weight_cent=0.0, scale=30.0, margin=0.2),
+    "cosface": dict(weight_cent=0.0, scale=30.0, margin=0.1),
+}
+
+
 def resolve(recipe: str, dataset: str, by_hand: dict[str, Any]) -> dict[str, Any]:
-    """Return every setting: the recipe's, then its changes for the data set, then those by hand."""
-    return RECIPES[recipe] | FOR_DATASET.get((recipe, dataset), {}) | by_hand
+    """Return every setting: the recipe's, then its changes for data set and head, then those by hand."""
+    head = FOR_HEAD.get(by_hand.get("head", "softmax"), {})
+    return RECIPES[recipe] | FOR_DATASET.get((recipe, dataset), {}) | head | by_hand

@@ -270,9 +270,9 @@ class LossMeter:
         return float(self.sums[0] / max(self.count, 1))
 
 
-def progress_bar(steps: Iterable[T], total: int, title: str) -> Iterable[T]:
+def progress_bar(steps: Iterable[T], total: int, title: str, unit: str = "batch") -> Iterable[T]:
     """Return the same steps, with a bar on a terminal."""
-    return tqdm(steps, desc=title, total=total, unit="batch", leave=False, disable=not sys.stderr.isatty())
+    return tqdm(steps, desc=title, total=total, unit=unit, leave=False, disable=not sys.stderr.isatty())
 
 
 def hours(seconds: float) -> str:

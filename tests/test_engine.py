@@ -29,7 +29,8 @@ def make_trainer(digits: Digits, weight_cent: float, recipe: str = "default", **
         init=initial_centers(settings["center_init"], head.weight),
     )  # fmt: skip
     trainer = Trainer(
-        model, head, center_loss, *build_optimizers(model, head, center_loss, settings, batches),
+        model=model, head=head, center_loss=center_loss,
+        **build_optimizers(model, head, center_loss, settings, batches),
         precision=contextlib.nullcontext, pixel_mean=settings["pixel_mean"], pixel_std=settings["pixel_std"],
         clip=settings["clip"],
     )  # fmt: skip
@@ -103,7 +104,8 @@ def test_paper_groups() -> None:
     settings = SETTINGS | resolve("paper", "mnist", {})
     model, head = LeNetPP(2, feature_prelu=True), build_head(settings, 10)
     batches = Batches(torch.zeros(128, 28, 28, dtype=torch.uint8), torch.zeros(128).long(), 128, 0)
-    sgd, sgd_center, _, schedule = build_optimizers(model, head, CenterLoss(), settings, batches)
+    built = build_optimizers(model, head, CenterLoss(), settings, batches)
+    sgd, sgd_center, schedule = built["optimizer_model"], built["optimizer_center"], built["scheduler_center"]
     biases = {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
     for group in sgd.param_groups:
         for parameter in group["params"]:

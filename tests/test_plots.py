@@ -72,9 +72,6 @@ def test_command_draws_again_and_says_what_is_missing(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "plots.py"), str(tmp_path)]
     assert subprocess.run(command, check=False).returncode == 0
     assert (tmp_path / "train" / "epoch_7.png").exists()
-    both = tmp_path / "both.png"
-    assert subprocess.run([*command, str(tmp_path), "--side-by-side", str(both)], check=False).returncode == 0
-    assert both.stat().st_size > 10_000
     missing = subprocess.run([*command, "--epochs", "8"], capture_output=True, text=True, check=False)
     assert missing.returncode == 2
     assert "no features of epoch 8" in missing.stderr

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from recipes import DEFAULT, PAPER, RECIPES, REFERENCE, resolve
+import inspect
+
+import pytest
+
+from engine import MARGIN_HEADS
+from recipes import DEFAULT, FOR_HEAD, PAPER, RECIPES, REFERENCE, resolve
 
 
 def test_reference_is_as_published() -> None:
@@ -35,3 +40,12 @@ def test_by_hand_wins_over_data_set_wins_over_recipe() -> None:
     assert resolve("default", "mnist5k", {})["batch_size"] == 64
     assert resolve("default", "mnist5k", {"batch_size": 7})["batch_size"] == 7
     assert resolve("reference", "mnist5k", {})["batch_size"] == 128
+
+
+@pytest.mark.parametrize("head", ["arcface", "cosface"])
+def test_margin_heads_stand_alone_with_their_own_defaults(head: str) -> None:
+    parameters = inspect.signature(MARGIN_HEADS[head]).parameters
+    assert FOR_HEAD[head] == dict(weight_cent=0.0, scale=parameters["s"].default, margin=parameters["m"].default)
+    assert resolve("default", "mnist", {"head": head})["weight_cent"] == 0
+    assert resolve("default", "mnist", {"head": head, "weight_cent": 0.3, "margin": 0.1})["weight_cent"] == 0.3
+    assert "scale" not in resolve("default", "mnist", {"head": "softmax"})

@@ -1,0 +1,335 @@
+"""Compare losses with numbers and figures: trains the runs that are missing, then reads run directories.
+
+python compare.py --losses softmax center arcface --seeds 1 2 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import signal
+import statistics
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import metrics
+import plots
+import sweep
+from arguments import number, parse_arguments
+from datasets import DataError, load_images
+from openset import Scored, score_runs
+from plots import loss_name
+from recipes import RECIPES
+from utils import RunError, progress_bar
+
+LOSSES = {  # name: head, and whether the centre loss is added
+    "softmax": ("softmax", False),
+    "center": ("softmax", True),
+    "arcface": ("arcface", False),
+    "cosface": ("cosface", False),
+    "arcface+center": ("arcface", True),
+    "cosface+center": ("cosface", True),
+}
+SPLITS = (  # the literature's five choices of known digits, see docs/comparing.md
+    (2, 4, 5, 9, 8, 3),
+    (3, 2, 6, 9, 4, 0),
+    (5, 8, 3, 2, 4, 6),
+    (3, 7, 8, 4, 0, 5),
+    (6, 3, 4, 9, 8, 2),
+)
+OWN_FLAGS = ("seed", "weight_cent", "head", "save_dir", "resume", "overwrite", "stop_after")
+# What may differ between the runs of one row.
+ASIDE = ("seed", "precision_why", "asked_dataset", "asked_precision")
+
+
+class CompareError(Exception):
+    """A comparison that cannot be made; the message is one line for the user."""
+
+
+@dataclass
+class Run:
+    """A finished run: its config.json and the arrays of its last epoch."""
+
+    path: Path
+    config: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return self.config["settings"]
+
+    @property
+    def unseen(self) -> list[int]:
+        """The digits that a run with --known-classes has never seen."""
+        return [digit for digit in range(10) if digit not in self.config["dataset"]["classes"]]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return compare(parse(sys.argv[1:] if argv is None else argv))
+    except (CompareError, DataError, RunError) as error:
+        print(f"compare.py: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"compare.py: error: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted. The same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Return the arguments; what follows a bare ``--`` as `more`, flags of main.py."""
+    split = argv.index("--") if "--" in argv else len(argv)
+    parser = argparse.ArgumentParser(
+        description="Train runs that differ in their loss, or take finished ones, and compare them.",
+        epilog="Everything after a bare -- is handed to main.py: compare.py --seeds 1 2 -- --max-epoch 2 --use-cpu",
+    )
+    weight = number(float, 0, 1e6)
+    which = parser.add_argument_group("which runs")
+    which.add_argument("--losses", nargs="+", choices=LOSSES, metavar="LOSS", help=f"of {', '.join(LOSSES)} (default: softmax center)")  # fmt: skip
+    which.add_argument("--weights-cent", nargs="+", type=weight, metavar="λ", help="each loss with centre loss at each of these weights; draws lambda_sweep.png too (default: the recipe's λ)")  # fmt: skip
+    which.add_argument("--seeds", nargs="+", type=number(int, 0, 2**31 - 1), metavar="N", help="each of them with each seed (default: 1)")  # fmt: skip
+    which.add_argument("--runs", nargs="+", type=Path, metavar="DIR", help="compare these runs, train nothing")
+    which.add_argument("--jobs", type=number(int, 1, 1024), default=1, metavar="N", help="train so many at once (default: 1)")  # fmt: skip
+    what = parser.add_argument_group("what is made")
+    what.add_argument("--out", type=Path, default=Path("log/compare"), metavar="DIR", help="where it is written, the runs under runs/ (default: log/compare)")  # fmt: skip
+    what.add_argument("--open-set", action="store_true", help="train on the literature's five splits of the digits, and score each run on the digits it never saw")  # fmt: skip
+    what.add_argument("--unknowns", nargs="+", default=[], metavar="NAME_OR_DIR", help="score runs on these images: mnist, fashion-mnist, kmnist, or a folder with IDX images")  # fmt: skip
+    args = parser.parse_args(argv[:split])
+    args.more = argv[split + 1 :]
+    if args.runs and (args.losses or args.weights_cent or args.seeds or args.more):
+        parser.error("--runs compares runs that are there: leave --losses, --weights-cent, --seeds and -- out")
+    if args.runs and args.open_set:
+        parser.error("--runs of --known-classes are scored on the digits they never saw without --open-set")
+    given = parse_arguments(args.more)  # ends here for a flag that main.py would refuse
+    own = [key for key in OWN_FLAGS if key in given.settings or getattr(given, key, None)]
+    if args.open_set and given.known_classes:
+        own.append("known_classes")
+    if own:
+        parser.error(f"--{own[0].replace('_', '-')} is set by compare.py (--losses, --weights-cent, --seeds, --out)")
+    args.losses = args.losses or (["center"] if args.weights_cent else ["softmax", "center"])
+    return args
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Train what is missing, then write tables and figures; return the exit status."""
+    for source in args.unknowns:  # before hours of training
+        load_images(source, Path("data"))
+    args.out.mkdir(parents=True, exist_ok=True)
+    failed: dict[str, str] = {}
+    if args.runs:
+        paths = list(dict.fromkeys(args.runs))
+    else:
+        wanted = list(plan(args))
+        missing = sweep.find(wanted, args.out / "runs", sorted(args.out.parent.glob("*/")))
+        print(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them are there", flush=True)
+        failed = sweep.train(missing, args.jobs)
+        paths = [run.path for run in wanted if run.path and run.name not in failed]
+    runs = [read_run(path) for path in paths]
+    if not runs:
+        raise CompareError(f"no run to compare: {'; '.join(failed.values())}")
+
+    written = []
+    if not args.open_set:
+        for run in progress(runs, "Metrics"):
+            run.numbers = numbers_of(run)
+        written += write_comparison(args.out, runs, every_run=bool(args.runs))
+        if args.weights_cent:
+            written.append(args.out / "lambda_sweep.png")
+            plots.grid([rows[0].path for rows in by_row(runs).values()], written[-1], parts=("train",))
+        print((args.out / "comparison.md").read_text())
+    if args.unknowns or any(run.unseen for run in runs):
+        written += write_open_set(args.out, score_runs(list(progress(runs, "Open set")), args.unknowns), runs)
+        print((args.out / "open_set.md").read_text())
+    print("Wrote " + ", ".join(map(str, written)))
+    for name, reason in failed.items():
+        print(f"compare.py: {name} failed: {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def plan(args: argparse.Namespace) -> Iterator[sweep.Wanted]:
+    """Yield the runs that a comparison is made of."""
+    recipe = RECIPES[parse_arguments(args.more).recipe or "default"]
+    weights = args.weights_cent or [recipe["weight_cent"]]
+    splits = SPLITS if args.open_set else (None,)
+    seen = set()
+    for loss, seed, (which, split) in itertools.product(args.losses, args.seeds or [1], enumerate(splits, 1)):
+        head, with_center = LOSSES[loss]
+        for weight in weights if with_center else [0.0]:
+            name = f"{loss}-{weight:g}" if with_center and args.weights_cent else loss
+            name += f"-split{which}" if split else ""
+            flags = ["--head", head, "--weight-cent", f"{weight:g}", "--seed", str(seed), *args.more]
+            flags += ["--known-classes", *map(str, split)] if split else []
+            if (head, weight, seed, split) not in seen:  # centre loss at λ = 0 is softmax
+                seen.add((head, weight, seed, split))
+                yield sweep.Wanted(f"{name}-{seed}", flags)
+
+
+def read_run(path: Path) -> Run:
+    """Return the run in a directory.
+
+    Raises:
+        CompareError: if there is none, or it is not finished.
+    """
+    if not (path / "config.json").is_file():
+        raise CompareError(f"{path}: holds no run (no config.json)")
+    kept = plots.kept_epochs(path)
+    done, epochs = sweep.epochs_of(path)
+    if not kept or kept[-1] != epochs:
+        raise CompareError(f"{path}: has finished {done} of {epochs} epochs; go on with python main.py --resume {path}")
+    try:
+        config = json.loads((path / "config.json").read_text())
+        return Run(path, config, plots.read_arrays(path, kept[-1]))
+    except (OSError, ValueError, KeyError) as error:
+        raise CompareError(f"{path}: cannot be read: {error}") from None
+
+
+def numbers_of(run: Run) -> dict[str, float]:
+    """Return the run's metrics, on the test set."""
+    arrays = run.arrays
+    train_labels, labels, predictions = (
+        arrays[key].astype(int) for key in ("train_labels", "test_labels", "test_predictions")
+    )
+    try:
+        return metrics.summary(
+            arrays["train_features"], train_labels, arrays["test_features"], labels, predictions, arrays["centers"]
+        )
+    except ValueError as error:  # features that have left the finite, or lie on one point
+        print(f"compare.py: {run.path}: no metrics but the accuracy: {error}", file=sys.stderr)
+        return {"accuracy": metrics.accuracy(predictions, labels)}
+
+
+def by_row(runs: Iterable[Run], aside: tuple[str, ...] = ASIDE) -> dict[str, list[Run]]:
+    """Return the runs by what a row of a table calls them: the loss, and what else differs in the settings,
+    but for those `aside`."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        key = json.dumps({k: v for k, v in run.settings.items() if k not in aside}, sort_keys=True)
+        groups.setdefault(key, []).append(run)
+    names = {key: loss_name(group[0].settings) for key, group in groups.items()}
+    rows = {}
+    for key, group in groups.items():
+        twins = [groups[other][0].settings for other in groups if names[other] == names[key]]
+        differing = [
+            f"{k} {v}"
+            for k, v in group[0].settings.items()
+            if k not in aside and any(twin.get(k) != v for twin in twins)
+        ]
+        rows[", ".join([names[key], *differing[:4]])] = group
+    return rows
+
+
+def write_comparison(out: Path, runs: list[Run], every_run: bool) -> list[Path]:
+    """Write comparison.png, .md and .csv, and runs.csv; return their paths."""
+    rows = by_row(runs)
+    columns = [run.path for run in runs] if every_run else [group[0].path for group in rows.values()]
+    plots.grid(columns, out / "comparison.png")
+    table = {name: [run.numbers for run in group] for name, group in rows.items()}
+    (out / "comparison.md").write_text(
+        "\n\n".join(
+            [
+                f"Test set of {', '.join(sorted({run.config['dataset']['name'] for run in runs}))}, last epoch; "
+                "mean ± standard deviation over n runs, ↑ more is better, ↓ less. Rates in percent.",
+                markdown(table, dict(list(metrics.BETTER.items())[:6])),
+                markdown(table, dict(list(metrics.BETTER.items())[6:])),
+                provenance(runs),
+            ]
+        )
+        + "\n"
+    )
+    write_csv(out / "comparison.csv", table, metrics.BETTER)
+    with open(out / "runs.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["loss", "seed", "run", *metrics.BETTER])
+        for name, group in rows.items():
+            for run in group:
+                numbers = [run.numbers.get(key, "") for key in metrics.BETTER]
+                writer.writerow([name, run.settings["seed"], run.path, *numbers])
+    return [out / name for name in ("comparison.png", "comparison.md", "comparison.csv", "runs.csv")]
+
+
+def write_open_set(out: Path, scored: list[Scored], runs: list[Run]) -> list[Path]:
+    """Write open_set.png, .md and .csv; return their paths."""
+    rows = by_row(runs, aside=(*ASIDE, "known_classes"))  # a row is a mean over splits, too
+    table: dict[str, list[dict[str, float]]] = {}
+    panels: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for name, group in rows.items():
+        for part in scored:
+            if part.run in group:
+                table.setdefault(f"{name} | {part.unknowns} | {part.score}", []).append(part.numbers())
+            if part.run is group[0]:
+                shown = panels.setdefault(name, {}).setdefault(part.score, {"known": part.known})
+                shown[part.unknowns] = part.unknown
+    (out / "open_set.md").write_text(
+        "Known: the test images of the classes trained on. Mean ± standard deviation over n runs, in percent.\n\n"
+        + markdown(table, metrics.OPEN_SET_BETTER, label="loss | unknown | score")
+        + f"\n\n{provenance(runs)}\n"
+    )
+    write_csv(out / "open_set.csv", table, metrics.OPEN_SET_BETTER, labels=("loss", "unknown", "score"))
+    plots.histograms(panels, out / "open_set.png")
+    return [out / name for name in ("open_set.png", "open_set.md", "open_set.csv")]
+
+
+def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation over runs; a single run has no deviation."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def markdown(table: dict[str, list[dict[str, float]]], better: dict[str, str], label: str = "loss") -> str:
+    """Return a table with one row a name: mean ± standard deviation of each number, and n."""
+    lines = ["| " + " | ".join([label, *(f"{name} {way}" for name, way in better.items()), "n"]) + " |"]
+    lines.append("|" + "---|" * (lines[0].count("|") - 1))
+    for name, runs in table.items():
+        cells = []
+        for key in better:
+            mean, spread = mean_and_spread([run.get(key, float("nan")) for run in runs])
+            digits = 2 if key not in ("compactness", "silhouette", "drift") else 3
+            cells.append(f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}"))
+        lines.append("| " + " | ".join([name, *cells, str(len(runs))]) + " |")
+    return "\n".join(lines)
+
+
+def write_csv(
+    path: Path, table: dict[str, list[dict[str, float]]], better: Iterable[str], labels: tuple[str, ...] = ("loss",)
+) -> None:
+    """Write the same table with one column for each mean and one for each deviation."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*labels, "n", *(f"{key} {part}" for key in better for part in ("mean", "std"))])
+        for name, runs in table.items():
+            cells = (mean_and_spread([run.get(key, float("nan")) for run in runs]) for key in better)
+            writer.writerow([*name.split(" | "), len(runs), *("" if v is None else v for cell in cells for v in cell)])
+
+
+def provenance(runs: list[Run]) -> str:
+    """Return where the runs were made and how."""
+    machines = {
+        f"{run.config['machine']['processor']} ({run.config['device']}, {run.config['machine']['threads']} threads), "
+        f"torch {run.config['versions']['torch']}, {run.settings['precision']}"
+        for run in runs
+    }
+    seeds = sorted({run.settings["seed"] for run in runs})
+    recipes = sorted({f"{run.settings['recipe']}, {sweep.epochs_of(run.path)[1]} epochs" for run in runs})
+    return f"Recipe: {'; '.join(recipes)}. Seeds: {', '.join(map(str, seeds))}. Made on: {'; '.join(sorted(machines))}."
+
+
+def progress(runs: list[Run], title: str) -> Iterable[Run]:
+    """Return the same runs, with a bar on a terminal."""
+    return progress_bar(runs, len(runs), title, unit="run")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

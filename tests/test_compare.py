@@ -1,0 +1,284 @@
+"""From flags to runs to tables: what is trained, what is reused, what is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, write_idx
+
+import compare
+import metrics
+import sweep
+
+# Two digits, one epoch: seconds.
+QUICK = ["--", "-d", "mnist5k", "--use-cpu", "--known-classes", "3", "8", "--max-epoch", "1", "--batch-size", "128"]
+
+
+def run_compare(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "compare.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Softmax and centre loss, two seeds of each, two at once; and what was printed."""
+    out = tmp_path_factory.mktemp("log") / "compare"
+    done = run_compare("--seeds", 1, 2, "--jobs", 2, "--out", out, *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return out, done.stdout
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_trains_each_loss_with_each_seed(compared: tuple[Path, str]) -> None:
+    out, printed = compared
+    assert "4 runs, 0 of them are there" in printed
+    assert "Run 4 of 4: " in printed
+    made = {path.parent.name: json.loads(path.read_text())["settings"] for path in out.glob("runs/*/config.json")}
+    assert {name: (made[name]["weight_cent"], made[name]["seed"]) for name in made} == {
+        "softmax-1": (0, 1), "softmax-2": (0, 2), "center-1": (0.1, 1), "center-2": (0.1, 2),
+    }  # fmt: skip
+
+
+def test_tables_hold_mean_and_deviation_of_the_runs(compared: tuple[Path, str]) -> None:
+    out, printed = compared
+    table = rows(out / "comparison.csv")
+    assert [row["loss"] for row in table] == ["softmax only (λ = 0)", "softmax + center loss (λ = 0.1)"]
+    assert [row["n"] for row in table] == ["2", "2"]
+    runs = rows(out / "runs.csv")
+    for row in table:
+        for key in metrics.BETTER:
+            values = [float(run[key]) for run in runs if run["loss"] == row["loss"]]
+            assert float(row[f"{key} mean"]) == pytest.approx(np.mean(values))
+            assert float(row[f"{key} std"]) == pytest.approx(np.std(values, ddof=1))
+    for run in runs:
+        with np.load(Path(run["run"]) / "features" / "epoch_1.npz") as data:
+            assert float(run["accuracy"]) == 100 * np.mean(data["test_predictions"] == data["test_labels"])
+    markdown = (out / "comparison.md").read_text()
+    assert markdown in printed
+    accuracy = f"{float(table[0]['accuracy mean']):.2f} ± {float(table[0]['accuracy std']):.2f}"
+    assert f"| softmax only (λ = 0) | {accuracy} |" in markdown
+    assert "Test set of mnist5k" in markdown
+    assert "Seeds: 1, 2." in markdown
+
+
+def test_figures(compared: tuple[Path, str]) -> None:
+    from matplotlib.image import imread
+
+    height, width = imread(compared[0] / "comparison.png").shape[:2]
+    assert width > 1_200
+    assert height > 1_200
+    assert (compared[0] / "open_set.png").stat().st_size > 10_000
+
+
+def test_unseen_digits_are_scored(compared: tuple[Path, str]) -> None:
+    table = rows(compared[0] / "open_set.csv")
+    assert len(table) == 2 * 4
+    assert {row["unknown"] for row in table} == {"unseen digits"}
+    for row in table:
+        assert row["n"] == "2"
+        assert 50 < float(row["AUROC mean"]) <= 100
+        assert float(row["OSCR mean"]) <= float(row["AUROC mean"]) + 1e-9
+
+
+def test_started_again_it_trains_what_is_missing_alone(compared: tuple[Path, str]) -> None:
+    out, _ = compared
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/config.json")}
+    table = (out / "comparison.csv").read_text()
+    again = run_compare("--seeds", 1, 2, "--out", out, *QUICK)
+    assert again.returncode == 0, again.stderr
+    assert "4 runs, 4 of them are there" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/config.json")} == before
+    assert (out / "comparison.csv").read_text() == table
+
+
+def test_runs_are_compared_without_training(compared: tuple[Path, str], tmp_path: Path) -> None:
+    out, _ = compared
+    elsewhere = tmp_path / "from another machine"
+    shutil.copytree(out / "runs" / "center-1", elsewhere)
+    letters = np.random.default_rng(0).integers(0, 256, (50, 28, 28), dtype=np.uint8)
+    write_idx(tmp_path / "letters" / "raw" / "t10k-images-idx3-ubyte", letters)
+    done = run_compare("--runs", elsewhere, "--out", tmp_path / "out", "--unknowns", tmp_path / "letters")
+    assert done.returncode == 0, done.stderr
+    (row,) = rows(tmp_path / "out" / "runs.csv")
+    (same,) = (run for run in rows(out / "runs.csv") if run["run"].endswith("center-1"))
+    assert {**row, "run": ""} == {**same, "run": ""}
+    table = rows(tmp_path / "out" / "open_set.csv")
+    assert [row["unknown"] for row in table] == ["unseen digits"] * 4 + ["letters"] * 4
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_settings_decide_what_is_reused(compared: tuple[Path, str], tmp_path: Path) -> None:
+    path = compared[0] / "runs" / "center-1"
+    flags = ["--head", "softmax", "--weight-cent", "0.1", "--seed", "1", *QUICK[1:]]
+    assert sweep.is_that_run(path, flags)
+    assert sweep.is_finished(path)
+    for other in (["--seed", "2"], ["--max-epoch", "2"], ["--lr-cent", "0.4"], ["--head", "arcface"], ["-d", "mnist"]):
+        assert not sweep.is_that_run(path, [*flags, *other]), other
+    everything = [flag for flag in flags if flag not in ("--known-classes", "3", "8")]
+    assert not sweep.is_that_run(path, everything)
+    assert not sweep.is_that_run(tmp_path, flags)
+    wanted = [sweep.Wanted("center-1", flags), sweep.Wanted("center-1", [*flags, "--max-epoch", "2"])]
+    (missing,) = sweep.find(wanted, path.parent, [])
+    assert wanted[0].path == path
+    assert missing.path == path.parent / "center-1-2"  # the name is taken by a run with other settings
+
+
+def test_auto_takes_the_small_digits_only_while_there_is_no_mnist(
+    compared: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(compared[0] / "runs" / "center-1", path)
+    config = json.loads((path / "config.json").read_text())
+    config["settings"]["asked_dataset"] = "auto"
+    (path / "config.json").write_text(json.dumps(config))
+    flags = ["--weight-cent", "0.1", *QUICK[3:], "--data-root", str(tmp_path)]
+    assert sweep.is_that_run(path, flags)
+    monkeypatch.setattr("datasets.is_there", lambda name, root: root == tmp_path)
+    assert not sweep.is_that_run(path, flags)
+
+
+def test_a_run_that_fails_does_not_lose_the_others(
+    compared: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failing = tmp_path / "main.py"
+    failing.write_text("print('main.py: error: the disk has gone')\nraise SystemExit(2)\n")
+    monkeypatch.setattr(sweep, "MAIN", failing)
+    monkeypatch.chdir(ROOT)
+    out = tmp_path / "compare"
+    shutil.copytree(compared[0] / "runs", out / "runs")
+    assert compare.main(["--seeds", "1", "9", "--out", str(out), *QUICK]) == 1
+    printed = capfd.readouterr()
+    assert "softmax-9 failed: main.py: error: the disk has gone (see " in printed.err
+    assert "center-9 failed" in printed.err
+    assert [row["n"] for row in rows(out / "comparison.csv")] == ["1", "1"]
+
+
+def test_ended_it_keeps_what_was_trained_and_goes_on_there(tmp_path: Path) -> None:
+    out = tmp_path / "compare"
+    longer = [*QUICK[:-3], "4", *QUICK[-2:], "--print-freq", "1"]
+    arguments = ["--losses", "center", "--out", out, *longer]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "compare.py"), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    run = out / "runs" / "center-1"
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert b"The same command goes on" in errors
+    assert 1 <= sweep.epochs_of(run)[0] < 4
+    assert "Interrupted" in run.with_name("center-1.out").read_text()
+    again = run_compare(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "1 runs, 0 of them are there" in again.stdout
+    assert "Resuming" in run.with_name("center-1.out").read_text()
+    assert sweep.is_finished(run)
+
+
+def test_plan_of_a_sweep_and_of_the_open_set() -> None:
+    runs = list(compare.plan(compare.parse(["--weights-cent", "0", "0.01", "1", "--seeds", "4", "5"])))
+    assert [run.name for run in runs] == [f"center-{w}-{s}" for s in (4, 5) for w in ("0", "0.01", "1")]
+    runs = list(compare.plan(compare.parse(["--losses", "softmax", "center", "--weights-cent", "0", "1"])))
+    assert [run.name for run in runs] == ["softmax-1", "center-1-1"]  # λ = 0 is there already
+    runs = list(compare.plan(compare.parse(["--losses", "arcface+center", "--", "--recipe", "paper"])))
+    assert runs[0].flags[:4] == ["--head", "arcface", "--weight-cent", "0.01"]
+    runs = list(compare.plan(compare.parse(["--open-set"])))
+    assert len(runs) == 10
+    assert runs[4].name == "softmax-split5-1"
+    assert runs[4].flags[-7:] == ["--known-classes", "6", "3", "4", "9", "8", "2"]
+
+
+def test_rows_are_named_by_what_differs() -> None:
+    def run(**settings: object) -> compare.Run:
+        base = dict(head="softmax", weight_cent=0.1, seed=1, recipe="default", max_epoch=10)
+        return compare.Run(Path(), {"settings": base | settings}, {})
+
+    named = compare.by_row([run(), run(seed=2), run(max_epoch=2), run(weight_cent=0.0)])
+    assert {name: len(group) for name, group in named.items()} == {
+        "softmax + center loss (λ = 0.1), max_epoch 10": 2,
+        "softmax + center loss (λ = 0.1), max_epoch 2": 1,
+        "softmax only (λ = 0)": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--losses", "triplet"], "invalid choice: 'triplet'"),
+        (["--seeds", "-1"], "must be a whole number at least 0"),
+        (["--weights-cent", "nan"], "must be a number at least 0"),
+        (["--jobs", "0"], "must be a whole number at least 1"),
+        (["--runs", "a", "--seeds", "1"], "leave --losses, --weights-cent, --seeds and -- out"),
+        (["--", "--max-epoch", "0"], "must be a whole number at least 1"),
+        (["--", "--seed", "3"], "--seed is set by compare.py"),
+        (["--", "--weight-cent", "1"], "--weight-cent is set by compare.py"),
+        (["--", "--save-dir", "x"], "--save-dir is set by compare.py"),
+        (["--open-set", "--", "--known-classes", "1", "2"], "--known-classes is set by compare.py"),
+    ],
+)
+def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        compare.parse(arguments)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_bad_input_ends_with_one_line_before_training(
+    compared: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut_off = tmp_path / "cut off"
+    shutil.copytree(compared[0] / "runs" / "center-1", cut_off)
+    config = json.loads((cut_off / "config.json").read_text())
+    (cut_off / "config.json").write_text(json.dumps(config | {"epochs": 2}))
+    damaged = tmp_path / "damaged"
+    shutil.copytree(compared[0] / "runs" / "center-1", damaged)
+    (damaged / "features" / "epoch_1.npz").write_bytes(b"PK\x03\x04")
+    without = tmp_path / "without checkpoint"
+    shutil.copytree(compared[0] / "runs" / "center-1", without)
+    (without / "checkpoint.pt").unlink()
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        (["--runs", tmp_path / "nothing"], "holds no run"),
+        (["--runs", cut_off], "has finished 1 of 2 epochs; go on with python main.py --resume"),
+        (["--runs", damaged], "damaged"),
+        (["--runs", without], "no checkpoint here"),
+        (["--unknowns", "emnist"], "emnist: neither a folder nor one of mnist, fashion-mnist, kmnist"),
+        (["--unknowns", tmp_path / "empty"], "holds no IDX images"),
+        (["--runs", cut_off, "--out", tmp_path / "file"], "file: "),
+    ):
+        assert compare.main(["--out", str(tmp_path / "out"), *map(str, arguments)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.startswith("compare.py: error: ")
+        assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+def test_nothing_is_left_running_after_the_tests() -> None:
+    if not Path("/proc").is_dir():
+        pytest.skip("no /proc to look into")
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        mine = os.fsencode(ROOT / "main.py") in words and b"--known-classes" in words
+        assert not mine, words
