@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from recipes import RECIPES
 
@@ -21,9 +22,40 @@ BASICS: dict[str, Any] = dict(
     scale=None,
     margin=None,
     seed=1,
+    deterministic=False,
 )
 # What a run shows of itself: kept as well, and free to change when it is resumed.
 OPTIONS: dict[str, Any] = dict(data_root="data", eval_freq=1, print_freq=50, plot=False, plot_freq=1, tensorboard=False)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the flag that may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2 and one line."""
+        if message.startswith("unrecognized arguments:"):
+            word = message.split()[2].split("=")[0]
+            message += nearest(word, self._option_string_actions)
+        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
+
+
+def nearest(word: str, names: Iterable[str]) -> str:
+    """Return a suggestion for a word that is close to one of the names, or nothing."""
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def one_of(names: Iterable[str]) -> dict[str, Any]:
+    """Return what makes an argument one of the names: argparse's choices, with a suggestion in the error."""
+    names = list(names)
+
+    def parse(text: str) -> str:
+        if text not in names:
+            suggestion = nearest(text, names)
+            raise argparse.ArgumentTypeError(f"{text!r}: must be one of {', '.join(names)}{suggestion}")
+        return text
+
+    return {"type": parse, "metavar": f"{{{','.join(names)}}}"}
 
 
 def number(kind: type, low: float, high: float = math.inf, open_low: bool = False) -> Callable[[str], Any]:
@@ -46,41 +78,44 @@ def number(kind: type, low: float, high: float = math.inf, open_low: bool = Fals
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the arguments; those given by hand for a run also as `settings` and `options`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train LeNet++ on digits with softmax + center loss (Wen et al., ECCV 2016).",
         epilog="A recipe fills the defaults of model and optimization; a flag given by hand wins. See recipes.py.",
     )
     default = RECIPES["default"]
-    positive = number(int, 1, 10**9)
+    positive = number(int, 1, 10**6)
     data = parser.add_argument_group("data")
-    data.add_argument("-d", "--dataset", choices=("auto", "mnist", "fashion-mnist", "kmnist", "mnist5k"), help="auto: MNIST if it is there or can be downloaded, otherwise mnist5k (default: auto)")  # fmt: skip
+    data.add_argument("-d", "--dataset", **one_of(("auto", "mnist", "fashion-mnist", "kmnist", "mnist5k")), help="auto: MNIST if it is there or can be downloaded, otherwise mnist5k (default: auto)")  # fmt: skip
     data.add_argument("--data-root", metavar="DIR", help="holds MNIST/raw/…, as torchvision lays it out (default: data)")  # fmt: skip
     data.add_argument("--known-classes", type=number(int, 0, 9), nargs="+", metavar="DIGIT", help="train and test on these digits alone (default: all)")  # fmt: skip
-    data.add_argument("-j", "--workers", type=int, metavar="N", help=argparse.SUPPRESS)
+    data.add_argument("-j", "--workers", type=number(int, 0, 1024), metavar="N", help=argparse.SUPPRESS)
 
     model = parser.add_argument_group("model")
-    model.add_argument("--model", choices=("lenet++", "cnn"), help="cnn is another name of lenet++ (default: lenet++)")
+    model.add_argument(
+        "--model", **one_of(("lenet++", "cnn")), help="cnn is another name of lenet++ (default: lenet++)"
+    )
     model.add_argument("--feat-dim", type=number(int, 1, 4096), metavar="D", help="feature dimension (default: 2)")
-    model.add_argument("--head", choices=("softmax", "arcface", "cosface"), help="features to logits (default: softmax)")  # fmt: skip
+    model.add_argument("--head", **one_of(("softmax", "arcface", "cosface")), help="features to logits (default: softmax)")  # fmt: skip
     model.add_argument("--scale", type=number(float, 0, 1e6, open_low=True), metavar="S", help="scale s of a margin head (default: 30)")  # fmt: skip
     model.add_argument("--margin", type=number(float, 0, 10), metavar="M", help="margin m: radians for arcface (default: 0.2), cosine for cosface (default: 0.1)")  # fmt: skip
 
     optimization = parser.add_argument_group("optimization (defaults are the default recipe's)")
-    optimization.add_argument("--recipe", choices=tuple(RECIPES), help="default: ours; reference: the widely copied repository's settings; paper: the authors' Caffe example's (default: default)")  # fmt: skip
+    optimization.add_argument("--recipe", **one_of(RECIPES), help="default: ours; reference: the widely copied repository's settings; paper: the authors' Caffe example's (default: default)")  # fmt: skip
     optimization.add_argument("--batch-size", type=positive, metavar="B", help=f"images (default: {default['batch_size']}; 64 on mnist5k)")  # fmt: skip
     optimization.add_argument("--lr-model", type=number(float, 0, 1e6, open_low=True), metavar="LR", help=f"learning rate of network and head, at its peak (default: {default['lr_model']})")  # fmt: skip
     optimization.add_argument("--lr-cent", type=number(float, 0, 1e6), metavar="LR", help=f"learning rate of the centres, the paper's α (default: {default['lr_cent']})")  # fmt: skip
     optimization.add_argument("--weight-cent", type=number(float, 0, 1e6), metavar="WEIGHT", help=f"λ, weight of the centre loss, 0 is softmax alone (default: {default['weight_cent']}; 0 with a margin head)")  # fmt: skip
-    optimization.add_argument("--center-update", choices=("gradient", "paper"), help="how centres learn: the loss's gradient, or eq. 4 (default: paper)")  # fmt: skip
+    optimization.add_argument("--center-update", **one_of(("gradient", "paper")), help="how centres learn: the loss's gradient, or eq. 4 (default: paper)")  # fmt: skip
     optimization.add_argument("--max-epoch", type=positive, metavar="N", help=f"epochs (default: {default['max_epoch']}; 20 on mnist5k)")  # fmt: skip
     optimization.add_argument("--stepsize", type=positive, nargs="+", metavar="N", help="multiply the learning rate by gamma every N epochs (iterations with --recipe paper), or at each of several N (default: one cycle instead of steps)")  # fmt: skip
     optimization.add_argument("--gamma", type=number(float, 0, 1, open_low=True), metavar="G", help="that factor (default: 0.5)")  # fmt: skip
-    optimization.add_argument("--precision", choices=("auto", "fp32", "bf16"), help="of the convolutions; auto: bf16 where the hardware computes it natively (default: auto)")  # fmt: skip
+    optimization.add_argument("--precision", **one_of(("auto", "fp32", "bf16")), help="of the convolutions; auto: bf16 where the hardware computes it natively (default: auto)")  # fmt: skip
 
     run = parser.add_argument_group("run")
     run.add_argument("--gpu", type=number(int, 0, 1024), default=0, metavar="INDEX", help="CUDA device; without one the CPU is used (default: 0)")  # fmt: skip
     run.add_argument("--use-cpu", action="store_true", help="use the CPU even if there is a GPU")
     run.add_argument("--seed", type=number(int, 0, 2**31 - 1), metavar="N", help="of initialization and order (default: 1)")  # fmt: skip
+    run.add_argument("--deterministic", action="store_true", default=None, help="the same seed gives the same bits on CUDA too, at some cost; on the CPU it always does")  # fmt: skip
     run.add_argument("--eval-freq", type=positive, metavar="N", help="evaluate every N epochs and after the last (default: 1)")  # fmt: skip
     run.add_argument("--print-freq", type=positive, metavar="N", help="log every N batches (default: 50)")
     run.add_argument("--save-dir", type=Path, metavar="DIR", help="run directory (default: a new one under log/)")

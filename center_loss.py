@@ -57,6 +57,8 @@ class CenterLoss(nn.Module):
         radius: radius of that circle, in feature units.
         sparse: give the centres a sparse gradient, so that a step costs O(B·D) and not O(C·D).
             For ``torch.optim.SGD`` without momentum and weight decay, or ``SparseAdam``.
+        exchange: whether processes exchange their batches where that is needed, see below; False
+            if every process is given the gathered features of all of them.
 
     Attributes:
         centers: ``nn.Parameter`` (C, D), float32 unless the module is converted.
@@ -87,6 +89,7 @@ class CenterLoss(nn.Module):
         init: str | Tensor = "normal",
         radius: float = 1.0,
         sparse: bool = False,
+        exchange: bool = True,
     ) -> None:
         super().__init__()
         if num_classes < 1 or feat_dim < 1:
@@ -104,6 +107,7 @@ class CenterLoss(nn.Module):
         self.has_half = (update == "paper") if half is None else half
         self.reduction = reduction
         self.sparse = sparse
+        self.exchange = exchange
         self.centers = nn.Parameter(_initial_centers(num_classes, feat_dim, init, radius))
         self.last_value = torch.zeros(())
         if use_gpu and torch.cuda.is_available():
@@ -164,7 +168,7 @@ class CenterLoss(nn.Module):
     def _exchanges(self) -> bool:
         """Whether processes exchange their batches here: for eq. 4, whose counts are the global
         batch's, and for sparse gradients, which DistributedDataParallel does not reduce."""
-        wanted = self.update == "paper" or self.sparse
+        wanted = self.exchange and (self.update == "paper" or self.sparse)
         return wanted and torch.is_grad_enabled() and self.centers.requires_grad and _world_size() > 1
 
     def _gather(self, labels: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import numpy as np
 import metrics
 import plots
 import sweep
-from arguments import number, parse_arguments
+from arguments import Parser, number, one_of, parse_arguments
 from datasets import DataError, load_images
 from openset import Scored, score_runs
 from plots import loss_name
@@ -93,13 +93,13 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str]) -> argparse.Namespace:
     """Return the arguments; what follows a bare ``--`` as `more`, flags of main.py."""
     split = argv.index("--") if "--" in argv else len(argv)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train runs that differ in their loss, or take finished ones, and compare them.",
         epilog="Everything after a bare -- is handed to main.py: compare.py --seeds 1 2 -- --max-epoch 2 --use-cpu",
     )
     weight = number(float, 0, 1e6)
     which = parser.add_argument_group("which runs")
-    which.add_argument("--losses", nargs="+", choices=LOSSES, metavar="LOSS", help=f"of {', '.join(LOSSES)} (default: softmax center)")  # fmt: skip
+    which.add_argument("--losses", nargs="+", **one_of(LOSSES), help="(default: softmax center)")  # fmt: skip
     which.add_argument("--weights-cent", nargs="+", type=weight, metavar="λ", help="each loss with centre loss at each of these weights; draws lambda_sweep.png too (default: the recipe's λ)")  # fmt: skip
     which.add_argument("--seeds", nargs="+", type=number(int, 0, 2**31 - 1), metavar="N", help="each of them with each seed (default: 1)")  # fmt: skip
     which.add_argument("--runs", nargs="+", type=Path, metavar="DIR", help="compare these runs, train nothing")

@@ -43,8 +43,11 @@ class Network:
 
     def features(self, images: Tensor) -> Tensor:
         """Return float32 features (B, D) of uint8 images (B, 28, 28)."""
+        return self._features(images, self.model)
+
+    def _features(self, images: Tensor, model: Callable[[Tensor], Tensor]) -> Tensor:
         with self.precision():
-            return self.model(normalize(images, self.pixel_mean, self.pixel_std))
+            return model(normalize(images, self.pixel_mean, self.pixel_std))
 
     @torch.no_grad()
     def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
@@ -67,8 +70,13 @@ class Network:
 
 @dataclass(kw_only=True)
 class Trainer(Network):
-    """What a run trains: a network, and the centres."""
+    """What a run trains: a network, and the centres.
 
+    `spread` computes the model's features while training: the model itself, or it over several
+    processes (parallel.py).
+    """
+
+    spread: Callable[[Tensor], Tensor]
     center_loss: CenterLoss
     optimizer_model: torch.optim.Optimizer
     optimizer_center: torch.optim.Optimizer
@@ -96,7 +104,7 @@ class Trainer(Network):
         self.head.train()
         for images, labels in batches:
             lr = self.optimizer_model.param_groups[0]["lr"]
-            features = self.features(images)  # (B, D)
+            features = self._features(images, self.spread)  # (B, D)
             logits = self.head(features, labels)  # (B, C)
             loss_xent = F.cross_entropy(logits, labels)
             loss = loss_xent + self.center_loss(features, labels)  # eq. 5; the loss holds λ

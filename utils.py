@@ -25,7 +25,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
+
 T = TypeVar("T")
+FORMAT = 1  # of a checkpoint
 HERE = Path(__file__).resolve().parent
 # What a run writes; nothing else in its directory is ever touched.
 RUN_FILES = (
@@ -48,7 +54,7 @@ def seed_everything(seed: int) -> None:
 
 
 def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
-    """Return the device and the line for the log.
+    """Return the device and the line for the log. Under torchrun a process takes the GPU of its local rank.
 
     Raises:
         RunError: if there are GPUs, but not that one.
@@ -58,10 +64,33 @@ def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
     if not torch.cuda.is_available():
         return torch.device("cpu"), f"Currently using CPU (--gpu {gpu}: no CUDA device was found)"
     count = torch.cuda.device_count()
+    gpu = int(os.environ.get("LOCAL_RANK", gpu))
     if gpu >= count:
         raise RunError(f"--gpu {gpu}: there are {count} CUDA devices here, numbered from 0; or use --use-cpu")
     torch.cuda.set_device(gpu)
     return torch.device("cuda", gpu), f"Currently using GPU: {gpu}"
+
+
+def make_deterministic() -> None:
+    """Let CUDA take deterministic kernels only."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of torch's generators. Training draws from none of them: order and shifts
+    follow from seed and epoch."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+
+
+def restore_random_states(states: dict[str, Any] | None) -> None:
+    """Take up the states, as far as they and the devices are there."""
+    if states is None:
+        return
+    torch.set_rng_state(states["cpu"])
+    if torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
@@ -118,6 +147,10 @@ def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Pat
         probe = save_dir / ".writable"
         probe.touch()
         probe.unlink()
+        for log in save_dir.glob("log_*.txt"):
+            with open(log, "a") as stream:
+                if not _lock(stream):
+                    raise RunError(f"--overwrite: another process is training in {save_dir}")
         for pattern in RUN_FILES if overwrite else ():
             for file in save_dir.glob(pattern):
                 file.unlink()
@@ -172,6 +205,19 @@ def _git_commit() -> str | None:
 # ---------------------------------------------------------------- logs
 
 
+def _lock(file: Any) -> bool:
+    """Keep a file for this process until it is closed; False if another has it. Nothing where there is no flock."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
 class RunLog:
     """Lines for the screen and for ``log_<dataset>.txt``, and the rows of the two CSV files.
 
@@ -187,6 +233,9 @@ class RunLog:
     def __init__(self, path: Path, dataset: str, sizes: dict[str, int] | None = None) -> None:
         names = {"log": f"log_{dataset}.txt", "batches": "batches.csv", "epochs": "epochs.csv"}
         self.files = {key: open(path / name, "a", newline="", encoding="utf-8") for key, name in names.items()}
+        if not _lock(self.files["log"]):
+            self.close()
+            raise RunError(f"{path}: another process is training here")
         for key, file in self.files.items():
             if sizes is not None:
                 if os.fstat(file.fileno()).st_size < sizes[key]:
@@ -340,6 +389,10 @@ def write_safely(path: Path, write: Callable[[Any], None]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        if hasattr(os, "O_DIRECTORY"):  # the new name, too, is on the disk
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+            os.fsync(folder)
+            os.close(folder)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -363,8 +416,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever the bytes make it
         raise RunError(f"{path}: damaged or not a checkpoint ({type(error).__name__})") from None
-    if not isinstance(checkpoint, dict) or checkpoint.get("format") != 1:
-        raise RunError(f"{path}: not a checkpoint that this version can read")
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("format"), int):
+        raise RunError(f"{path}: not a checkpoint of main.py")
+    if checkpoint["format"] != FORMAT:
+        raise RunError(
+            f"{path}: of format {checkpoint['format']}, and this version of main.py reads {FORMAT}: get one that fits"
+        )
     return checkpoint
 
 

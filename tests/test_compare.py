@@ -221,7 +221,7 @@ def test_rows_are_named_by_what_differs() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--losses", "triplet"], "invalid choice: 'triplet'"),
+        (["--losses", "triplet"], "'triplet': must be one of softmax"),
         (["--seeds", "-1"], "must be a whole number at least 0"),
         (["--weights-cent", "nan"], "must be a number at least 0"),
         (["--jobs", "0"], "must be a whole number at least 1"),

@@ -29,7 +29,7 @@ def make_trainer(digits: Digits, weight_cent: float, recipe: str = "default", **
         init=initial_centers(settings["center_init"], head.weight),
     )  # fmt: skip
     trainer = Trainer(
-        model=model, head=head, center_loss=center_loss,
+        model=model, head=head, center_loss=center_loss, spread=model,
         **build_optimizers(model, head, center_loss, settings, batches),
         precision=contextlib.nullcontext, pixel_mean=settings["pixel_mean"], pixel_std=settings["pixel_std"],
         clip=settings["clip"],

@@ -240,7 +240,7 @@ def test_divergence_stops_the_run(run_main, tmp_path: Path) -> None:
         (["--scale", "30"], "belong to --head arcface or cosface"),
         (["--resume", "a", "--save-dir", "b"], "leave --save-dir out"),
         (["--resume", "a", "--overwrite"], "exclude each other"),
-        (["--dataset", "cifar"], "invalid choice: 'cifar'"),
+        (["--dataset", "cifar"], "'cifar': must be one of auto, mnist"),
     ],
 )
 def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
