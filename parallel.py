@@ -5,9 +5,7 @@ order. A batch is cut into one part for each process; the features of all parts 
 head, losses and centres see the whole batch everywhere, as on one process.
 """
 
-from __future__ import annotations
-
-import os
+import os  # no "from __future__ import annotations": torch checks the hook's
 from collections.abc import Callable
 from typing import Any
 

@@ -1,0 +1,103 @@
+"""Two processes train what one does, and end together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+SHORT = ["-d", "mnist5k", "--use-cpu", "--batch-size", "128", "--precision", "fp32"]
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+@pytest.mark.parametrize("recipe", ["default", "reference"])
+def test_twenty_steps_in_float64_are_those_of_one_process(tmp_path: Path, recipe: str) -> None:
+    worker = str(ROOT / "tests" / "parallel_worker.py")
+    states = []
+    for name, launcher in (("one", [sys.executable]), ("two", TORCHRUN)):
+        done = run([*launcher, worker, str(tmp_path / name), recipe])
+        assert done.returncode == 0, done.stderr
+        states.append(torch.load(tmp_path / name, weights_only=True))
+    one, two = states
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-6, atol=0)
+    for part in ("model", "head", "center_loss"):
+        for key, value in one[part].items():
+            torch.testing.assert_close(two[part][key], value, rtol=1e-6, atol=1e-9)
+    assert one["losses"].std() > 0.01
+
+
+def test_an_epoch_of_digits_by_two_processes(tmp_path: Path) -> None:
+    accuracy = {}
+    gentle = ["--max-epoch", "1", "--batch-size", "64", "--lr-model", "0.02", "--known-classes", "0", "1", "3", "6"]
+    for name, launcher in (("one", [sys.executable]), ("two", TORCHRUN)):
+        path = tmp_path / name
+        done = run([*launcher, "main.py", *SHORT, "--save-dir", str(path), *gentle])
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Accuracy (%)") == 1  # one process speaks
+        accuracy[name] = float(re.search(r"Accuracy \(%\): ([\d.]+)", done.stdout)[1])
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
+    assert json.loads((tmp_path / "two" / "config.json").read_text())["processes"] == 2
+    assert abs(accuracy["one"] - accuracy["two"]) <= 0.5
+    assert accuracy["one"] > 90
+
+    # A run of one process is taken up by two.
+    done = run([*TORCHRUN, "main.py", "--resume", str(tmp_path / "one")])
+    assert done.returncode == 0, done.stderr
+    assert "already finished" in done.stdout
+
+
+def test_bad_input_is_said_once(tmp_path: Path) -> None:
+    done = run([*TORCHRUN, "main.py", *SHORT, "--resume", str(tmp_path)])
+    assert done.returncode != 0
+    assert done.stderr.count("no checkpoint here") == 1
+    assert done.stderr.count("main.py: error:") == 1
+
+
+def test_a_process_that_dies_ends_the_job(tmp_path: Path) -> None:
+    if not Path("/proc/self/environ").exists():
+        pytest.skip("needs /proc to find the second process")
+    path = tmp_path / "run"
+    command = [*TORCHRUN, "main.py", *SHORT, "--max-epoch", "500", "--save-dir", str(path), "--known-classes", "0", "1"]
+    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (path / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    (second,) = (pid for pid in children_of(job.pid) if b"RANK=1" in environment_of(pid))
+    os.kill(second, signal.SIGKILL)
+    start = time.monotonic()
+    job.communicate(timeout=100)
+    assert job.returncode != 0
+    assert time.monotonic() - start < 60
+    assert run([sys.executable, "main.py", "--resume", str(path), "--stop-after", "1"]).returncode == 0
+
+
+def children_of(parent: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(path.parent.name))
+    return found
+
+
+def environment_of(pid: int) -> list[bytes]:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return []

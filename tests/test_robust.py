@@ -1,0 +1,396 @@
+"""A run that is killed, repeated, fed nonsense or put on a failing machine."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from kill_and_resume import differences, equal, kill_and_resume
+
+import datasets
+import main
+import utils
+
+QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "100", "--max-epoch", "2"]
+
+
+def test_three_kills(tmp_path: Path) -> None:
+    counts = kill_and_resume(tmp_path, kills=3)
+    assert sum(counts.values()) == 3
+    assert counts["while a checkpoint was being written"] >= 1
+
+
+@pytest.fixture(scope="module")
+def finished(run_main, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    assert run_main(*QUICK, "--save-dir", path).returncode == 0
+    return path
+
+
+def test_same_seed_same_bits_whatever_is_shown(run_main, finished: Path, tmp_path: Path) -> None:
+    shown = ["--plot", "--plot-freq", 2, "--print-freq", 1, "--eval-freq", 2, "--deterministic"]
+    assert run_main(*QUICK, *shown, "--save-dir", tmp_path / "again").returncode == 0
+    a, b = (torch.load(path / "checkpoint.pt", weights_only=True) for path in (finished, tmp_path / "again"))
+    for name in ("model", "head", "center_loss", "optimizer_model", "optimizer_center"):
+        assert equal(a[name], b[name]), name
+    assert (finished / "batches.csv").read_text() == (tmp_path / "again" / "batches.csv").read_text()
+
+
+def test_threads_and_precision_are_kept_by_resume(run_main, finished: Path, tmp_path: Path) -> None:
+    """A run begun with one thread goes on with one, where the machine would take two."""
+    path = tmp_path / "run"
+    settings = json.loads((finished / "config.json").read_text())["settings"]
+    assert settings["threads"] == torch.get_num_threads()
+    command = [sys.executable, "main.py", *QUICK, "--save-dir", str(path), "--stop-after", "1", "--precision", "fp32"]
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    code = f"import main, torch; main.main(['--resume', {str(path)!r}]); print('threads', torch.get_num_threads())"
+    env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=env, check=True)
+    assert "threads 1" in done.stdout
+    assert json.loads((path / "config.json").read_text())["settings"]["precision"] == "fp32"
+
+
+def test_best_is_the_best_epoch(run_main, finished: Path) -> None:
+    with open(finished / "epochs.csv", newline="") as file:
+        accuracies = [float(row["test_accuracy"]) for row in csv.DictReader(file)]
+    best = torch.load(finished / "best.pt", weights_only=True)
+    assert best["epoch"] == 1 + int(np.argmax(accuracies))
+    assert torch.load(finished / "checkpoint.pt", weights_only=True)["epoch"] == 2
+
+
+def test_two_processes_do_not_train_in_one_directory(run_main, finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    with open(path / "log_mnist5k.txt", "a") as log:
+        if not utils._lock(log) or utils.fcntl is None:
+            pytest.skip("no file locks here")
+        for arguments in (["--resume", path], [*QUICK, "--save-dir", path, "--overwrite"]):
+            done = run_main(*arguments)
+            assert done.returncode == 2
+            assert "another process is training" in done.stderr
+    assert not differences(finished, path)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def zeros(path: Path, shape: tuple[int, ...]) -> Path:
+    """An IDX file of zeros."""
+    header = bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(header + bytes(int(np.prod(shape))))
+    return path
+
+
+def damaged(damage: Callable[[Path], object]) -> Callable[[Path], list[object]]:
+    """Flags for a data root of the four files, one of them damaged."""
+
+    def flags(tmp_path: Path) -> list[object]:
+        raw = tmp_path / "data" / "MNIST" / "raw"
+        for stem, shape in datasets.EXPECTED.items():
+            zeros(raw / stem, shape)
+        damage(raw)
+        return ["-d", "mnist", "--data-root", tmp_path / "data"]
+
+    return flags
+
+
+def swap(raw: Path) -> None:
+    (raw / "train-images-idx3-ubyte").rename(raw / "x")
+    (raw / "t10k-images-idx3-ubyte").rename(raw / "train-images-idx3-ubyte")
+    (raw / "x").rename(raw / "t10k-images-idx3-ubyte")
+
+
+def cut(raw: Path) -> None:
+    with open(raw / "train-images-idx3-ubyte", "r+b") as file:
+        file.truncate(1_000_000)
+
+
+def html(raw: Path) -> None:
+    (raw / "train-images-idx3-ubyte").unlink()
+    (raw / "train-images-idx3-ubyte.gz").write_bytes(b"<html>404</html>")
+
+
+def cut_gzip(raw: Path) -> None:
+    path = raw / "train-images-idx3-ubyte"
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), compresslevel=1)[:-9])
+    path.unlink()
+
+
+def a_file(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file"
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, ("evil",)
+
+
+def resume(make: Callable[[Path, dict[str, object]], None]) -> Callable[[Path, Path], list[object]]:
+    """Flags to resume a run whose checkpoint has been made over."""
+
+    def flags(tmp_path: Path, finished: Path) -> list[object]:
+        shutil.copytree(finished, tmp_path / "run")
+        path = tmp_path / "run" / "checkpoint.pt"
+        make(path, torch.load(path, weights_only=True))
+        return ["--resume", tmp_path / "run"]
+
+    return flags
+
+
+def other_model(path: Path, state: dict[str, object]) -> None:
+    assert isinstance(state["model"], dict)
+    del state["model"]["fc.weight"]
+    torch.save(state, path)
+
+
+FLAGS = [  # flags, what the message says
+    (["--weight-cent", "-1"], "--weight-cent: '-1': must be a number at least 0"),
+    (["--weight-cent", "nan"], "'nan': must be a number"),
+    (["--weight-cent", "inf"], "'inf': must be a number"),
+    (["--weight-cent", "1e300"], "at most 1e+06"),
+    (["--weight-cent", "much"], "'much': must be a number"),
+    (["--lr-model", "0"], "must be a number above 0"),
+    (["--lr-model", "-0.1"], "must be a number above 0"),
+    (["--lr-model", "nan"], "must be a number above 0"),
+    (["--lr-model", "1e12"], "at most 1e+06"),
+    (["--lr-cent", "-0.5"], "must be a number at least 0"),
+    (["--lr-cent", "nan"], "must be a number at least 0"),
+    (["--lr-cent", "inf"], "must be a number at least 0"),
+    (["--batch-size", "0"], "must be a whole number at least 1"),
+    (["--batch-size", "-128"], "must be a whole number at least 1"),
+    (["--batch-size", "12.5"], "must be a whole number"),
+    (["--batch-size", "99999999999"], "at most 1e+06"),
+    (["--max-epoch", "0"], "must be a whole number at least 1"),
+    (["--max-epoch", "-3"], "must be a whole number at least 1"),
+    (["--max-epoch", "1e400"], "must be a whole number"),
+    (["--stepsize", "0"], "must be a whole number at least 1"),
+    (["--stepsize", "20", "10"], "several values must rise"),
+    (["--gamma", "0", "--stepsize", "5"], "must be a number above 0"),
+    (["--gamma", "1.5", "--stepsize", "5"], "at most 1"),
+    (["--gamma", "nan", "--stepsize", "5"], "must be a number above 0"),
+    (["--feat-dim", "0"], "must be a whole number at least 1"),
+    (["--feat-dim", "1000000"], "at most 4096"),
+    (["--scale", "0", "--head", "arcface"], "must be a number above 0"),
+    (["--scale", "inf", "--head", "arcface"], "must be a number above 0"),
+    (["--margin", "-0.1", "--head", "arcface"], "must be a number at least 0"),
+    (["--margin", "nan", "--head", "cosface"], "must be a number at least 0"),
+    (["--margin", "0.2"], "belong to --head arcface or cosface"),
+    (["--seed", "-1"], "must be a whole number at least 0"),
+    (["--seed", "99999999999"], "must be a whole number at least 0 and at most"),
+    (["--gpu", "-1"], "must be a whole number at least 0"),
+    (["--gpu", "first"], "must be a whole number"),
+    (["--eval-freq", "0"], "must be a whole number at least 1"),
+    (["--print-freq", "0"], "must be a whole number at least 1"),
+    (["--plot-freq", "0"], "must be a whole number at least 1"),
+    (["--stop-after", "0"], "must be a whole number at least 1"),
+    (["--workers", "-1"], "must be a whole number at least 0"),
+    (["--head", "arcfase"], "did you mean arcface?"),
+    (["--dataset", "fashon-mnist"], "did you mean fashion-mnist?"),
+    (["--recipe", "referense"], "did you mean reference?"),
+    (["--model", "resnet"], "must be one of lenet++, cnn"),
+    (["--precision", "fp8"], "must be one of auto, fp32, bf16"),
+    (["--center-update", "papers"], "did you mean paper?"),
+    (["--weigth-cent", "1"], "did you mean --weight-cent?"),
+    (["train"], "unrecognized arguments: train"),
+    (["--known-classes"], "expected at least one argument"),
+    (["--known-classes", "3"], "at least two different digits; got 3"),
+    (["--known-classes", "3", "3", "4"], "at least two different digits"),
+    (["--known-classes", "3", "10"], "at least 0 and at most 9"),
+    (["--resume", "a", "--save-dir", "b"], "leave --save-dir out"),
+    (["--resume", "a", "--overwrite"], "exclude each other"),
+]  # fmt: skip
+FILES = [  # from a fresh folder to flags, what the message says
+    (lambda tmp: [*QUICK, "--head", "arcface", "--margin", "3"], "m must lie in [0, pi/2] radians; got 3"),
+    (lambda tmp: [*QUICK, "--head", "cosface", "--margin", "5"], "m must lie in [0, 2); got 5"),
+    (lambda tmp: ["-d", "mnist", "--data-root", a_file(tmp)], "the data root is not a folder"),
+    (lambda tmp: ["-d", "kmnist", "--data-root", tmp / "data"], "kmnist is not in"),
+    (damaged(cut), "train-images-idx3-ubyte: truncated"),
+    (damaged(swap), "train-images-idx3-ubyte: holds (10000, 28, 28), not (60000, 28, 28)"),
+    (damaged(lambda raw: (raw / "train-images-idx3-ubyte").write_bytes(b"GIF89a")), "wrong magic number"),
+    (damaged(html), "train-images-idx3-ubyte.gz: not a gzip file"),
+    (damaged(cut_gzip), "train-images-idx3-ubyte.gz: damaged or truncated gzip file"),
+    (damaged(lambda raw: None), "train-images-idx3-ubyte: damaged: its MD5 is not mnist's"),
+    (lambda tmp: [*QUICK, "--save-dir", a_file(tmp)], "is a file, name a folder"),
+    (lambda tmp: [*QUICK, "--save-dir", "/proc/run"], "/proc/run: cannot be written"),
+    (lambda tmp: ["--resume", tmp / "nothing"], "no checkpoint here"),
+]
+CHECKPOINTS = [  # from a finished run to flags, what the message says
+    (resume(lambda path, state: path.write_bytes(b"garbage")), "damaged or not a checkpoint"),
+    (resume(lambda path, state: path.write_bytes(path.read_bytes()[:-5_000])), "damaged or not a checkpoint"),
+    (resume(lambda path, state: path.write_bytes(pickle.dumps(Evil()))), "damaged or not a checkpoint"),
+    (resume(lambda path, state: torch.save({"evil": Evil()}, path)), "damaged or not a checkpoint"),
+    (resume(lambda path, state: torch.save([1, 2], path)), "not a checkpoint of main.py"),
+    (resume(lambda path, state: torch.save(state | {"format": 99}, path)), "of format 99, and this version of main.py"),
+    (resume(other_model), "the checkpoint does not fit this model"),
+    (lambda tmp, run: ["--resume", run, "--weight-cent", "0.7", "--seed", "4"], "--weight-cent 0.7 (there: 0.1), --seed 4 (there: 1)"),
+    (lambda tmp, run: [*QUICK, "--save-dir", run], "already holds a run"),
+]  # fmt: skip
+
+
+def check_bad_input(flags: list[object], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2, one line on stderr, nothing written."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    capsys.readouterr()
+    try:
+        status = main.main(list(map(str, flags)))
+    except SystemExit as stopped:
+        status = stopped.code
+    errors = capsys.readouterr().err
+    assert status == 2
+    assert message in errors
+    assert errors.startswith("main.py: error: ") or "Downloading" in errors
+    assert len([line for line in errors.splitlines() if "Downloading" not in line]) == 1
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"), FLAGS, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_flag(
+    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    check_bad_input(
+        [*flags, *(() if "--resume" in flags else ("--save-dir", tmp_path / "run"))], message, tmp_path, capsys
+    )
+
+
+@pytest.mark.parametrize(("make", "message"), FILES, ids=[message for _, message in FILES])
+def test_bad_file(make, message: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(source: object, folder: object) -> None:
+        raise datasets.DataError("no route to host")
+
+    monkeypatch.setattr(datasets, "_download", no_network)
+    flags = make(tmp_path)
+    check_bad_input(flags if "--save-dir" in flags or "--resume" in flags else [*flags, "--save-dir", tmp_path / "run"], message, tmp_path, capsys)  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "message"), CHECKPOINTS, ids=[message for _, message in CHECKPOINTS])
+def test_bad_checkpoint(
+    make, message: str, finished: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_bad_input(make(tmp_path, finished), message, tmp_path, capsys)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_there_are_enough_cases() -> None:
+    assert len(FLAGS) + len(FILES) + len(CHECKPOINTS) >= 40
+
+
+def test_a_gpu_that_is_not_there_beside_one_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(utils.RunError, match="--gpu 3: there are 1 CUDA devices here"):
+        utils.choose_device(3, use_cpu=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device, line = utils.choose_device(3, use_cpu=False)
+    assert device.type == "cpu"
+    assert "no CUDA device was found" in line
+
+
+# ---------------------------------------------------------------- a failing machine
+
+
+def run_limited(limit: int, *flags: object) -> subprocess.CompletedProcess[str]:
+    """Run main.py where no file may grow beyond `limit` bytes: writing fails as on a full disk."""
+    resource = pytest.importorskip("resource")
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *map(str, flags)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(("limit", "what"), [(1_000_000, "checkpoint"), (2_000, "log")])
+def test_full_disk_leaves_the_last_checkpoint_intact(run_main, finished: Path, tmp_path: Path, limit, what) -> None:
+    path = tmp_path / "run"
+    assert run_main(*QUICK, "--save-dir", path, "--stop-after", 1).returncode == 0
+    before = (path / "checkpoint.pt").read_bytes()
+    done = run_limited(limit, "--resume", path, "--print-freq", 1)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "File too large" in done.stderr
+    assert (path / "checkpoint.pt").read_bytes() == before
+    assert not list(path.glob(".*.partial"))
+    assert run_main("--resume", path).returncode == 0
+    assert not differences(finished, path)
+
+
+def test_a_figure_that_cannot_be_drawn_does_not_end_the_run(run_main, tmp_path: Path) -> None:
+    (tmp_path / "test").write_text("in the way")
+    done = run_main(*QUICK, "--plot", "--save-dir", tmp_path)
+    assert done.returncode == 0
+    assert "A figure could not be drawn" in done.stdout
+    assert (tmp_path / "train" / "epoch_2.png").exists()
+    assert (tmp_path / "test").read_text() == "in the way"
+
+
+def test_two_processes_that_download_at_once(tmp_path: Path) -> None:
+    """Both with a stand-in for torchvision that takes its time; both end up with whole files."""
+    code = f"""
+import datasets, pathlib
+datasets._DOWNLOAD = '''
+import pathlib, sys, time
+raw = pathlib.Path(sys.argv[2]) / "KMNIST" / "raw"
+raw.mkdir(parents=True)
+for stem, count in dict(train=60_000, t10k=10_000).items():
+    n = count.to_bytes(4, "big")
+    (raw / f"{{stem}}-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3]) + n + bytes([0, 0, 0, 28] * 2) + bytes(count * 784))
+    time.sleep(0.5)
+    (raw / f"{{stem}}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + n + bytes(range(10)) * (count // 10))
+'''
+print(datasets.load("kmnist", pathlib.Path({str(tmp_path / "data")!r})).checksums)
+"""
+    both = [
+        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=100)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert said[0] == said[1]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["KMNIST"]
+
+
+def test_a_download_that_is_killed_leaves_nothing_that_passes_for_data(tmp_path: Path) -> None:
+    code = f"""
+import datasets, pathlib
+datasets._DOWNLOAD = '''
+import pathlib, sys, time
+raw = pathlib.Path(sys.argv[2]) / "MNIST" / "raw"
+raw.mkdir(parents=True)
+(raw / "train-images-idx3-ubyte").write_bytes(bytes(1000))
+time.sleep(60)
+'''
+datasets.load("mnist", pathlib.Path({str(tmp_path)!r}))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("train-images*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "MNIST").exists()
+    assert not datasets.is_there("mnist", tmp_path)
+    with contextlib.suppress(OSError):  # the download's own process ends with nobody to wait for it
+        subprocess.run(["pkill", "-f", str(tmp_path)], check=False)
