@@ -35,9 +35,7 @@ def wait_for(process: subprocess.Popen[bytes], path: Path, moment: str, rng: ran
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         return
-    partial = path / ".checkpoint.pt.partial"
-    partial.unlink(missing_ok=True)  # of the kill before
-    while process.poll() is None and not partial.exists():
+    while process.poll() is None and not (path / ".checkpoint.pt.partial").exists():
         time.sleep(0.0005)
 
 
@@ -85,6 +83,7 @@ def kill_and_resume(folder: Path, kills: int, seed: int = 0) -> dict[str, int]:
     counts = {"while a checkpoint was being written": 0, "elsewhere": 0, "after the end": 0}
     for number in range(kills):
         moment = "checkpoint" if number % 2 == 0 else "anywhen"
+        (killed / ".checkpoint.pt.partial").unlink(missing_ok=True)  # of the kill before
         process = start(killed, flags)
         wait_for(process, killed, moment, rng)
         process.send_signal(signal.SIGKILL)
