@@ -12,6 +12,8 @@ import pytest
 
 import datasets
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores already
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

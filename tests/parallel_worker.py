@@ -1,6 +1,6 @@
 """Twenty steps of training in float64, the last batch uneven; the first process writes the weights.
 
-python -m torch.distributed.run --nproc-per-node=2 tests/parallel_worker.py FILE [recipe]
+python -m torch.distributed.run --nproc-per-node=2 tests/parallel_worker.py FOLDER
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from parallel import Group
 from recipes import resolve
 
 
-def train(path: Path, recipe: str) -> None:
-    group = Group(torch.device("cpu"))
+def train(group: Group, path: Path, recipe: str) -> None:
     settings = BASICS | resolve(recipe, "mnist", {"batch_size": 7, "max_epoch": 1, "precision": "fp32"})
     data = datasets.load("mnist5k", Path("nowhere"))
     some = torch.arange(0, 4_000, 4_000 // 136)[:136]
@@ -32,14 +31,15 @@ def train(path: Path, recipe: str) -> None:
         module.double()
     trainer.spread = group.spread(trainer.model)
     trainer.precision = contextlib.nullcontext
-    plain = datasets.normalize
-    engine.normalize = lambda *arguments: plain(*arguments).double()
+    engine.normalize = lambda *arguments: datasets.normalize(*arguments).double()
     losses = torch.stack([values for _, values in trainer.train_epoch(batches.epoch(1))])
     assert len(losses) == 20
     if group.rank == 0:
         torch.save(trainer.state_dict() | {"losses": losses}, path)
-    group.leave()
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), sys.argv[2])
+    group = Group(torch.device("cpu"))
+    for recipe in ("default", "reference"):
+        train(group, Path(sys.argv[1]) / recipe, recipe)
+    group.leave()

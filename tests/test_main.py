@@ -223,54 +223,6 @@ def test_divergence_stops_the_run(run_main, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--weight-cent", "-1"], "--weight-cent: '-1': must be a number at least 0"),
-        (["--weight-cent", "nan"], "'nan': must be a number"),
-        (["--lr-model", "0"], "must be a number above 0"),
-        (["--lr-model", "inf"], "'inf': must be a number"),
-        (["--max-epoch", "0"], "must be a whole number at least 1"),
-        (["--batch-size", "1.5"], "'1.5': must be a whole number"),
-        (["--known-classes", "3"], "name at least two different digits; got 3"),
-        (["--known-classes", "3", "3"], "name at least two different digits"),
-        (["--known-classes", "3", "12"], "must be a whole number at least 0 and at most 9"),
-        (["--gamma", "0.5"], "--gamma needs --stepsize"),
-        (["--stepsize", "5", "3"], "several values must rise"),
-        (["--scale", "30"], "belong to --head arcface or cosface"),
-        (["--resume", "a", "--save-dir", "b"], "leave --save-dir out"),
-        (["--resume", "a", "--overwrite"], "exclude each other"),
-        (["--dataset", "cifar"], "'cifar': must be one of auto, mnist"),
-    ],
-)
-def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        parse_arguments(arguments)
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_bad_input_ends_with_one_line_and_writes_nothing(run_main, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "garbage").mkdir()
-    (tmp_path / "garbage" / "checkpoint.pt").write_bytes(b"PK\x03\x04 not really")
-    before = sorted(tmp_path.rglob("*"))
-    for arguments, message in (
-        (["-d", "mnist", "--data-root", tmp_path / "file"], "the data root is not a folder"),
-        ([*SHORT, "--save-dir", tmp_path / "file"], "is a file, name a folder"),
-        (["--resume", tmp_path / "nothing"], "no checkpoint here"),
-        (["--resume", tmp_path / "garbage"], "damaged or not a checkpoint"),
-        ([*SHORT, "--seed", "1" * 400], "argument --seed"),
-        ([*SHORT, "--head", "arcface", "--margin", "3", "--save-dir", tmp_path / "x"], "m must lie in [0, pi/2]"),
-    ):
-        done = run_main(*arguments)
-        assert done.returncode == 2, arguments
-        assert message in done.stderr
-        assert len([line for line in done.stderr.splitlines() if "error" in line]) == 1
-        assert "Traceback" not in done.stderr
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 def test_defaults_wait_for_the_recipe() -> None:
     args = parse_arguments(["--recipe", "paper", "--lr-cent", "0.5", "--plot"])
     assert args.settings == {"recipe": "paper", "lr_cent": 0.5}

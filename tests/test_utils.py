@@ -90,7 +90,10 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "executed",))
 
-    for content, message in (({"format": 99}, "this version can read"), (Runs(), "damaged or not a checkpoint")):
+    for content, message in (
+        ({"format": 99}, "of format 99, and this version"),
+        (Runs(), "damaged or not a checkpoint"),
+    ):
         torch.save(content, tmp_path / "checkpoint.pt")
         with pytest.raises(RunError, match=message):
             utils.load_checkpoint(tmp_path / "checkpoint.pt")
