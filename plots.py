@@ -205,8 +205,11 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
 def _save(figure: Figure, path: Path, dpi: int) -> None:
     """Write a figure, whole or not at all."""
     unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=dpi, format="png")
-    unfinished.replace(path)
+    try:
+        figure.savefig(unfinished, dpi=dpi, format="png")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def kept_epochs(run: Path) -> list[int]:

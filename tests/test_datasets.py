@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import datasets
-from datasets import Batches, DataError, Digits, load, normalize, read_idx
+from datasets import Batches, DataError, Digits, load, load_images, normalize, read_idx
 
 MNIST_RAW = ROOT / "data" / "MNIST" / "raw"
 needs_mnist = pytest.mark.skipif(not MNIST_RAW.is_dir(), reason="needs full MNIST under data/")
@@ -206,6 +206,60 @@ def test_a_header_that_lies(tmp_path: Path, shape: list[int], payload: bytes) ->
         assert list(read_idx(path).shape) == shape
     except DataError:
         assert 0 in shape or np.prod([float(n) for n in shape]) != len(payload)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_mutated_file_of_digits(mnist5k: Digits, tmp_path: Path, suffix: str, data: st.DataObject) -> None:
+    path = write_idx(tmp_path / "digits", mnist5k.test_images[:3])
+    content = bytearray(gzip.compress(path.read_bytes(), mtime=0) if suffix else path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.one_of(st.integers(0, 40), st.integers(0, max(len(content) - 1, 0))))
+        match data.draw(st.sampled_from(["set", "cut", "remove", "insert"])):
+            case "set" if place < len(content):
+                content[place] = data.draw(st.integers(0, 255))
+            case "cut":
+                del content[place:]
+            case "remove":
+                del content[place : place + data.draw(st.integers(1, 9))]
+            case "insert":
+                content[place:place] = data.draw(st.binary(max_size=9))
+    mutated = tmp_path / f"mutated{suffix}"
+    mutated.write_bytes(content)
+    with contextlib.suppress(DataError):
+        images = read_idx(mutated)
+        assert images.dtype == torch.uint8
+        assert 0 < images.numel() < 10_000
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no IDX images"),
+        ({"a-images": (2, 28, 28), "b-images": (2, 28, 28)}, "which of a-images, b-images"),
+        ({"t10k-images-idx3-ubyte": (2, 14, 14)}, r"holds \(2, 14, 14\), not images of 28 by 28"),
+        ({"t10k-labels-idx1-ubyte": (2,)}, "holds no IDX images"),
+    ],
+)
+def test_folders_without_images_of_unknowns(tmp_path: Path, files: dict[str, tuple[int, ...]], message: str) -> None:
+    for name, shape in files.items():
+        write_idx(tmp_path / name, torch.zeros(shape, dtype=torch.uint8))
+    with pytest.raises(DataError, match=message):
+        load_images(str(tmp_path), tmp_path)
+
+
+def test_images_of_unknowns(tmp_path: Path) -> None:
+    """Test images before training images, a folder or its raw/, plain or gzipped, without labels."""
+    images = torch.randint(0, 256, (4, 28, 28), dtype=torch.uint8)
+    for name, part in (("train-images-idx3-ubyte", images[:1]), ("t10k-images-idx3-ubyte", images)):
+        path = write_idx(tmp_path / "letters" / "raw" / name, part)
+        path.with_name(f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    for source in (tmp_path / "letters", tmp_path / "letters" / "raw"):
+        assert torch.equal(load_images(str(source), tmp_path), images)
+    if MNIST_RAW.is_dir():
+        assert load_images("MNIST", ROOT / "data").shape == (10_000, 28, 28)
 
 
 def test_read_idx_round_trip(tmp_path: Path) -> None:

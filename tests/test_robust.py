@@ -147,6 +147,12 @@ def cut_gzip(raw: Path) -> None:
     path.unlink()
 
 
+def folder_in_place_of_a_file(raw: Path) -> None:
+    """What cannot be read, by root either."""
+    (raw / "train-images-idx3-ubyte").unlink()
+    (raw / "train-images-idx3-ubyte").mkdir()
+
+
 def a_file(tmp_path: Path) -> Path:
     (tmp_path / "file").write_text("")
     return tmp_path / "file"
@@ -239,6 +245,7 @@ FILES = [  # from a fresh folder to flags, what the message says
     (damaged(cut), "train-images-idx3-ubyte: truncated"),
     (damaged(swap), "train-images-idx3-ubyte: holds (10000, 28, 28), not (60000, 28, 28)"),
     (damaged(lambda raw: (raw / "train-images-idx3-ubyte").write_bytes(b"GIF89a")), "wrong magic number"),
+    (damaged(folder_in_place_of_a_file), "train-images-idx3-ubyte: cannot be read: Is a directory"),
     (damaged(html), "train-images-idx3-ubyte.gz: not a gzip file"),
     (damaged(cut_gzip), "train-images-idx3-ubyte.gz: damaged or truncated gzip file"),
     (damaged(lambda raw: None), "train-images-idx3-ubyte: damaged: its MD5 is not mnist's"),
@@ -324,11 +331,11 @@ def test_a_gpu_that_is_not_there_beside_one_that_is(monkeypatch: pytest.MonkeyPa
 # ---------------------------------------------------------------- a failing machine
 
 
-def run_limited(limit: int, *flags: object) -> subprocess.CompletedProcess[str]:
+def run_limited(limit: int, *flags: object, program: str = "main.py") -> subprocess.CompletedProcess[str]:
     """Run main.py where no file may grow beyond `limit` bytes: writing fails as on a full disk."""
     resource = pytest.importorskip("resource")
     return subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *map(str, flags)],
+        [sys.executable, str(ROOT / program), *map(str, flags)],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
@@ -353,6 +360,19 @@ def test_full_disk_leaves_the_last_checkpoint_intact(
     if what == "log":  # rows that were written in part are cut off again
         assert run_main("--resume", path).returncode == 0
         assert not differences(finished, path)
+
+
+def test_full_disk_leaves_the_last_figure_intact(finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    for part in ("train", "test"):
+        (path / part).mkdir()
+        (path / part / "epoch_2.png").write_bytes(b"the last one")
+    done = run_limited(10_000, path, program="plots.py")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["plots.py: error: OSError: [Errno 27] File too large"]
+    assert (path / "train" / "epoch_2.png").read_bytes() == b"the last one"
+    assert [file.name for file in (path / "train").iterdir()] == ["epoch_2.png"]
 
 
 def test_a_figure_that_cannot_be_drawn_does_not_end_the_run(run_main, tmp_path: Path) -> None:
