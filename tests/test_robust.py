@@ -334,11 +334,13 @@ def test_a_gpu_that_is_not_there_beside_one_that_is(monkeypatch: pytest.MonkeyPa
 def run_limited(limit: int, *flags: object, program: str = "main.py") -> subprocess.CompletedProcess[str]:
     """Run main.py where no file may grow beyond `limit` bytes: writing fails as on a full disk."""
     resource = pytest.importorskip("resource")
+    env = {key: value for key, value in os.environ.items() if not key.startswith("COV")}  # it writes, too
     return subprocess.run(
         [sys.executable, str(ROOT / program), *map(str, flags)],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        env=env,
         check=False,
     )
 
