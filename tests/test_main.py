@@ -24,9 +24,9 @@ SHORT = ("-d", "mnist5k", "--use-cpu", "--batch-size", 128)
 
 @pytest.fixture(scope="module")
 def plotted(run_main, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of three epochs with --plot, and what it printed."""
+    """A run of two epochs with --plot, and what it printed."""
     path = tmp_path_factory.mktemp("run") / "center"
-    done = run_main("-d", "mnist5k", "--use-cpu", "--max-epoch", 3, "--plot", "--print-freq", 20, "--save-dir", path)
+    done = run_main("-d", "mnist5k", "--use-cpu", "--max-epoch", 2, "--plot", "--print-freq", 20, "--save-dir", path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return path, done.stdout
@@ -46,7 +46,7 @@ def test_log_keeps_the_familiar_form(plotted: tuple[Path, str]) -> None:
         r"^Creating dataset: mnist5k$",
         r"^Creating model: lenet\+\+",
         r"^Loss = XentLoss \+ 0\.1 \* CenterLoss",
-        r"^==> Epoch 1/3$",
+        r"^==> Epoch 1/2$",
         rf"^Batch 20/63\t Loss {number} XentLoss {number} CenterLoss {number}$",
         r"^==> Test$",
         r"^Accuracy \(%\): \d+\.\d\d\t Error rate \(%\): \d+\.\d\d$",
@@ -57,7 +57,7 @@ def test_log_keeps_the_familiar_form(plotted: tuple[Path, str]) -> None:
 
 def test_it_learns(plotted: tuple[Path, str]) -> None:
     accuracies = [float(row["test_accuracy"]) for row in rows(plotted[0] / "epochs.csv")]
-    assert len(accuracies) == 3
+    assert len(accuracies) == 2
     assert accuracies[-1] > 85
 
 
@@ -65,14 +65,14 @@ def test_csv_rows_agree_with_each_other_and_the_log(plotted: tuple[Path, str]) -
     path, printed = plotted
     batches = rows(path / "batches.csv")
     assert list(batches[0]) == ["epoch", "batch", "loss", "loss_xent", "loss_center", "lr"]
-    assert len(batches) == 3 * 63
+    assert len(batches) == 2 * 63
     for row in batches:
         expected = float(row["loss_xent"]) + 0.1 * float(row["loss_center"])
         assert float(row["loss"]) == pytest.approx(expected, rel=1e-4)
     second = [float(row["loss"]) for row in batches if row["epoch"] == "2"]
     epoch = rows(path / "epochs.csv")[1]
     assert float(epoch["train_loss"]) == pytest.approx(np.mean(second), rel=1e-4)
-    logged = re.search(r"Epoch 2/3\nBatch 20/63\t Loss (\S+) \((\S+)\)", printed)
+    logged = re.search(r"Epoch 2/2\nBatch 20/63\t Loss (\S+) \((\S+)\)", printed)
     assert logged is not None
     assert float(logged[1]) == pytest.approx(second[19], rel=1e-4)
     assert float(logged[2]) == pytest.approx(np.mean(second[:20]), rel=1e-4)
@@ -89,7 +89,7 @@ def test_config(plotted: tuple[Path, str]) -> None:
 
 def test_features_are_those_of_the_weights_at_the_end(plotted: tuple[Path, str]) -> None:
     path, printed = plotted
-    with np.load(path / "features" / "epoch_3.npz") as data:
+    with np.load(path / "features" / "epoch_2.npz") as data:
         assert data["train_features"].shape == (4_000, 2)
         assert data["test_features"].dtype == np.float16
         accuracy = 100 * np.mean(data["test_predictions"] == data["test_labels"])
@@ -105,8 +105,8 @@ def test_figures_are_drawn_for_every_epoch(plotted: tuple[Path, str]) -> None:
     from matplotlib.image import imread
 
     for part in ("train", "test"):
-        assert sorted(p.name for p in (plotted[0] / part).iterdir()) == [f"epoch_{n}.png" for n in (1, 2, 3)]
-        pixels = imread(plotted[0] / part / "epoch_3.png")[..., :3]
+        assert sorted(p.name for p in (plotted[0] / part).iterdir()) == [f"epoch_{n}.png" for n in (1, 2)]
+        pixels = imread(plotted[0] / part / "epoch_2.png")[..., :3]
         for color in COLORS:  # every class is there (in its legend entry, opaque, at the least)
             wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
             assert (np.abs(pixels - wanted).max(axis=2) < 0.01).sum() > 20
