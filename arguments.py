@@ -136,8 +136,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     args.settings = {key: value for key, value in given.items() if key in BASICS or key in default}
     args.options = {key: value for key, value in given.items() if key in OPTIONS}
     check_combinations(parser, args)
-    if args.workers is not None:
-        print("Note: --workers does nothing: the images lie on the device, there is nothing left for workers to do")
     return args
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import metrics
 import plots
 import sweep
-from arguments import Parser, number, one_of, parse_arguments
+from arguments import OPTIONS, Parser, number, one_of, parse_arguments
 from datasets import DataError, load_images
 from openset import Scored, score_runs
 from plots import loss_name
@@ -46,14 +46,14 @@ SPLITS = (  # the literature's five choices of known digits, see docs/comparing.
 )
 OWN_FLAGS = ("seed", "weight_cent", "head", "save_dir", "resume", "overwrite", "stop_after")
 # What may differ between the runs of one row.
-ASIDE = ("seed", "precision_why", "asked_dataset", "asked_precision")
+ASIDE = ("seed", "threads", "deterministic", "precision_why", "asked_dataset", "asked_precision")
 
 
 class CompareError(Exception):
     """A comparison that cannot be made; the message is one line for the user."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """A finished run: its config.json and the arrays of its last epoch."""
 
@@ -120,6 +120,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         own.append("known_classes")
     if own:
         parser.error(f"--{own[0].replace('_', '-')} is set by compare.py (--losses, --weights-cent, --seeds, --out)")
+    args.data_root = Path((OPTIONS | given.options)["data_root"])
+    args.weights = args.weights_cent or [RECIPES[given.recipe or "default"]["weight_cent"]]
     args.losses = args.losses or (["center"] if args.weights_cent else ["softmax", "center"])
     return args
 
@@ -127,7 +129,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def compare(args: argparse.Namespace) -> int:
     """Train what is missing, then write tables and figures; return the exit status."""
     for source in args.unknowns:  # before hours of training
-        load_images(source, Path("data"))
+        load_images(source, args.data_root)
     args.out.mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
     if args.runs:
@@ -152,7 +154,7 @@ def compare(args: argparse.Namespace) -> int:
             plots.grid([rows[0].path for rows in by_row(runs).values()], written[-1], parts=("train",))
         print((args.out / "comparison.md").read_text())
     if args.unknowns or any(run.unseen for run in runs):
-        written += write_open_set(args.out, score_runs(list(progress(runs, "Open set")), args.unknowns), runs)
+        written += write_open_set(args.out, score_runs(progress(runs, "Open set"), args.unknowns), runs)
         print((args.out / "open_set.md").read_text())
     print("Wrote " + ", ".join(map(str, written)))
     for name, reason in failed.items():
@@ -162,16 +164,14 @@ def compare(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace) -> Iterator[sweep.Wanted]:
     """Yield the runs that a comparison is made of."""
-    recipe = RECIPES[parse_arguments(args.more).recipe or "default"]
-    weights = args.weights_cent or [recipe["weight_cent"]]
     splits = SPLITS if args.open_set else (None,)
     seen = set()
     for loss, seed, (which, split) in itertools.product(args.losses, args.seeds or [1], enumerate(splits, 1)):
         head, with_center = LOSSES[loss]
-        for weight in weights if with_center else [0.0]:
+        for weight in args.weights if with_center else [0.0]:
             name = f"{loss}-{weight:g}" if with_center and args.weights_cent else loss
             name += f"-split{which}" if split else ""
-            flags = ["--head", head, "--weight-cent", f"{weight:g}", "--seed", str(seed), *args.more]
+            flags = ["--head", head, "--weight-cent", str(weight), "--seed", str(seed), *args.more]
             flags += ["--known-classes", *map(str, split)] if split else []
             if (head, weight, seed, split) not in seen:  # centre loss at λ = 0 is softmax
                 seen.add((head, weight, seed, split))
@@ -243,8 +243,8 @@ def write_comparison(out: Path, runs: list[Run], every_run: bool) -> list[Path]:
             [
                 f"Test set of {', '.join(sorted({run.config['dataset']['name'] for run in runs}))}, last epoch; "
                 "mean ± standard deviation over n runs, ↑ more is better, ↓ less. Rates in percent.",
-                markdown(table, dict(list(metrics.BETTER.items())[:6])),
-                markdown(table, dict(list(metrics.BETTER.items())[6:])),
+                markdown(table, metrics.CLASSES_BETTER),
+                markdown(table, metrics.PAIRS_BETTER),
                 provenance(runs),
             ]
         )

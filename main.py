@@ -36,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     if os.environ.get("RANK", "0") != "0":  # of the processes that torchrun starts the first one speaks
         sys.stdout = open(os.devnull, "w")
     args = parse_arguments(argv)
+    if args.workers is not None:
+        print("Note: --workers does nothing: the images lie on the device, there is nothing left for workers to do")
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a console without λ
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -25,13 +25,16 @@ Array = NDArray[np.floating]
 Labels = NDArray[np.integer]
 
 VERIFICATION_SAMPLES = 2_000  # all pairs of so many samples: two million
-BETTER = {  # what a table shows of a run, and which way is better
+# What tables show of a run, and which way is better.
+CLASSES_BETTER = {
     "accuracy": "↑",
     "nearest-centre accuracy": "↑",
     "compactness": "↓",
     "Fisher ratio": "↑",
     "silhouette": "↑",
     "drift": "↓",
+}
+PAIRS_BETTER = {
     "EER": "↓",
     "TAR@1e-2": "↑",
     "TAR@1e-3": "↑",
@@ -39,6 +42,7 @@ BETTER = {  # what a table shows of a run, and which way is better
     "TAR@1e-2 (cos)": "↑",
     "TAR@1e-3 (cos)": "↑",
 }
+BETTER = CLASSES_BETTER | PAIRS_BETTER
 OPEN_SET_BETTER = {"AUROC": "↑", "AUPR": "↑", "FPR95": "↓", "OSCR": "↑"}
 
 

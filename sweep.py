@@ -40,7 +40,7 @@ class Wanted:
 def is_that_run(path: Path, flags: list[str]) -> bool:
     """Return whether a directory holds a run made with the same settings as these flags ask for."""
     try:
-        there = json.loads((path / "config.json").read_text())["settings"]
+        there = BASICS | json.loads((path / "config.json").read_text())["settings"]
         dataset, asked = there["dataset"], there["asked_dataset"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -102,19 +102,23 @@ class Progress:
         self.runs = runs
         self.start = time.monotonic()
         self.already = self._done()
+        self.guesses = [self._guess(run) for run in runs]
         self.bar = tqdm(initial=self.already, unit="epoch", disable=not sys.stderr.isatty())
 
     def _done(self) -> int:
         return sum(epochs_of(run.path)[0] for run in self.runs if run.path)
 
+    @staticmethod
+    def _guess(run: Wanted) -> int:
+        """Return the epochs of a run that has not started, as its recipe has them."""
+        settings = parse_arguments(run.flags).settings
+        name, dataset = settings.get("recipe", "default"), settings.get("dataset", "mnist")
+        return resolve(name, dataset, settings)["max_epoch"] or 22
+
     def _total(self) -> int:
-        """Return the epochs of all runs; of one that has not started, as its recipe has them."""
-        total = 0
-        for run in self.runs:
-            settings = parse_arguments(run.flags).settings
-            guess = resolve(settings.get("recipe", "default"), settings.get("dataset", "mnist"), settings)["max_epoch"]
-            total += (epochs_of(run.path)[1] if run.path else 0) or guess or 22
-        return total
+        return sum(
+            epochs_of(run.path)[1] or guess for run, guess in zip(self.runs, self.guesses, strict=True) if run.path
+        )
 
     def left(self) -> str:
         """Move the bar; return the time left, from the epochs so far, and nothing before the first."""
