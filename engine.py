@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,17 @@ class Network:
     precision: Callable[[], AbstractContextManager[Any]]
     pixel_mean: float
     pixel_std: float
+
+    STATEFUL: ClassVar[tuple[str, ...]] = ("model", "head")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that training changes."""
+        return {name: getattr(self, name).state_dict() for name in self.STATEFUL}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a `state_dict`; other entries are ignored."""
+        for name in self.STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
 
     def features(self, images: Tensor) -> Tensor:
         """Return float32 features (B, D) of uint8 images (B, 28, 28)."""
@@ -85,15 +96,6 @@ class Trainer(Network):
     clip: float | None
 
     STATEFUL = ("model", "head", "center_loss", "optimizer_model", "optimizer_center", "scheduler_model", "scheduler_center")  # fmt: skip
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that training changes."""
-        return {name: getattr(self, name).state_dict() for name in self.STATEFUL}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a `state_dict`; other entries are ignored."""
-        for name in self.STATEFUL:
-            getattr(self, name).load_state_dict(state[name])
 
     def train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[float, Tensor]]:
         """Train on the batches; after each yield the learning rate and (loss_xent, loss_center).

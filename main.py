@@ -236,7 +236,15 @@ def prepare(args: argparse.Namespace, group: Group, device_line: str) -> tuple[R
         settings = complete(settings, args.settings, data.name, group.device)
     elif checkpoint["checksums"] != data.checksums:
         raise utils.RunError(f"{args.resume}: was trained on other data than there is in {options['data_root']}")
-    run = group_run(group, data, settings, options, checkpoint, args.stop_after, args.resume)
+    plan = {
+        "settings": settings,
+        "options": options,
+        "checkpoint": checkpoint,
+        "stop_after": args.stop_after,
+        "path": args.resume,
+    }
+    group.agree(plan)
+    run = group_run(group, data, **plan)
 
     if checkpoint is not None:
         print(f"{device_line}. Resuming {args.resume} after epoch {checkpoint['epoch']}")
@@ -262,7 +270,7 @@ def take_part(group: Group) -> Run:
 
     plan = group.agree(None)
     data = datasets.load(plan["settings"]["dataset"], Path(plan["options"]["data_root"]))
-    return group_run(group, data, *plan.values())
+    return group_run(group, data, **plan)
 
 
 def group_run(
@@ -281,9 +289,6 @@ def group_run(
     import utils
     from engine import length_of_run
 
-    if group.rank == 0:
-        plan = {"settings": settings, "options": options, "checkpoint": checkpoint}
-        group.agree(plan | {"stop_after": stop_after, "path": path})
     if settings["deterministic"]:
         utils.make_deterministic()
     torch.set_num_threads(settings.get("threads", torch.get_num_threads()))  # sums depend on it

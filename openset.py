@@ -112,10 +112,7 @@ def load_network(path: Path, device: torch.device) -> engine.Network:
     network = engine.build_network(settings, num_classes, utils.autocast(settings["precision"], device))
     if checkpoint["epoch"] != plots.kept_epochs(path)[-1]:
         raise utils.RunError(f"{path}: its checkpoint is of another epoch; go on with python main.py --resume {path}")
-    for name in ("model", "head"):
-        try:
-            getattr(network, name).load_state_dict(checkpoint[name])
-        except (KeyError, RuntimeError) as error:
-            raise utils.RunError(f"{path}: the checkpoint does not fit ({str(error).splitlines()[0]})") from None
-        getattr(network, name).to(device)
+    utils.load_state(network, checkpoint, path)
+    network.model.to(device)
+    network.head.to(device)
     return network

@@ -115,7 +115,10 @@ def read_arrays(run: Path, epoch: int) -> dict[str, np.ndarray]:
             raise ValueError(f"{file.name}: damaged ({error})") from None
 
 
-def read_epoch(run: Path, epoch: int) -> tuple[dict[str, Any], dict[str, np.ndarray], str]:
+Epoch = tuple[dict[str, Any], dict[str, np.ndarray], str]
+
+
+def read_epoch(run: Path, epoch: int) -> Epoch:
     """Return a run's config.json, the arrays of an epoch with its points in two dimensions, and
     what the axes show."""
     config = json.loads((run / "config.json").read_text())
@@ -128,9 +131,9 @@ def read_epoch(run: Path, epoch: int) -> tuple[dict[str, Any], dict[str, np.ndar
     return config, arrays | dict(zip(keys, points, strict=True)), axis
 
 
-def draw_part(ax: Axes, run: Path, epoch: int, part: str, size: float = 1.0) -> None:
-    """Draw one set of an epoch, ``train`` or ``test``, with title and axes."""
-    config, arrays, axis = read_epoch(run, epoch)
+def draw_part(ax: Axes, read: Epoch, epoch: int, part: str, size: float = 1.0) -> None:
+    """Draw one set of an epoch that `read_epoch` returned, ``train`` or ``test``, with title and axes."""
+    config, arrays, axis = read
     classes = config["dataset"]["classes"]
     scatter(ax, arrays[f"{part}_features"], arrays[f"{part}_labels"], arrays["centers"], classes, size)
     accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
@@ -147,10 +150,11 @@ def draw_epoch(run: Path, epoch: int) -> None:
     """Draw ``train/epoch_N.png`` and ``test/epoch_N.png`` from ``features/epoch_N.npz``."""
     from matplotlib.figure import Figure
 
+    read = read_epoch(run, epoch)
     for part in ("train", "test"):
         figure = Figure(figsize=(7.2, 6.4), layout="constrained")
         ax = figure.add_subplot()
-        draw_part(ax, run, epoch, part)
+        draw_part(ax, read, epoch, part)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         (run / part).mkdir(exist_ok=True)
         _save(figure, run / part / f"epoch_{epoch}.png", dpi=150)
@@ -165,8 +169,10 @@ def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"
         figure = Figure(figsize=(3.2 * len(runs) + 0.7, 3.1 * len(parts) + 0.3), layout="constrained")
         axes = figure.subplots(len(parts), len(runs), squeeze=False)
         for column, run in enumerate(runs):
+            epoch = kept_epochs(run)[-1]
+            read = read_epoch(run, epoch)
             for row, part in enumerate(parts):
-                draw_part(axes[row, column], run, kept_epochs(run)[-1], part, size=0.25)
+                draw_part(axes[row, column], read, epoch, part, size=0.25)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
         _save(figure, path, dpi=200)

@@ -426,7 +426,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_state(trainer: Any, checkpoint: dict[str, Any], path: Path) -> None:
-    """Load a checkpoint into an `engine.Trainer`.
+    """Load a checkpoint into an `engine.Trainer`, or into an `engine.Network`.
 
     Raises:
         RunError: if it does not fit.
