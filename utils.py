@@ -147,16 +147,22 @@ def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Pat
         probe = save_dir / ".writable"
         probe.touch()
         probe.unlink()
-        for log in save_dir.glob("log_*.txt"):
-            with open(log, "a") as stream:
-                if not _lock(stream):
-                    raise RunError(f"--overwrite: another process is training in {save_dir}")
-        for pattern in RUN_FILES if overwrite else ():
-            for file in save_dir.glob(pattern):
-                file.unlink()
+        if overwrite:
+            _empty(save_dir)
         return save_dir
     except OSError as error:
         raise RunError(f"{error.filename or save_dir}: cannot be written: {error.strerror}") from None
+
+
+def _empty(path: Path) -> None:
+    """Remove the run in a directory, unless it is being trained."""
+    for log in path.glob("log_*.txt"):
+        with open(log, "a") as stream:
+            if not _lock(stream):
+                raise RunError(f"--overwrite: another process is training in {path}")
+    for pattern in RUN_FILES:
+        for file in path.glob(pattern):
+            file.unlink()
 
 
 def _free_directory(parent: Path, name: str) -> Path:

@@ -63,7 +63,7 @@ def print_table(runs: Path, weights: list[str], seeds: list[int]) -> None:
                 spread = f" ± {statistics.stdev(values.values()):.2f}" if len(values) > 1 else ""
                 mean = f"{statistics.mean(values.values()):.2f}{spread}"
                 print(f"| {weight} | " + " | ".join(cells) + f" | {mean} | {len(values)} |")
-    configs = [json.loads(path.read_text()) for path in sorted(runs.glob("*/config.json"))]
+    configs = [json.loads(path.read_text()) for kind in KINDS for path in sorted(runs.glob(f"{kind}-*/config.json"))]
     machines = {
         f"{c['machine']['processor']}, {c['machine']['threads']} thread(s), torch {c['versions']['torch']}, "
         f"{c['settings']['precision']}, {c['dataset']['name']}"

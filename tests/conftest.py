@@ -7,18 +7,22 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-import datasets
+if TYPE_CHECKING:
+    import datasets
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores already
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores already; before torch is imported
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="session")
 def mnist5k() -> datasets.Digits:
+    import datasets
+
     return datasets.load("mnist5k", Path("nowhere"))
 
 
