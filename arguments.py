@@ -25,7 +25,9 @@ BASICS: dict[str, Any] = dict(
     deterministic=False,
 )
 # What a run shows of itself: kept as well, and free to change when it is resumed.
-OPTIONS: dict[str, Any] = dict(data_root="data", eval_freq=1, print_freq=50, plot=False, plot_freq=1, tensorboard=False)
+OPTIONS: dict[str, Any] = dict(
+    data_root="data", eval_freq=1, print_freq=50, plot=False, plot_freq=1, animate=False, tensorboard=False
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -123,6 +125,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--plot", action="store_true", default=None, help="draw the features of training and test set after each epoch"
     )
     run.add_argument("--plot-freq", type=positive, metavar="N", help="with --plot: every N epochs and after the last (default: 1)")  # fmt: skip
+    run.add_argument(
+        "--animate",
+        action="store_true",
+        default=None,
+        help="--plot, and at the end a film of the epochs, animation.gif",
+    )
     run.add_argument("--stop-after", type=positive, metavar="N", help="stop after epoch N of the schedule, to be continued with --resume")  # fmt: skip
     run.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in this directory")
     run.add_argument("--overwrite", action="store_true", help="replace the run that --save-dir holds")
@@ -132,6 +140,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         args.model = "lenet++"
     if args.known_classes:
         args.known_classes.sort()
+    args.plot = args.plot or args.animate
     given = {key: value for key, value in vars(args).items() if value is not None}
     args.settings = {key: value for key, value in given.items() if key in BASICS or key in default}
     args.options = {key: value for key, value in given.items() if key in OPTIONS}

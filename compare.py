@@ -1,6 +1,7 @@
 """Compare losses with numbers and figures: trains the runs that are missing, then reads run directories.
 
 python compare.py --losses softmax center arcface --seeds 1 2 3
+python compare.py --runs log/softmax log/center --animate --report
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     what.add_argument("--out", type=Path, default=Path("log/compare"), metavar="DIR", help="where it is written, the runs under runs/ (default: log/compare)")  # fmt: skip
     what.add_argument("--open-set", action="store_true", help="train on the literature's five splits of the digits, and score each run on the digits it never saw")  # fmt: skip
     what.add_argument("--unknowns", nargs="+", default=[], metavar="NAME_OR_DIR", help="score runs on these images: mnist, fashion-mnist, kmnist, or a folder with IDX images")  # fmt: skip
+    what.add_argument("--animate", action="store_true", help="write animation.gif, the runs' features epoch by epoch, and animation.mp4 where ffmpeg is there; from runs made with --plot")  # fmt: skip
+    what.add_argument("--report", action="store_true", help="write report.html, all about the runs in one interactive page that needs no network")  # fmt: skip
     args = parser.parse_args(argv[:split])
     args.more = argv[split + 1 :]
     if args.runs and (args.losses or args.weights_cent or args.seeds or args.more):
@@ -120,6 +123,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         own.append("known_classes")
     if own:
         parser.error(f"--{own[0].replace('_', '-')} is set by compare.py (--losses, --weights-cent, --seeds, --out)")
+    if args.animate or args.report:
+        args.more.append("--plot")  # keeps the features of every epoch
     args.data_root = Path((OPTIONS | given.options)["data_root"])
     args.weights = args.weights_cent or [RECIPES[given.recipe or "default"]["weight_cent"]]
     args.losses = args.losses or (["center"] if args.weights_cent else ["softmax", "center"])
@@ -136,13 +141,15 @@ def compare(args: argparse.Namespace) -> int:
         paths = list(dict.fromkeys(args.runs))
     else:
         wanted = list(plan(args))
-        missing = sweep.find(wanted, args.out / "runs", sorted(args.out.parent.glob("*/")))
+        missing = sweep.find(wanted, args.out / "runs", sorted(args.out.parent.glob("*/")), args.animate)
         print(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them are there", flush=True)
         failed = sweep.train(missing, args.jobs)
         paths = [run.path for run in wanted if run.path and run.name not in failed]
     runs = [read_run(path) for path in paths]
     if not runs:
         raise CompareError(f"no run to compare: {'; '.join(failed.values())}")
+    if args.animate and all(len(plots.kept_epochs(run.path)) < 2 for run in runs):
+        raise CompareError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --plot")
 
     written = []
     if not args.open_set:
@@ -153,9 +160,17 @@ def compare(args: argparse.Namespace) -> int:
             written.append(args.out / "lambda_sweep.png")
             plots.grid([rows[0].path for rows in by_row(runs).values()], written[-1], parts=("train",))
         print((args.out / "comparison.md").read_text())
+    scored = []
     if args.unknowns or any(run.unseen for run in runs):
-        written += write_open_set(args.out, score_runs(progress(runs, "Open set"), args.unknowns), runs)
+        scored = score_runs(progress(runs, "Open set"), args.unknowns)
+        written += write_open_set(args.out, scored, runs)
         print((args.out / "open_set.md").read_text())
+    if args.animate:
+        written += plots.animate([run.path for run in runs], args.out / "animation.gif")
+    if args.report:
+        from report import write_report  # Bokeh is large
+
+        written.append(write_report(args.out / "report.html", runs, scored))
     print("Wrote " + ", ".join(map(str, written)))
     for name, reason in failed.items():
         print(f"compare.py: {name} failed: {reason}", file=sys.stderr)

@@ -177,6 +177,8 @@ def lead(run: Run, log: RunLog) -> None:
             if better:
                 utils.save_checkpoint(run.path / "best.pt", state)
             utils.save_checkpoint(run.path / "checkpoint.pt", state)
+        if options["animate"] and run.first <= run.last == run.epochs:
+            drawer.animate()
         if run.first <= run.last:
             log(f"Finished. Total elapsed time (h:m:s): {utils.hours(run.elapsed + time.monotonic() - start)}")
         if run.first > run.epochs:
@@ -225,7 +227,7 @@ def prepare(args: argparse.Namespace, group: Group, device_line: str) -> tuple[R
         utils.check_save_dir(args.save_dir, args.overwrite)
         settings, options = BASICS | args.settings, OPTIONS | args.options
     else:
-        settings, options = BASICS | checkpoint["settings"], checkpoint["options"] | args.options
+        settings, options = BASICS | checkpoint["settings"], OPTIONS | checkpoint["options"] | args.options
         utils.check_same_settings(args.resume, settings, args.settings)
     if options["tensorboard"]:
         utils.require_tensorboard()

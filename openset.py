@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +53,10 @@ def score_runs(runs: Iterable[Run], sources: list[str]) -> list[Scored]:
         datasets.DataError: if images cannot be had, or are not those that the run was trained on.
     """
     device, _ = utils.choose_device(0, use_cpu=False)
-    loaded: dict[tuple[str, Path], datasets.Digits] = {}
     images: dict[tuple[str, Path], torch.Tensor] = {}
     scored = []
     for run in runs:
-        name, root = run.config["dataset"]["name"], data_root(run)
-        data = loaded[name, root] = loaded.get((name, root)) or datasets.load(name, root)
-        if data.checksums != run.config["dataset"]["md5"]:
-            raise datasets.DataError(f"{run.path}: was trained on other data than there is in {root}")
+        data, root = load_data(run), data_root(run)
         unknown = {}
         if run.unseen:
             unseen = torch.isin(data.test_labels, torch.tensor(run.unseen))
@@ -68,8 +65,28 @@ def score_runs(runs: Iterable[Run], sources: list[str]) -> list[Scored]:
             if (source, root) not in images:
                 images[source, root] = datasets.load_images(source, root)
             unknown[name_of(source)] = images[source, root]
-        scored += score_run(run, data, unknown, device)
+        scored += score_run(run, unknown, device)
     return scored
+
+
+_load = functools.cache(datasets.load)  # several runs have the same data
+
+
+def load_data(run: Run) -> datasets.Digits:
+    """Return the whole data set that a run was trained on, all classes of it.
+
+    Raises:
+        datasets.DataError: if it cannot be had, or is not the same.
+    """
+    data = _load(run.config["dataset"]["name"], data_root(run))
+    if data.checksums != run.config["dataset"]["md5"]:
+        raise datasets.DataError(f"{run.path}: was trained on other data than there is in {data_root(run)}")
+    return data
+
+
+def data_of(run: Run) -> datasets.Digits:
+    """Return the samples that a run was trained and tested on, in the order of its features."""
+    return load_data(run).only(run.config["dataset"]["classes"])
 
 
 def data_root(run: Run) -> Path:
@@ -78,10 +95,10 @@ def data_root(run: Run) -> Path:
     return root if root.is_dir() else Path("data")
 
 
-def score_run(run: Run, data: datasets.Digits, unknown: dict[str, torch.Tensor], device: torch.device) -> list[Scored]:
+def score_run(run: Run, unknown: dict[str, torch.Tensor], device: torch.device) -> list[Scored]:
     """Return every score of a run for each set of unknown images, uint8 (U, 28, 28)."""
     network = load_network(run.path, device)
-    digits = data.only(run.config["dataset"]["classes"])
+    digits = data_of(run)
     train_features, train_labels = run.arrays["train_features"].astype(float), run.arrays["train_labels"].astype(int)
     means = metrics.class_means(train_features, train_labels)
 

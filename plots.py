@@ -6,10 +6,11 @@ python plots.py log/center --epochs 1 2 10
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,14 +119,15 @@ def read_arrays(run: Path, epoch: int) -> dict[str, np.ndarray]:
 Epoch = tuple[dict[str, Any], dict[str, np.ndarray], str]
 
 
-def read_epoch(run: Path, epoch: int) -> Epoch:
+def read_epoch(run: Path, epoch: int, axes_of: int | None = None) -> Epoch:
     """Return a run's config.json, the arrays of an epoch with its points in two dimensions, and
-    what the axes show."""
+    what the axes show: principal components are those of epoch `axes_of`, or its own."""
     config = json.loads((run / "config.json").read_text())
     arrays = read_arrays(run, epoch)
     dimension = arrays["centers"].shape[1]
     keys = ("train_features", "test_features", "centers")
-    points, axis = to_two_dimensions(*(arrays[key] for key in keys))
+    basis = arrays if axes_of is None else read_arrays(run, axes_of)
+    (_, *points), axis = to_two_dimensions(basis["train_features"], *(arrays[key] for key in keys))
     if dimension > 2:
         axis = f"{axis} ({dimension}-D features)"
     return config, arrays | dict(zip(keys, points, strict=True)), axis
@@ -178,6 +180,65 @@ def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"
         _save(figure, path, dpi=200)
 
 
+def animate(runs: list[Path], path: Path, fps: int = 2) -> list[Path]:
+    """Write a film of what training did to the features, and return its files: a GIF, and an MP4
+    beside it where ffmpeg is there. A row a run, the training set left and the test set right; a
+    frame for each epoch that a run keeps. The axes stand still, and show all but one in a thousand
+    of a row's points of all epochs.
+
+    Raises:
+        ValueError: if no run keeps more than one epoch.
+    """
+    from matplotlib import rc_context
+    from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
+    from matplotlib.figure import Figure
+
+    kept = {run: kept_epochs(run) for run in runs}
+    frames = sorted(set().union(*kept.values()))
+    if len(frames) < 2:
+        raise ValueError(f"{runs[0]}: keeps the features of one epoch alone; a film needs runs made with --plot")
+    rows = [{epoch: _thin(read_epoch(run, epoch, kept[run][-1])) for epoch in kept[run]} for run in runs]
+    places = [
+        limits([arrays[key] for _, arrays, _ in row.values() for key in ("train_features", "test_features")])
+        for row in rows
+    ]
+
+    writers: dict[Path, AbstractMovieWriter] = {path.with_suffix(".gif"): PillowWriter(fps)}
+    if FFMpegWriter.isAvailable():
+        writers[path.with_suffix(".mp4")] = FFMpegWriter(fps)
+    with rc_context({"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6}):
+        for file, writer in writers.items():
+            figure = Figure(figsize=(7.2, 3.7 * len(rows)), layout="constrained")
+            axes = figure.subplots(len(rows), 2, squeeze=False)
+            with _whole(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
+                for frame in [*frames, frames[-1], frames[-1]]:  # the end stays a while
+                    for row, (xlim, ylim), pair in zip(rows, places, axes, strict=True):
+                        epoch = max((e for e in row if e <= frame), default=min(row))
+                        for ax, part in zip(pair, ("train", "test"), strict=True):
+                            ax.clear()
+                            draw_part(ax, row[epoch], epoch, part, size=0.25)
+                            ax.set(xlim=xlim, ylim=ylim, adjustable="box")
+                    if figure.get_layout_engine() is not None:
+                        figure.draw_without_rendering()
+                        figure.set_layout_engine("none")  # the layout is the first frame's, or it would jump
+                    writer.grab_frame()
+    return list(writers)
+
+
+def _thin(read: Epoch, count: int = 10_000) -> Epoch:
+    """Return an epoch with at most so many training samples, always the same ones."""
+    config, arrays, axis = read
+    chosen = np.random.default_rng(0).permutation(len(arrays["train_labels"]))[:count]
+    return config, arrays | {key: arrays[key][chosen] for key in ("train_features", "train_labels")}, axis
+
+
+def limits(points: list[np.ndarray]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the limits of x and y, of equal length, that show all but one in a thousand of the points (N, 2)."""
+    low, high = np.quantile(np.concatenate(points), [0.0005, 0.9995], axis=0)
+    middle, half = (low + high) / 2, 0.55 * max(float((high - low).max()), 1e-6)
+    return (middle[0] - half, middle[0] + half), (middle[1] - half, middle[1] + half)
+
+
 def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) -> None:
     """Draw histograms of scores for known and unknown samples: a column a run, a row a score.
 
@@ -209,10 +270,16 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
 
 
 def _save(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a figure, whole or not at all."""
+    with _whole(path) as unfinished:
+        figure.savefig(unfinished, dpi=dpi, format="png")
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write, which becomes `path` when it is whole, and is removed otherwise."""
     unfinished = path.with_name(f".{path.name}")
     try:
-        figure.savefig(unfinished, dpi=dpi, format="png")
+        yield unfinished
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -228,15 +295,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Draw the feature scatters of runs again.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
     parser.add_argument("--epochs", type=int, nargs="+", metavar="N", help="which (default: all that are kept)")
+    parser.add_argument("--animate", action="store_true", help="write animation.gif of all of them instead")
     args = parser.parse_args()
     for run in args.runs:
         kept = kept_epochs(run)
         missing = sorted(set(args.epochs or []) - set(kept))
         if missing or not kept:
             parser.error(f"{run}: no features of epoch {missing[0] if missing else 1} are kept here")
-    jobs: list[Callable[[], None]] = [
+    jobs: list[Callable[[], object]] = [
         partial(draw_epoch, run, epoch) for run in args.runs for epoch in args.epochs or kept_epochs(run)
     ]
+    if args.animate:
+        jobs = [partial(animate, [run], run / "animation.gif") for run in args.runs]
     failed = 0
     for job in jobs:  # one that fails does not keep the others from being drawn
         try:

@@ -66,24 +66,27 @@ def epochs_of(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def is_finished(path: Path) -> bool:
-    """Return whether a run has all its epochs, and the features of the last."""
+def is_finished(path: Path, every_epoch: bool = False) -> bool:
+    """Return whether a run has all its epochs, and the features of the last, or of every one."""
     done, epochs = epochs_of(path)
-    return 0 < epochs <= done and (path / "features" / f"epoch_{epochs}.npz").exists()
+    needed = range(1 if every_epoch else epochs, epochs + 1)
+    return 0 < epochs <= done and all((path / "features" / f"epoch_{epoch}.npz").exists() for epoch in needed)
 
 
-def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path]) -> list[Wanted]:
+def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], every_epoch: bool = False) -> list[Wanted]:
     """Set each run's path; return those that are still to be trained, or trained to their end.
 
     A finished run with the same settings counts wherever it lies; one that was cut off counts only in
-    `folder`, whose runs are ours to continue.
+    `folder`, whose runs are ours to continue. With `every_epoch` a finished one must have kept the
+    features of all its epochs.
     """
     missing = []
     taken = set()
     for run in wanted:
         ours = [path for path in sorted(folder.glob("*/")) if is_that_run(path, run.flags)]
         others = [path for path in elsewhere if is_that_run(path, run.flags)]
-        finished = [path for path in (*ours, *others) if is_finished(path)]
+        finished = [path for path in (*ours, *others) if is_finished(path, every_epoch)]
+        ours = [path for path in ours if not is_finished(path)]  # to go on with
         if finished:
             run.path = finished[0]
             continue

@@ -36,7 +36,7 @@ HERE = Path(__file__).resolve().parent
 # What a run writes; nothing else in its directory is ever touched.
 RUN_FILES = (
     "config.json", "log_*.txt", "batches.csv", "epochs.csv", "checkpoint.pt", "best.pt", "events.out.*",
-    "features/epoch_*.npz", "train/epoch_*.png", "test/epoch_*.png",
+    "features/epoch_*.npz", "train/epoch_*.png", "test/epoch_*.png", "animation.gif", "animation.mp4",
 )  # fmt: skip
 
 
@@ -496,11 +496,18 @@ class Drawer:
             self._start()
             self._collect()
 
+    def animate(self) -> None:
+        """Have the film of all epochs made; it is there after `finish`."""
+        self.finish()
+        self._run("--animate")
+
     def _start(self) -> None:
-        command = [sys.executable, str(HERE / "plots.py"), str(self.path), "--epochs", *map(str, self.waiting)]
-        self.waiting = []
+        epochs, self.waiting = self.waiting, []
+        self._run("--epochs", *map(str, epochs))
+
+    def _run(self, *flags: str) -> None:
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, str(HERE / "plots.py"), str(self.path), *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
 from arguments import parse_arguments
 from plots import COLORS
@@ -24,9 +25,9 @@ SHORT = ("-d", "mnist5k", "--use-cpu", "--batch-size", 128)
 
 @pytest.fixture(scope="module")
 def plotted(run_main, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run of two epochs with --plot, and what it printed."""
+    """A run of two epochs with --animate, which means --plot, and what it printed."""
     path = tmp_path_factory.mktemp("run") / "center"
-    done = run_main("-d", "mnist5k", "--use-cpu", "--max-epoch", 2, "--plot", "--print-freq", 20, "--save-dir", path)
+    done = run_main("-d", "mnist5k", "--use-cpu", "--max-epoch", 2, "--animate", "--print-freq", 20, "--save-dir", path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return path, done.stdout
@@ -110,6 +111,11 @@ def test_figures_are_drawn_for_every_epoch(plotted: tuple[Path, str]) -> None:
         for color in COLORS:  # every class is there (in its legend entry, opaque, at the least)
             wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
             assert (np.abs(pixels - wanted).max(axis=2) < 0.01).sum() > 20
+
+
+def test_the_film_is_there(plotted: tuple[Path, str]) -> None:
+    with Image.open(plotted[0] / "animation.gif") as film:
+        assert film.n_frames == 2
 
 
 def test_a_run_is_never_overwritten_unasked(run_main, plotted: tuple[Path, str]) -> None:

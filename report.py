@@ -1,0 +1,360 @@
+"""One interactive page from run directories, with all that it needs inside: compare.py --report."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from bokeh.document import Document
+from bokeh.embed import components
+from bokeh.models import (
+    BooleanFilter,
+    CDSView,
+    ColumnDataSource,
+    CustomJS,
+    HoverTool,
+    LinearColorMapper,
+    PanTool,
+    Range1d,
+    ResetTool,
+    TapTool,
+    WheelZoomTool,
+)
+from bokeh.plotting import figure
+from bokeh.resources import Resources
+from jinja2 import Environment, FileSystemLoader
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+import metrics
+import openset
+import plots
+import sweep
+
+if TYPE_CHECKING:
+    from compare import Run
+
+HERE = Path(__file__).resolve().parent
+SHOWN = 10_000  # samples of a set, at most: what a browser moves at once
+SHEET = 100  # images in a row of a sheet
+WRONG, AMBIGUOUS = 100, 40  # digits that are listed
+PARTS = {"train": "training set", "test": "test set"}
+DASHES = ("solid", "dashed", "dotted", "dashdot")  # runs differ not by colour alone
+TIP = """
+<div style="display:flex;gap:8px;align-items:center;font:13px system-ui,sans-serif;color:#111">
+  <div class="digit" role="img" style="width:84px;height:84px;image-rendering:pixelated;background-color:#000;
+    background-image:var(--{sheet});background-size:{width}px;background-position:@left{{0}}px @top{{0}}px"></div>
+  <div>label <b>@digit</b><br>predicted <b>@predicted</b><br>to its centre <b>@distance{{0.00}}</b><br>
+    <small>{part} image @number</small></div>
+</div>
+"""
+
+
+def write_report(path: Path, runs: list[Run], scored: list[openset.Scored]) -> Path:
+    """Write the page for runs whose `numbers` are computed, and for the scores of unknown images, and
+    return its path.
+
+    Raises:
+        datasets.DataError: if the images of a run's data set cannot be had.
+    """
+    names = name_runs(runs)
+    sheets: dict[str, str] = {}
+    panels = [panel for run in runs for panel in _panels(run, runs.index(run), sheets)]
+    figures = {f"{panel['part']}-{panel['run']}": panel.pop("figure") for panel in panels}
+    figures |= _curves(runs, names) | _histograms(runs, names, scored)
+    document = Document()
+    for key, plot in figures.items():
+        plot.name = key
+        document.add_root(plot)
+    document.js_on_event("document_ready", CustomJS(args={"panels": panels}, code="window.startReport(panels)"))
+    script, divs = components(figures)
+
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("report_template.html").render(
+        title="; ".join(dict.fromkeys(plots.loss_name(run.settings) for run in runs)),
+        bokeh=Resources(mode="inline", components=["bokeh"]).render(),
+        script=script,
+        divs=divs,
+        sheets=sheets,
+        sheet_row=SHEET,
+        runs=[_facts(number, run, name) for number, (run, name) in enumerate(zip(runs, names, strict=True))],
+        panels=panels,
+        parts=PARTS,
+        colors=plots.COLORS,
+        digits=sorted({digit for run in runs for digit in run.config["dataset"]["classes"]}),
+        epochs=sorted({epoch for run in runs for epoch in plots.kept_epochs(run.path)}),
+        better=metrics.BETTER,
+        differing=_differing(runs),
+        histograms=[key for key in figures if key.startswith("scores-")],
+        data=json.dumps({"runs": [{"epochs": plots.kept_epochs(run.path)} for run in runs]}),
+    )
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def name_runs(runs: list[Run]) -> list[str]:
+    """Return what the page calls each run: its loss, with seed or folder where that is not enough."""
+    losses = [plots.loss_name(run.settings) for run in runs]
+    seeds = [f"{loss}, seed {run.settings['seed']}" for loss, run in zip(losses, runs, strict=True)]
+    folders = [f"{loss}, {run.path.name}" for loss, run in zip(losses, runs, strict=True)]
+    for names in (losses, seeds, folders):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(folders, 1)]
+
+
+# ---------------------------------------------------------------- the scatters
+
+
+def _panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any]]:
+    """Return the two scatters of a run, with all their epochs; add the sheets of their images."""
+    kept = plots.kept_epochs(run.path)
+    read = {epoch: plots.read_arrays(run.path, epoch) for epoch in kept}
+    shown = {part: np.sort(_sample(len(read[kept[-1]][f"{part}_labels"]))) for part in PARTS}
+    digits = openset.data_of(run)
+    flat: dict[int, list[np.ndarray]] = {}
+    axis = ""
+    for epoch, arrays in read.items():
+        keys = ("train_features", "test_features", "centers")
+        (_, *flat[epoch]), axis = plots.to_two_dimensions(
+            read[kept[-1]]["train_features"], *(arrays[key] for key in keys)
+        )
+    xlim, ylim = plots.limits([points for arrays in flat.values() for points in arrays[:2]])
+    ranges = {"x_range": Range1d(start=xlim[0], end=xlim[1]), "y_range": Range1d(start=ylim[0], end=ylim[1])}
+    centers = {str(epoch): arrays[2].astype(float).round(4).tolist() for epoch, arrays in flat.items()}
+
+    panels = []
+    for which, (part, images) in enumerate((("train", digits.train_images), ("test", digits.test_images))):
+        chosen = shown[part]
+        labels = read[kept[-1]][f"{part}_labels"][chosen].astype(int)
+        sheet = f"{part}-{digits.name}-{''.join(map(str, digits.classes))}"
+        sheets.setdefault(sheet, _sheet(images[chosen].numpy()))
+        store = {}
+        for epoch, arrays in read.items():
+            features, own = arrays[f"{part}_features"][chosen].astype(np.float32), arrays["centers"][labels]
+            store[f"x{epoch}"], store[f"y{epoch}"] = flat[epoch][which][chosen].astype(np.float32).T
+            store[f"d{epoch}"] = np.linalg.norm(features - own, axis=1).astype(np.float32)
+            store[f"p{epoch}"] = np.array(digits.classes, np.uint8)[arrays[f"{part}_predictions"][chosen]]
+        panels.append(
+            {
+                "run": number,
+                "part": part,
+                "sheet": sheet,
+                "classes": list(digits.classes),
+                "store": ColumnDataSource(store),
+                "centers": centers,
+                "alt": f"{len(chosen)} points of the {PARTS[part]} in {len(digits.classes)} colours, a class each, the "
+                f"digit written at its centre. Test accuracy {run.numbers['accuracy']:.2f} % after the last epoch.",
+                **_scatter(labels, chosen, digits.classes, part, sheet, ranges, axis),
+            }
+        )
+    return panels
+
+
+def _sample(count: int) -> np.ndarray:
+    """Return which of so many samples are shown: always the same."""
+    return np.random.default_rng(0).permutation(count)[:SHOWN]
+
+
+def _sheet(images: np.ndarray) -> str:
+    """Return images (N, 28, 28) as one PNG in base 64: row by row, `SHEET` in a row."""
+    rows = -(-len(images) // SHEET)
+    padded = np.zeros((rows * SHEET, 28, 28), np.uint8)
+    padded[: len(images)] = images
+    whole = padded.reshape(rows, SHEET, 28, 28).transpose(0, 2, 1, 3).reshape(rows * 28, SHEET * 28)
+    file = io.BytesIO()
+    Image.fromarray(whole).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _scatter(
+    labels: np.ndarray,
+    chosen: np.ndarray,
+    classes: tuple[int, ...],
+    part: str,
+    sheet: str,
+    ranges: dict[str, Range1d],
+    axis: str,
+) -> dict[str, Any]:
+    """Return a scatter without its points, which the page fills in for the epoch that is asked for."""
+    place = np.arange(len(labels))
+    order = np.random.default_rng(1).permutation(len(labels))  # no class hides another by its number
+    nothing = np.zeros(len(labels), np.float32)
+    digit = np.array(classes, np.uint8)[labels]
+    source = ColumnDataSource(
+        {
+            "x": nothing,
+            "y": nothing,
+            "distance": nothing,
+            "predicted": digit[order],
+            "digit": digit[order],
+            "place": place[order].astype(np.int32),
+            "number": chosen[order].astype(np.int32),
+            "left": (-84 * (place % SHEET))[order].astype(np.int32),
+            "top": (-84 * (place // SHEET))[order].astype(np.int32),
+        }
+    )
+    visible = BooleanFilter(booleans=[True] * len(labels))
+    plot = _figure(**ranges, aspect_ratio=1, min_border_left=46, min_border_bottom=46, min_border_right=8, min_border_top=8)  # fmt: skip
+    plot.xaxis.axis_label = f"first {axis}" if axis != "only feature" else axis
+    plot.yaxis.axis_label = f"second {axis}" if axis != "only feature" else ""
+    points = plot.scatter(
+        "x", "y", source=source, view=CDSView(filter=visible), size=4, line_color=None, fill_alpha=0.7,
+        fill_color={"field": "digit", "transform": LinearColorMapper(palette=list(plots.COLORS), low=-0.5, high=9.5)},
+        nonselection_fill_alpha=0.7,
+    )  # fmt: skip
+    centers = ColumnDataSource({"x": [], "y": [], "digit": []})
+    plot.scatter("x", "y", source=centers, size=17, fill_color="white", line_color="black", line_width=1.2)
+    plot.text("x", "y", "digit", source=centers, text_align="center", text_baseline="middle", text_font_size="11px", text_font_style="bold", text_color="black")  # fmt: skip
+    chosen_point = ColumnDataSource({"x": [], "y": []})
+    plot.scatter("x", "y", source=chosen_point, size=22, fill_color=None, line_color="#c2185b", line_width=4)
+    pan, wheel = PanTool(), WheelZoomTool(modifiers="ctrl")
+    tip = TIP.format(sheet=sheet, width=84 * SHEET, part=part)
+    plot.add_tools(
+        pan,
+        wheel,
+        HoverTool(renderers=[points], tooltips=tip, limit=1, point_policy="snap_to_data"),
+        TapTool(renderers=[points], callback=CustomJS(args={"source": source, "sheet": sheet}, code=(
+            "const i = source.selected.indices[0];"
+            "source.selected.indices = [];"
+            "if (i !== undefined) window.choose(sheet, source.data.place[i])"))),
+        ResetTool(),
+    )  # fmt: skip
+    plot.toolbar.active_drag, plot.toolbar.active_scroll = pan, wheel
+    return {
+        "figure": plot,
+        "source": source,
+        "visible": visible,
+        "center_source": centers,
+        "chosen": chosen_point,
+        "x_range": ranges["x_range"],
+        "y_range": ranges["y_range"],
+    }
+
+
+def _figure(**options: Any) -> Any:
+    """Return an empty plot that takes the width it is given and lets the page's background through."""
+    plot = figure(tools="", toolbar_location="above", sizing_mode="stretch_width", **options)
+    plot.toolbar.logo = None
+    plot.background_fill_color = plot.border_fill_color = None
+    plot.grid.grid_line_alpha = 0.5
+    return plot
+
+
+# ---------------------------------------------------------------- curves and histograms
+
+
+def _curves(runs: list[Run], names: list[str]) -> dict[str, Any]:
+    """Return the learning curves: test accuracy by epoch, both losses by batch."""
+    accuracy = _figure(height=300, x_axis_label="epoch", y_axis_label="test accuracy (%)")
+    losses = {
+        "loss_xent": _figure(height=300, x_axis_label="epoch", y_axis_label="cross-entropy, training", y_axis_type="log"),
+        "loss_center": _figure(height=300, x_axis_label="epoch", y_axis_label="center loss, unweighted", y_axis_type="log"),
+    }  # fmt: skip
+    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
+        style = {
+            "color": plots.COLORS[number % 10],
+            "line_dash": DASHES[number % 4],
+            "line_width": 2,
+            "legend_label": name,
+        }
+        epochs = np.atleast_1d(np.genfromtxt(run.path / "epochs.csv", names=True, delimiter=","))
+        done = np.isfinite(epochs["test_accuracy"])
+        accuracy.line(epochs["epoch"][done], epochs["test_accuracy"][done], **style)
+        accuracy.scatter(epochs["epoch"][done], epochs["test_accuracy"][done], color=style["color"], size=7)
+        batches = np.atleast_1d(np.genfromtxt(run.path / "batches.csv", names=True, delimiter=","))
+        block = -(-len(batches) // 300)  # a point is a mean over so many batches
+        whole = batches[: len(batches) // block * block]
+        at = whole["epoch"] - 1 + whole["batch"] / batches["batch"].max()
+        for key, plot in losses.items():
+            plot.line(at.reshape(-1, block).mean(1), whole[key].reshape(-1, block).mean(1), **style)
+    for plot in (accuracy, *losses.values()):
+        plot.add_tools(PanTool(), WheelZoomTool(modifiers="ctrl"), ResetTool(), HoverTool(tooltips="$name @x{0.0}: @y{0.000}"))  # fmt: skip
+        _legend(plot)
+    return {"curve-accuracy": accuracy, "curve-xent": losses["loss_xent"], "curve-center": losses["loss_center"]}
+
+
+def _legend(plot: Any) -> None:
+    """Put the legend above the plot, where it hides nothing."""
+    legend = plot.legend[0]
+    legend.background_fill_color, legend.border_line_color, legend.click_policy = None, None, "hide"
+    legend.label_text_font_size, legend.margin, legend.padding, legend.spacing = "11px", 2, 0, 0
+    plot.add_layout(legend, "above")
+
+
+def _histograms(runs: list[Run], names: list[str], scored: list[openset.Scored]) -> dict[str, Any]:
+    """Return a histogram of each score of each run, known against unknown samples."""
+    figures: dict[str, Any] = {}
+    for part in scored:
+        number = runs.index(part.run)
+        key = f"scores-{number}-{part.score.replace(' ', '-')}"
+        both = np.concatenate([part.known, part.unknown])
+        low, high = np.quantile(both, [0.002, 0.998])
+        bins = np.linspace(low, max(high, low + 1e-6), 60)
+        if key not in figures:
+            label = f"{names[number]}: {plots.SCORE_AXES.get(part.score, part.score)}"
+            figures[key] = _figure(height=260, x_axis_label=label)
+            figures[key].yaxis.visible = False
+            heights, _ = np.histogram(np.clip(part.known, low, high), bins, density=True)
+            figures[key].quad(top=heights, bottom=0, left=bins[:-1], right=bins[1:], color=plots.COLORS[0], alpha=0.5, legend_label="known")  # fmt: skip
+        heights, _ = np.histogram(np.clip(part.unknown, low, high), bins, density=True)
+        lines = len(figures[key].renderers)
+        figures[key].step(bins[:-1], heights, mode="after", line_width=2, color=plots.COLORS[lines % 10], line_dash=DASHES[(lines - 1) % 4], legend_label=part.unknowns)  # fmt: skip
+    for plot in figures.values():
+        _legend(plot)
+    return figures
+
+
+# ---------------------------------------------------------------- what is written beside the figures
+
+
+def _facts(number: int, run: Run, name: str) -> dict[str, Any]:
+    """Return what the page says of a run, for its last epoch."""
+    arrays, classes = run.arrays, list(run.config["dataset"]["classes"])
+    digits = np.array(classes)
+    labels, predictions = (arrays[f"test_{key}"].astype(int) for key in ("labels", "predictions"))
+    shown = np.sort(_sample(len(labels)))
+    labels, predictions, scores = (a[shown] for a in (labels, predictions, arrays["test_scores"]))
+
+    def listed(chosen: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {
+                "place": int(i),
+                "label": int(digits[labels[i]]),
+                "predicted": int(digits[predictions[i]]),
+                "score": 100 * float(scores[i]),
+            }
+            for i in chosen
+        ]
+
+    wrong = np.flatnonzero(labels != predictions)
+    right = np.flatnonzero(labels == predictions)
+    confusion = confusion_matrix(arrays["test_labels"], arrays["test_predictions"], labels=range(len(classes)))
+    return {
+        "number": number,
+        "name": name,
+        "path": str(run.path),
+        "command": run.config["command"],
+        "epochs": sweep.epochs_of(run.path)[1],
+        "dataset": run.config["dataset"],
+        "settings": run.settings,
+        "numbers": run.numbers,
+        "wrong_count": len(wrong),
+        "wrong": listed(wrong[np.argsort(-scores[wrong], kind="stable")][:WRONG]),
+        "ambiguous": listed(right[np.argsort(scores[right], kind="stable")][:AMBIGUOUS]),
+        "confusion": [
+            (digit, [(int(n), n / max(row.sum(), 1)) for n in row])
+            for digit, row in zip(classes, confusion, strict=True)
+        ],
+    }
+
+
+def _differing(runs: list[Run]) -> dict[str, list[str]]:
+    """Return the settings in which runs differ, each with every run's value."""
+    keys = dict.fromkeys(key for run in runs for key in run.settings)
+    table = {key: [str(run.settings.get(key)) for run in runs] for key in keys}
+    return {key: values for key, values in table.items() if len(set(values)) > 1 and not key.startswith("asked_")}

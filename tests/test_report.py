@@ -1,0 +1,192 @@
+"""The interactive page in a real browser, and the film."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+import datasets
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "1", "3", "8", "--max-epoch", "2", "--batch-size", "128"]
+POINT = """(number) => {
+  const plot = Bokeh.documents[0].roots().find((root) => root.name === "test-1");
+  const view = Bokeh.index.find_one(plot), frame = view.frame, data = plot.renderers[0].data_source.data;
+  const box = view.canvas_view.el.getBoundingClientRect();
+  const x = frame.x_scale.compute(data.x[number]), y = frame.y_scale.compute(data.y[number]);
+  return {x: box.x + x, y: box.y + y, place: data.place[number], digit: data.digit[number]};
+}"""
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs of two epochs on three digits, their film and their report."""
+    out = tmp_path_factory.mktemp("report") / "compare"
+    command = [sys.executable, str(ROOT / "compare.py"), "--animate", "--report", "--jobs", "2", "--out", str(out)]
+    done = subprocess.run([*command, "--", *QUICK], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_film_has_a_frame_for_each_epoch_and_axes_that_stand_still(compared: Path) -> None:
+    with Image.open(compared / "animation.gif") as film:
+        shots = []
+        for number in range(film.n_frames):
+            film.seek(number)
+            shots.append(np.asarray(film.convert("L")).astype(int))
+        duration = film.info["duration"]
+    assert len(shots) == 2
+    assert duration == 1500  # of the last, three times the others'
+    first, last = shots
+    assert (np.abs(first - last) > 60).any()
+    ticks = slice(0, 40)  # numbers and label of the leftmost axis
+    assert np.abs(first - last)[:, ticks].max() < 60  # but for the film's own palette
+
+
+def test_runs_without_the_features_of_their_epochs_give_no_film(compared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(compared / "runs" / "center-1", run)
+    (run / "features" / "epoch_1.npz").unlink()
+    command = [
+        sys.executable,
+        str(ROOT / "compare.py"),
+        "--animate",
+        "--out",
+        str(tmp_path / "out"),
+        "--runs",
+        str(run),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "train with --plot" in done.stderr
+
+
+def test_page_holds_everything_itself(compared: Path) -> None:
+    page = (compared / "report.html").read_text()
+    assert not re.search(r"""<(script|link|img|iframe)[^>]+(src|href)\s*=\s*["']?(https?:)?//""", page)
+    assert "1 → 1" in page  # among the ambiguous ones
+    facts = json.loads(re.search(r'id="facts">(.*?)</script>', page).group(1))  # type: ignore[union-attr]
+    assert facts == {"runs": [{"epochs": [1, 2]}, {"epochs": [1, 2]}]}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        yield playwright.chromium.launch(executable_path=BROWSER, args=flags)
+
+
+@pytest.fixture
+def page(browser: Any, compared: Path) -> Iterator[Any]:
+    """The report, open from disk; at the end nothing has come from a network or gone wrong."""
+    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    complaints, requests = [], []
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto((compared / "report.html").as_uri())
+    page.wait_for_selector("body[data-ready]", state="attached")
+    yield page
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:", "blob:", "data:"))] == []
+    page.close()
+
+
+def places(page: Any) -> np.ndarray:
+    """Return where the points of the second run's test set are."""
+    x, y = page.evaluate("""() => {
+      const plot = Bokeh.documents[0].roots().find((root) => root.name === "test-1");
+      const data = plot.renderers[0].data_source.data;
+      return [Array.from(data.x), Array.from(data.y)];
+    }""")
+    return np.array([x, y]).T
+
+
+def test_slider_shows_each_epoch(page: Any, compared: Path) -> None:
+    for value, epoch in (("0", 1), ("1", 2)):
+        page.locator("#epoch").fill(value)
+        assert page.locator("#epoch-shown").text_content() == str(epoch)
+        with np.load(compared / "runs" / "center-1" / "features" / f"epoch_{epoch}.npz") as data:
+            there = data["test_features"].astype(float)
+        np.testing.assert_allclose(np.sort(places(page), axis=0), np.sort(there, axis=0), rtol=1e-5)
+    assert "after epoch 2" in page.locator('[data-panel="test-1"] figcaption').text_content()
+
+
+def test_hovering_over_a_point_shows_its_digit(page: Any) -> None:
+    page.wait_for_timeout(300)
+    point = page.evaluate(POINT, 7)
+    page.mouse.move(point["x"] - 3, point["y"] - 3)
+    page.mouse.move(point["x"], point["y"])
+    tip = page.locator(".bk-Tooltip")
+    tip.locator(".digit").wait_for(state="visible")
+    text = tip.locator("div", has=page.locator("small")).last.inner_text()
+    shown = int(re.search(r"test image (\d+)", text).group(1))  # type: ignore[union-attr]
+    assert re.search(r"to its centre \d+\.\d\d", text)
+    images = datasets.load("mnist5k", Path("nowhere")).only([1, 3, 8])
+    assert f"label {images.classes[images.test_labels[shown]]}" in text
+    with Image.open(BytesIO(tip.locator(".digit").screenshot())) as shot:
+        pixels = np.asarray(shot.convert("L").resize((28, 28), Image.Resampling.BOX)).astype(float)
+    assert np.corrcoef(pixels.ravel(), images.test_images[shown].numpy().ravel())[0, 1] > 0.9
+
+
+def test_a_click_takes_a_class_away_and_brings_it_back(page: Any) -> None:
+    button, panel = page.locator('button[data-digit="3"]'), page.locator('[data-panel="test-1"]')
+    count = "() => Bokeh.documents[0].roots()[1].renderers[0].view.filter.booleans.filter(Boolean).length"
+    before, all_points = panel.screenshot(), page.evaluate(count)
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    page.wait_for_timeout(300)
+    assert page.evaluate(count) < all_points
+    assert panel.screenshot() != before
+    button.click()
+    assert page.evaluate(count) == all_points
+
+
+def test_a_listed_digit_is_found_in_every_panel(page: Any) -> None:
+    button = page.locator(".thumbs button").first
+    label = re.match(r"a (\d)", button.get_attribute("aria-label")).group(1)  # type: ignore[union-attr]
+    button.click()
+    told = page.locator("#inspector").inner_text()
+    assert told.startswith(f"A {label}\n")
+    assert told.count("from its centre") == 2  # in the test set of both runs
+    assert button.get_attribute("aria-pressed") == "true"
+
+
+def test_zoom_is_linked_between_runs(page: Any) -> None:
+    ranges = """() => Bokeh.documents[0].roots().filter((root) => root.name.startsWith("test"))
+      .map((plot) => [plot.x_range.start, plot.x_range.end])"""
+    home = page.evaluate(ranges)
+    page.evaluate("""() => {
+      const range = Bokeh.documents[0].roots().find((root) => root.name === "test-1").x_range;
+      const {start, end} = range;
+      range.setv({start: start + 0.25 * (end - start), end: start + 0.5 * (end - start)});
+    }""")
+    for (left, right), (start, end) in zip(home, page.evaluate(ranges), strict=True):
+        width = right - left
+        assert ((start - left) / width, (end - left) / width) == pytest.approx((0.25, 0.5))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_runs_over_the_side(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.wait_for_timeout(300)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
