@@ -16,6 +16,7 @@ BASICS: dict[str, Any] = dict(
     recipe="default",
     dataset="auto",
     known_classes=None,
+    hold_out=0,
     model="lenet++",
     feat_dim=2,
     head="softmax",
@@ -90,6 +91,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     data.add_argument("-d", "--dataset", **one_of(("auto", "mnist", "fashion-mnist", "kmnist", "mnist5k")), help="auto: MNIST if it is there or can be downloaded, otherwise mnist5k (default: auto)")  # fmt: skip
     data.add_argument("--data-root", metavar="DIR", help="holds MNIST/raw/…, as torchvision lays it out (default: data)")  # fmt: skip
     data.add_argument("--known-classes", type=number(int, 0, 9), nargs="+", metavar="DIGIT", help="train and test on these digits alone (default: all)")  # fmt: skip
+    data.add_argument("--hold-out", type=number(int, 0, 10**6), metavar="N", help="keep N training images out of training, for predict.py to set its threshold on (default: 0)")  # fmt: skip
     data.add_argument("-j", "--workers", type=number(int, 0, 1024), metavar="N", help=argparse.SUPPRESS)
 
     model = parser.add_argument_group("model")

@@ -106,6 +106,25 @@ class Digits:
             test_labels=test[test >= 0],
         )
 
+    def hold_out(self, count: int) -> tuple[Digits, Tensor, Tensor]:
+        """Return the data without `count` training samples, and these: images and labels.
+
+        They are the last of each class, as many of one as of another, but for a remainder.
+
+        Raises:
+            DataError: if a class would be left without samples.
+        """
+        share = torch.full((len(self.classes),), count // len(self.classes))
+        share[: count % len(self.classes)] += 1
+        held = torch.zeros(len(self.train_labels), dtype=torch.bool)
+        for label, number in enumerate(share.tolist()):
+            there = (self.train_labels == label).nonzero()[:, 0]
+            if number >= len(there):
+                raise DataError(f"--hold-out {count}: class {self.classes[label]} has {len(there)} training images")
+            held[there[len(there) - number :]] = True
+        kept = replace(self, train_images=self.train_images[~held], train_labels=self.train_labels[~held])
+        return kept, self.train_images[held], self.train_labels[held]
+
 
 def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits:
     """Return the data set of that name from `SOURCES`, ``mnist5k`` or ``auto``, every file verified.

@@ -296,6 +296,8 @@ def group_run(
     torch.set_num_threads(settings.get("threads", torch.get_num_threads()))  # sums depend on it
     if settings["known_classes"]:
         data = data.only(settings["known_classes"])
+    if settings["hold_out"]:
+        data, _, _ = data.hold_out(settings["hold_out"])
     data = data.to(group.device)
     batches = datasets.Batches(
         data.train_images, data.train_labels, settings["batch_size"], settings["seed"], settings["shift"]
@@ -370,7 +372,8 @@ def greet(log: RunLog, run: Run, first_lines: list[str]) -> None:
     for line in first_lines:
         log(line)
     classes = "" if len(data.classes) == 10 else f" of the classes {', '.join(map(str, data.classes))}"
-    log(f"{len(data.train_labels)} training and {len(data.test_labels)} test images{classes}")
+    held = f"; {settings['hold_out']} training images held out" if settings["hold_out"] else ""
+    log(f"{len(data.train_labels)} training and {len(data.test_labels)} test images{classes}{held}")
     log(f"Creating model: {settings['model']} ({settings['feat_dim']}-D features, {settings['head']} head)")
     log(f"Recipe: {settings['recipe']}, seed {settings['seed']}")
     log(f"Precision: {settings['precision']}, {settings['precision_why']}")

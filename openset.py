@@ -86,7 +86,14 @@ def load_data(run: Run) -> datasets.Digits:
 
 def data_of(run: Run) -> datasets.Digits:
     """Return the samples that a run was trained and tested on, in the order of its features."""
-    return load_data(run).only(run.config["dataset"]["classes"])
+    data, _, _ = held_out_of(run)
+    return data
+
+
+def held_out_of(run: Run) -> tuple[datasets.Digits, torch.Tensor, torch.Tensor]:
+    """Return the same, and the images and labels that --hold-out kept out of training."""
+    data = load_data(run).only(run.config["dataset"]["classes"])
+    return data.hold_out(run.config["settings"].get("hold_out", 0))
 
 
 def data_root(run: Run) -> Path:

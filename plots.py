@@ -159,7 +159,7 @@ def draw_epoch(run: Path, epoch: int) -> None:
         draw_part(ax, read, epoch, part)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         (run / part).mkdir(exist_ok=True)
-        _save(figure, run / part / f"epoch_{epoch}.png", dpi=150)
+        save(figure, run / part / f"epoch_{epoch}.png", dpi=150)
 
 
 def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test")) -> None:
@@ -177,7 +177,7 @@ def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"
                 draw_part(axes[row, column], read, epoch, part, size=0.25)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
-        _save(figure, path, dpi=200)
+        save(figure, path, dpi=200)
 
 
 def animate(runs: list[Path], path: Path, fps: int = 2) -> list[Path]:
@@ -266,10 +266,11 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
             axes[0, column].set_title(run)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=len(labels))
-        _save(figure, path, dpi=200)
+        save(figure, path, dpi=200)
 
 
-def _save(figure: Figure, path: Path, dpi: int) -> None:
+def save(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure as PNG, whole or not at all."""
     with _whole(path) as unfinished:
         figure.savefig(unfinished, dpi=dpi, format="png")
 

@@ -1,0 +1,140 @@
+"""How well predict.py reads digits that do not look like MNIST's, and knows letters for unknown.
+
+    python benchmarks/predict.py --run log/held-out > benchmarks/results/predict.txt
+
+Takes 500 test digits, 50 of each class, changes them in several ways, and runs each through what
+predict.py does with a file: read, found, centred, classified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import platform
+import shlex
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+import compare
+import datasets
+import openset
+from predict import BadImage, Prediction, Reader, read_image, to_digit
+from utils import processor_name
+
+Change = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def rescaled(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Return it 20 to 400 pixels wide."""
+    side = int(np.exp(rng.uniform(np.log(20), np.log(400))))
+    return image.resize((side, side), Image.Resampling.BICUBIC)
+
+
+def inverted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Return it dark on light."""
+    return Image.fromarray(255 - np.asarray(image))
+
+
+def colored(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Return it in one colour on a ground of another, at least 120 of 441 away."""
+    ink = ground = np.zeros(3)
+    while np.linalg.norm(ink - ground) < 120:
+        ink, ground = rng.uniform(0, 255, (2, 3))
+    share = np.asarray(image.convert("L"), float)[..., None] / 255
+    return Image.fromarray((share * ink + (1 - share) * ground).astype(np.uint8))
+
+
+def everything(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Return it rescaled, every second one inverted, then on a coloured ground."""
+    image = rescaled(image, rng)
+    return colored(inverted(image, rng) if rng.random() < 0.5 else image, rng)
+
+
+def shaded(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Return all that on a sheet with margins, a shadow across it and noise: a poor photograph."""
+    image = rescaled(image, rng)
+    width = int(image.width * rng.uniform(1.2, 2.5))
+    sheet = Image.new("L", (width, width))
+    sheet.paste(image, tuple(int(v) for v in rng.integers(0, width - image.width + 1, 2)))
+    pixels = np.asarray(colored(sheet, rng), float)
+    y, x = np.mgrid[:width, :width] / width
+    shadow = 1 - 0.4 * (x * rng.random() + y * rng.random())[..., None]
+    return Image.fromarray((pixels * shadow + rng.normal(0, 4, pixels.shape)).clip(0, 255).astype(np.uint8))
+
+
+CHANGES: dict[str, Change] = {
+    "as they are": lambda image, rng: image,
+    "inverted": inverted,
+    "rescaled, 20 to 400 pixels": rescaled,
+    "coloured ink and ground": colored,
+    "rescaled, half of them inverted, coloured": everything,
+    "the same with margins, shadow and noise": shaded,
+}
+
+
+def through_a_file(image: Image.Image) -> np.ndarray:
+    """Return what predict.py makes of the image, saved as a JPEG."""
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=85)
+    return to_digit(read_image(file))
+
+
+def read(reader: Reader, pictures: list[Callable[[], np.ndarray]]) -> list[Prediction | None]:
+    """Return what the run makes of each picture, None for one that is refused."""
+    digits: dict[int, np.ndarray] = {}
+    for number, picture in enumerate(pictures):
+        with contextlib.suppress(BadImage):
+            digits[number] = picture()
+    found = dict(zip(digits, reader.read(np.array(list(digits.values()))), strict=True))
+    return [found.get(number) for number in range(len(pictures))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("log/held-out"), metavar="DIR", help="run directory")
+    parser.add_argument("--letters", default="data/notMNIST", metavar="NAME_OR_DIR", help="images of unknown classes")
+    args = parser.parse_args()
+    run = compare.read_run(args.run)
+    reader = Reader(run)
+    data = openset.data_of(run)
+    print("`" + shlex.join(["python", *sys.argv]) + "`")
+    print(f"Run: {run.config['command']}")
+    print(f"{processor_name()}, Python {platform.python_version()}, torch {torch.__version__}")
+    print(f"Unknown: over {reader.threshold:.2f} from the centre, as 1 % of {reader.calibrated_on} training digits are, held out: {reader.held_out}\n")  # fmt: skip
+
+    share = 500 // len(data.classes)
+    chosen = torch.cat([(data.test_labels == label).nonzero()[:share, 0] for label in range(len(data.classes))])
+    print(f"{len(chosen)} test digits, {share} of each class, all saved as JPEG")
+    print(f"{'':45}{'right':>8}{'unknown':>10}{'right, not called unknown':>28}")
+    for name, change in CHANGES.items():
+        rng = np.random.default_rng(0)
+        changed = [change(Image.fromarray(data.test_images[index].numpy()), rng) for index in chosen.tolist()]
+        found = read(reader, [partial(through_a_file, image) for image in changed])
+        labels = [data.classes[label] for label in data.test_labels[chosen].tolist()]
+        right = [one is not None and one.digit == label for one, label in zip(found, labels, strict=True)]
+        known = [one is not None and one.known for one in found]
+        both = [one and other for one, other in zip(right, known, strict=True)]
+        percent = [100 * share for share in (np.mean(right), 1 - np.mean(known), np.mean(both))]
+        print(f"{name:45}{percent[0]:7.1f}%{percent[1]:9.1f}%{percent[2]:27.1f}%")
+
+    letters = datasets.load_images(args.letters, openset.data_root(run)).numpy()
+    pixels = [np.repeat(letter[..., None], 3, axis=2).astype(np.float32) for letter in letters]
+    found = [one for one in read(reader, [partial(to_digit, one) for one in pixels]) if one is not None]
+    unknown = 100 * np.mean([not one.known for one in found])
+    print(
+        f"\n{args.letters}: {unknown:.1f} % of {len(found)} called unknown; {len(letters) - len(found)} empty ones refused"
+    )
+
+
+if __name__ == "__main__":
+    main()
