@@ -9,6 +9,7 @@ import argparse
 import io
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,8 +178,8 @@ def _centered(ink: np.ndarray) -> np.ndarray:
     small = Image.fromarray((255 * ink).astype(np.uint8)).resize((size[1], size[0]), Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)  # fmt: skip
     digit = np.zeros((SIDE, SIDE), np.float32)
     middle = np.array(ndimage.center_of_mass(np.asarray(small, np.float32)))
-    top, left = np.clip(np.round((SIDE - 1) / 2 - middle), 0, SIDE - np.array(size)).astype(int)
-    digit[top : top + size[0], left : left + size[1]] = small
+    top, left = np.clip(np.round(SIDE / 2 - middle), 0, SIDE - np.array(size)).astype(int)
+    digit[top : top + size[0], left : left + size[1]] = np.asarray(small)
     return np.clip(digit * (255 / max(float(np.quantile(digit[digit > 0], 0.9)), 1.0)), 0, 255).astype(np.uint8)
 
 
@@ -239,10 +240,14 @@ def plot(run: Run, predictions: dict[str, Prediction], path: Path) -> None:
     figure = Figure(figsize=(7.2, 6.4), layout="constrained")
     ax = figure.add_subplot()
     plots.draw_part(ax, read, epoch, "test")
+    below: Counter[int] = Counter()
     for (name, prediction), (x, y) in zip(predictions.items(), points, strict=True):
         ax.scatter(x, y, s=160, marker="*", c="white", edgecolors="black", linewidths=1.2, zorder=5)
-        text = f"{name}: {prediction.digit if prediction.known else 'unknown'}"
-        ax.annotate(text, (x, y), xytext=(7, 5), textcoords="offset points", fontsize=8, zorder=6,
+        text = f"{Path(name).name}: {prediction.digit if prediction.known else 'unknown'}"
+        offset = (9 if x < 0 else -9, 6 - 11 * below[prediction.digit])  # towards the middle, one below the other
+        below[prediction.digit] += 1
+        ax.annotate(text, (x, y), xytext=offset, textcoords="offset points", fontsize=8, zorder=6,
+                    ha="left" if x < 0 else "right",
                     bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1})  # fmt: skip
     ax.scatter([], [], s=160, marker="*", c="white", edgecolors="black", linewidths=1.2, label="your image")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)

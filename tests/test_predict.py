@@ -1,0 +1,185 @@
+"""A person's own images: found, brought into MNIST's form, classified, or refused."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image, ImageDraw
+
+import datasets
+from compare import read_run
+from predict import BadImage, Reader, read_image, to_digit
+
+
+@pytest.fixture(scope="module")
+def run(run_main, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on three digits that has kept 150 training images out of its training."""
+    path = tmp_path_factory.mktemp("runs") / "held-out"
+    done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 0, 1, 7, "--max-epoch", 4, "--hold-out", 150, "--save-dir", path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1050 training and 300 test images of the classes 0, 1, 7; 150 training images held out" in done.stdout
+    return path
+
+
+def predict(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "predict.py"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, input=stdin, timeout=300)
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def picture(digit: np.ndarray, side: int, ink: tuple[int, ...], ground: tuple[int, ...]) -> Image.Image:
+    """Return a digit (28, 28) drawn in one colour on another."""
+    big = np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC), float)[..., None] / 255
+    return Image.fromarray((big * ink + (1 - big) * np.array(ground)).astype(np.uint8))
+
+
+def likeness(found: np.ndarray, digit: np.ndarray) -> float:
+    """Return the correlation of two digits, one of them moved by at most a pixel."""
+    moved = (np.roll(found, (down, right), (0, 1)) for down in (-1, 0, 1) for right in (-1, 0, 1))
+    return max(float(np.corrcoef(one.ravel(), digit.ravel())[0, 1]) for one in moved)
+
+
+@pytest.mark.parametrize(
+    ("ink", "ground"),
+    [((0, 0, 0), (255, 255, 255)), ((255, 255, 255), (0, 0, 0)), ((250, 220, 90), (30, 60, 160)), ((200, 30, 30), (20, 120, 40))],
+)  # fmt: skip
+@pytest.mark.parametrize("side", [28, 100, 700])
+def test_a_picture_becomes_the_digit_that_was_drawn(
+    mnist5k: datasets.Digits, tmp_path: Path, ink: tuple[int, ...], ground: tuple[int, ...], side: int
+) -> None:
+    for number in range(0, 1000, 100):
+        digit = mnist5k.test_images[number].numpy()
+        picture(digit, side, ink, ground).save(tmp_path / "picture.png")
+        found = to_digit(read_image(tmp_path / "picture.png"))
+        assert found.shape == (28, 28)
+        assert found.dtype == np.uint8
+        assert likeness(found, digit) > 0.9
+
+
+def test_position_and_margin_do_not_matter(mnist5k: datasets.Digits, tmp_path: Path) -> None:
+    drawn = picture(mnist5k.test_images[0].numpy(), 112, (0, 0, 0), (255, 255, 255))
+    found = []
+    for place in ((0, 0), (150, 60)):
+        sheet = Image.new("RGB", (300, 300), (255, 255, 255))
+        sheet.paste(drawn, place)
+        sheet.save(tmp_path / "sheet.png")
+        found.append(to_digit(read_image(tmp_path / "sheet.png")))
+    assert np.abs(np.subtract(*found, dtype=int)).mean() < 1
+
+
+def test_a_pen_stroke_is_as_strong_as_mnists(tmp_path: Path) -> None:
+    sheet = Image.new("L", (400, 500), 240)
+    ImageDraw.Draw(sheet).line([(200, 40), (200, 460)], fill=30, width=3)
+    sheet.save(tmp_path / "one.jpg")
+    found = to_digit(read_image(tmp_path / "one.jpg"))
+    assert found.max() == 255
+    assert 1 <= (found[14] > 128).sum() <= 4  # pixels across the stroke
+
+
+def test_grey_palette_transparent_and_deep_images_are_the_same_digit(tmp_path: Path) -> None:
+    base = Image.new("L", (90, 90), 255)
+    ImageDraw.Draw(base).ellipse([25, 10, 65, 80], outline=0, width=9)
+    clear = Image.new("RGBA", base.size, (255, 255, 255, 0))  # white on nothing
+    clear.paste((255, 255, 255, 255), mask=Image.fromarray(255 - np.asarray(base)))
+    turned = base.rotate(90, expand=True)
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by the reader
+    images = {"grey.png": base, "palette.gif": base.convert("P"), "clear.png": clear, "deep.png": Image.fromarray(np.asarray(base).astype(np.uint16) * 200)}  # fmt: skip
+    for name, image in images.items():
+        image.save(tmp_path / name)
+    turned.save(tmp_path / "turned.png", exif=exif)
+    wanted = to_digit(read_image(tmp_path / "grey.png"))
+    for name in (*images, "turned.png"):
+        found = to_digit(read_image(tmp_path / name))
+        assert np.abs(found.astype(int) - wanted).mean() < 3, name
+
+
+def test_a_shadow_and_specks_are_not_the_digit(mnist5k: datasets.Digits, tmp_path: Path) -> None:
+    digit = mnist5k.test_images[0].numpy()
+    drawn = np.asarray(picture(digit, 200, (20, 20, 20), (230, 225, 210)), float)
+    shadow = np.linspace(1, 0.55, 200)[None, :, None]
+    pixels = (drawn * shadow).astype(np.uint8)
+    pixels[4:7, 190:193] = 0
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg", quality=80)
+    found = to_digit(read_image(tmp_path / "photo.jpg"))
+    assert likeness(found, digit) > 0.9
+
+
+def test_bad_images_are_refused_in_one_line(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 50), (90, 90, 90)).save(tmp_path / "blank.png")
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    Image.effect_noise((300, 300), 90).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
+    for name, reason in (
+        ("blank.png", "nothing is drawn"),
+        ("text.png", "not an image"),
+        ("empty.png", "not an image"),
+        ("half.png", "cannot be read"),
+        ("absent.png", "No such file"),
+    ):
+        with pytest.raises(BadImage, match=reason) as refused:
+            to_digit(read_image(tmp_path / name))
+        assert "\n" not in str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six test digits as pictures of two sizes, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("drawn")
+    digits = datasets.load("mnist5k", Path("nowhere")).only([0, 1, 7])
+    for label in range(3):
+        for number, index in enumerate((digits.test_labels == label).nonzero()[:2, 0].tolist()):
+            image = picture(digits.test_images[index].numpy(), 80 + 50 * number, (30, 30, 120), (250, 240, 200))
+            image.save(folder / f"{digits.classes[label]}-{number}.jpg")
+    (folder / "text.jpg").write_text("not an image")
+    return folder
+
+
+def test_a_folder_is_read_and_what_is_bad_does_not_stop_the_rest(run: Path, drawn: Path, tmp_path: Path) -> None:
+    done = predict("--run", run, drawn, "--plot", tmp_path / "where.png")
+    assert done.returncode == 2
+    assert done.stderr == f"predict.py: {drawn / 'text.jpg'}: not an image, or of a format that is not known here\n"
+    lines = done.stdout.splitlines()
+    assert "as 1 % do of 150 training digits held out" in lines[0]
+    told = dict(re.match(r".*/(.+?)\.\w+: (.+?) \([\d.]+ %, [\d.]+ from its centre\)", line).groups() for line in lines[1:-1])  # type: ignore[union-attr]  # fmt: skip
+    assert sum(answer == name[0] for name, answer in told.items()) >= 5
+    assert len(told) == 6
+    with Image.open(tmp_path / "where.png") as figure:
+        assert figure.size[0] > 800
+
+
+def test_digits_it_never_saw_are_unknown_more_often(run: Path, mnist5k: datasets.Digits) -> None:
+    reader = Reader(read_run(run), reject=5)
+    images = [np.repeat(image[..., None], 3, axis=2).astype(np.float32) for image in mnist5k.test_images[::4].numpy()]
+    labels = mnist5k.test_labels[::4].numpy()
+    known = np.array([one.known for one in reader.read(np.array([to_digit(image) for image in images]))])
+    seen = np.isin(labels, [0, 1, 7])
+    assert known[seen].mean() > 0.8
+    assert known[~seen].mean() < 0.5
+
+
+def test_stdin(run: Path, drawn: Path) -> None:
+    done = predict("--run", run, "-", stdin=(drawn / "1-0.jpg").read_bytes())
+    assert done.returncode == 0, done.stderr
+    assert "stdin: 1 (" in done.stdout
+
+
+def test_a_run_that_is_none_is_one_line(tmp_path: Path, drawn: Path) -> None:
+    done = predict("--run", tmp_path, drawn)
+    assert done.returncode == 2
+    assert "holds no run" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_more_held_out_than_there_are(run_main) -> None:
+    done = run_main("-d", "mnist5k", "--use-cpu", "--hold-out", 4000, "--save-dir", "never")
+    assert done.returncode == 2
+    assert "--hold-out 4000: class 0 has 400 training images" in done.stderr
+    assert not Path("never").exists()
