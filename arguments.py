@@ -24,6 +24,7 @@ BASICS: dict[str, Any] = dict(
     margin=None,
     seed=1,
     deterministic=False,
+    compile="auto",
 )
 # What a run shows of itself: kept as well, and free to change when it is resumed.
 OPTIONS: dict[str, Any] = dict(
@@ -113,7 +114,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     optimization.add_argument("--max-epoch", type=positive, metavar="N", help=f"epochs (default: {default['max_epoch']}; 20 on mnist5k)")  # fmt: skip
     optimization.add_argument("--stepsize", type=positive, nargs="+", metavar="N", help="multiply the learning rate by gamma every N epochs (iterations with --recipe paper), or at each of several N (default: one cycle instead of steps)")  # fmt: skip
     optimization.add_argument("--gamma", type=number(float, 0, 1, open_low=True), metavar="G", help="that factor (default: 0.5)")  # fmt: skip
-    optimization.add_argument("--precision", **one_of(("auto", "fp32", "bf16")), help="of the convolutions; auto: bf16 where the hardware computes it natively (default: auto)")  # fmt: skip
+    optimization.add_argument("--precision", **one_of(("auto", "fp32", "tf32", "bf16")), help="of the convolutions; auto: bf16 where the hardware computes it natively (default: auto)")  # fmt: skip
+    optimization.add_argument("--compile", **one_of(("auto", "on", "off")), help="torch.compile the network; auto: where the run is long enough to win the time back (default: auto)")  # fmt: skip
 
     run = parser.add_argument_group("run")
     run.add_argument("--gpu", type=number(int, 0, 1024), default=0, metavar="INDEX", help="CUDA device; without one the CPU is used (default: 0)")  # fmt: skip

@@ -47,7 +47,10 @@ SPLITS = (  # the literature's five choices of known digits, see docs/comparing.
 )
 OWN_FLAGS = ("seed", "weight_cent", "head", "save_dir", "resume", "overwrite", "stop_after")
 # What may differ between the runs of one row.
-ASIDE = ("seed", "threads", "deterministic", "precision_why", "asked_dataset", "asked_precision")
+ASIDE = (
+    "seed", "threads", "deterministic", "precision_why", "asked_dataset", "asked_precision",
+    "compile", "compile_why", "asked_compile",
+)  # fmt: skip
 
 
 class CompareError(Exception):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import signal
 import sys
@@ -20,7 +21,6 @@ from arguments import BASICS, OPTIONS, parse_arguments
 from recipes import resolve
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from datasets import Batches, Digits
@@ -124,10 +124,10 @@ class Run:
 
 def train(args: argparse.Namespace) -> None:
     """Build a run, or take one up, and loop over its epochs."""
-    import utils
+    from hardware import choose_device
     from parallel import Group
 
-    device, device_line = utils.choose_device(args.gpu, args.use_cpu)
+    device, device_line = choose_device(args.gpu, args.use_cpu)
     group = Group(device)
     try:
         if group.rank > 0:
@@ -235,7 +235,7 @@ def prepare(args: argparse.Namespace, group: Group, device_line: str) -> tuple[R
     notices: list[str] = []
     data = datasets.load(settings["dataset"], Path(options["data_root"]), notices.append)
     if checkpoint is None:
-        settings = complete(settings, args.settings, data.name, group.device)
+        settings = complete(settings, args.settings, data, group)
     elif checkpoint["checksums"] != data.checksums:
         raise utils.RunError(f"{args.resume}: was trained on other data than there is in {options['data_root']}")
     plan = {
@@ -290,9 +290,10 @@ def group_run(
     import datasets
     import utils
     from engine import length_of_run
+    from hardware import make_deterministic
 
     if settings["deterministic"]:
-        utils.make_deterministic()
+        make_deterministic()
     torch.set_num_threads(settings.get("threads", torch.get_num_threads()))  # sums depend on it
     if settings["known_classes"]:
         data = data.only(settings["known_classes"])
@@ -317,7 +318,8 @@ def build(settings: dict[str, Any], batches: Batches, num_classes: int, group: G
     """Build network, head, losses, optimizers and schedules on the device, from the seed."""
     from center_loss import CenterLoss
     from engine import Trainer, build_network, build_optimizers, initial_centers
-    from utils import autocast, seed_everything
+    from hardware import autocast, compiled
+    from utils import seed_everything
 
     seed_everything(settings["seed"])
     network = build_network(settings, num_classes, autocast(settings["precision"], group.device))
@@ -331,30 +333,37 @@ def build(settings: dict[str, Any], batches: Batches, num_classes: int, group: G
     )
     for module in (network.model, network.head, center_loss):
         module.to(group.device)
+    spread = group.spread(network.model)
     return Trainer(
         **vars(network),
-        spread=group.spread(network.model),
+        spread=compiled(spread, settings["batch_size"]) if settings["compile"] == "on" else spread,
         center_loss=center_loss,
         **build_optimizers(network.model, network.head, center_loss, settings, batches),
         clip=settings["clip"],
     )
 
 
-def complete(settings: dict[str, Any], by_hand: dict[str, Any], dataset: str, device: torch.device) -> dict[str, Any]:
+def complete(settings: dict[str, Any], by_hand: dict[str, Any], data: Digits, group: Group) -> dict[str, Any]:
     """Return the settings with everything that was left open decided."""
     import torch
 
-    from utils import choose_precision
+    from engine import length_of_run
+    from hardware import choose_compile, choose_precision
 
     asked = settings["dataset"]
-    settings = settings | resolve(settings["recipe"], dataset, by_hand)
-    precision, why = choose_precision(settings["precision"], device)
+    settings = settings | resolve(settings["recipe"], data.name, by_hand)
+    precision, why = choose_precision(settings["precision"], group.device)
+    _, iterations = length_of_run(settings, math.ceil(len(data.train_labels) / settings["batch_size"]))
+    compile_, why_compile = choose_compile(settings["compile"], group.device, iterations, group.size)
     return settings | {
-        "dataset": dataset,
+        "dataset": data.name,
         "asked_dataset": asked,
         "precision": precision,
         "asked_precision": settings["precision"],
         "precision_why": why,
+        "compile": compile_,
+        "asked_compile": settings["compile"],
+        "compile_why": why_compile,
         "threads": torch.get_num_threads(),
     }
 
@@ -376,7 +385,9 @@ def greet(log: RunLog, run: Run, first_lines: list[str]) -> None:
     log(f"{len(data.train_labels)} training and {len(data.test_labels)} test images{classes}{held}")
     log(f"Creating model: {settings['model']} ({settings['feat_dim']}-D features, {settings['head']} head)")
     log(f"Recipe: {settings['recipe']}, seed {settings['seed']}")
-    log(f"Precision: {settings['precision']}, {settings['precision_why']}")
+    log(
+        f"Precision: {settings['precision']}, {settings['precision_why']}. Compile: {settings['compile']}, {settings['compile_why']}"
+    )
     log(f"Loss = XentLoss + {settings['weight_cent']:g} * CenterLoss (centres: {settings['center_update']} update)")
     log(f"Run directory: {run.path}")
 

@@ -13,6 +13,7 @@ import torch
 
 import datasets
 import engine
+import hardware
 import metrics
 import plots
 import utils
@@ -52,7 +53,7 @@ def score_runs(runs: Iterable[Run], sources: list[str]) -> list[Scored]:
         utils.RunError: if a run cannot be loaded.
         datasets.DataError: if images cannot be had, or are not those that the run was trained on.
     """
-    device, _ = utils.choose_device(0, use_cpu=False)
+    device, _ = hardware.choose_device(0, use_cpu=False)
     images: dict[tuple[str, Path], torch.Tensor] = {}
     scored = []
     for run in runs:
@@ -133,7 +134,7 @@ def load_network(path: Path, device: torch.device) -> engine.Network:
     checkpoint = utils.load_checkpoint(path / "checkpoint.pt")
     settings = checkpoint["settings"]
     num_classes = len(checkpoint["center_loss"]["centers"])
-    network = engine.build_network(settings, num_classes, utils.autocast(settings["precision"], device))
+    network = engine.build_network(settings, num_classes, hardware.autocast(settings["precision"], device))
     if checkpoint["epoch"] != plots.kept_epochs(path)[-1]:
         raise utils.RunError(f"{path}: its checkpoint is of another epoch; go on with python main.py --resume {path}")
     utils.load_state(network, checkpoint, path)

@@ -197,9 +197,9 @@ class Reader:
 
     def __init__(self, run: Run, reject: float = 1.0) -> None:
         import openset
-        import utils
+        from hardware import choose_device
 
-        self.device, _ = utils.choose_device(0, use_cpu=False)
+        self.device, _ = choose_device(0, use_cpu=False)
         self.network = openset.load_network(run.path, self.device)
         self.classes = np.array(run.config["dataset"]["classes"])
         self.centers = run.arrays["centers"]

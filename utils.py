@@ -1,10 +1,9 @@
-"""Device and precision, the run directory, logs, checkpoints, and drawing beside the training."""
+"""Random states, the run directory, logs, checkpoints, and drawing beside the training."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import functools
 import io
 import itertools
 import json
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,38 +42,13 @@ class RunError(Exception):
     """A run that cannot start; the message is one line for the user."""
 
 
-# ---------------------------------------------------------------- device and precision
+# ---------------------------------------------------------------- errors and randomness
 
 
 def seed_everything(seed: int) -> None:
     """Seed the generators of Python and torch; no other is drawn from."""
     random.seed(seed)
     torch.manual_seed(seed)
-
-
-def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
-    """Return the device and the line for the log. Under torchrun a process takes the GPU of its local rank.
-
-    Raises:
-        RunError: if there are GPUs, but not that one.
-    """
-    if use_cpu:
-        return torch.device("cpu"), "Currently using CPU"
-    if not torch.cuda.is_available():
-        return torch.device("cpu"), f"Currently using CPU (--gpu {gpu}: no CUDA device was found)"
-    count = torch.cuda.device_count()
-    gpu = int(os.environ.get("LOCAL_RANK", gpu))
-    if gpu >= count:
-        raise RunError(f"--gpu {gpu}: there are {count} CUDA devices here, numbered from 0; or use --use-cpu")
-    torch.cuda.set_device(gpu)
-    return torch.device("cuda", gpu), f"Currently using GPU: {gpu}"
-
-
-def make_deterministic() -> None:
-    """Let CUDA take deterministic kernels only."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
 
 
 def random_states() -> dict[str, Any]:
@@ -91,25 +64,6 @@ def restore_random_states(states: dict[str, Any] | None) -> None:
     torch.set_rng_state(states["cpu"])
     if torch.cuda.device_count() == len(states["cuda"]):
         torch.cuda.set_rng_state_all(states["cuda"])
-
-
-def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """Return ``fp32`` or ``bf16`` and why; ``auto`` is bf16 where the hardware computes it natively."""
-    if wanted != "auto":
-        return wanted, "as asked for"
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ("bf16", "this GPU computes it natively") if native else ("fp32", "no native bf16 on this GPU")
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    native = any(getattr(torch.cpu, check, bool)() for check in checks)
-    return ("bf16", "this processor computes it natively") if native else ("fp32", "no native bf16 on this processor")
-
-
-def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """Return what makes the context of a forward pass in that precision."""
-    if precision == "fp32":
-        return contextlib.nullcontext
-    return functools.partial(torch.autocast, device.type, torch.bfloat16)
 
 
 # ---------------------------------------------------------------- the run directory

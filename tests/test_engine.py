@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from center_loss import CenterLoss
 from datasets import Batches, Digits
 from engine import Trainer, build_head, build_optimizers, initial_centers, length_of_run, lr_schedule
+from hardware import compiled
 from models import LeNetPP
 from recipes import RECIPES, resolve
 
@@ -137,3 +139,22 @@ def test_initial_centers(name: str) -> None:
         torch.testing.assert_close(centers.norm(dim=1), torch.full((10,), 5.0))
     if name == "xavier":
         assert centers.abs().max() <= math.sqrt(1.5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_training_is_the_same_training(mnist5k: Digits) -> None:
+    """Four batches in float32, the last smaller than the others."""
+    trainers = []
+    for compile_ in (False, True):
+        trainer, _ = make_trainer(mnist5k, 0.1)
+        if compile_:
+            trainer.spread = compiled(trainer.model, 64)
+        batches = Batches(mnist5k.train_images[:224], mnist5k.train_labels[:224], 64, seed=0, shift=1)
+        losses = [loss for _, loss in trainer.train_epoch(batches.epoch(1))]
+        assert len(losses) == 4
+        trainers.append((trainer, torch.stack(losses)))
+    (eager, eager_losses), (fast, fast_losses) = trainers
+    torch.testing.assert_close(fast_losses, eager_losses, rtol=1e-3, atol=1e-3)
+    for one, other in zip(fast.model.parameters(), eager.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

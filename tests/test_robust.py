@@ -21,6 +21,7 @@ from conftest import ROOT
 from kill_and_resume import differences, equal, kill_and_resume
 
 import datasets
+import hardware
 import main
 import utils
 
@@ -67,8 +68,8 @@ def test_threads_and_precision_are_kept_by_resume(finished: Path, tmp_path: Path
     assert state["settings"]["precision"] in ("bf16", "fp32")
     torch.save(state | {"settings": state["settings"] | {"precision": "bf16"}}, path / "checkpoint.pt")
     code = f"""
-import main, torch, utils
-utils.choose_precision = None
+import hardware, main, torch, utils
+hardware.choose_precision = hardware.choose_compile = None
 build = main.build
 main.build = lambda settings, *rest: print(settings["precision"]) or build(settings, *rest)
 main.main(["--resume", {str(path)!r}])
@@ -226,7 +227,11 @@ FLAGS = [  # flags, what the message says
     (["--dataset", "fashon-mnist"], "did you mean fashion-mnist?"),
     (["--recipe", "referense"], "did you mean reference?"),
     (["--model", "resnet"], "must be one of lenet++, cnn"),
-    (["--precision", "fp8"], "must be one of auto, fp32, bf16"),
+    (["--precision", "fp8"], "must be one of auto, fp32, tf32, bf16"),
+    (["--precision", "tf32", "--use-cpu"], "--precision tf32: only NVIDIA GPUs have it"),
+    (["--compile", "always"], "must be one of auto, on, off"),
+    (["--hold-out", "-1"], "must be a whole number at least 0"),
+    (["--hold-out", "many"], "must be a whole number"),
     (["--center-update", "papers"], "did you mean paper?"),
     (["--weigth-cent", "1"], "did you mean --weight-cent?"),
     (["train"], "unrecognized arguments: train"),
@@ -321,9 +326,9 @@ def test_a_gpu_that_is_not_there_beside_one_that_is(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(utils.RunError, match="--gpu 3: there are 1 CUDA devices here"):
-        utils.choose_device(3, use_cpu=False)
+        hardware.choose_device(3, use_cpu=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    device, line = utils.choose_device(3, use_cpu=False)
+    device, line = hardware.choose_device(3, use_cpu=False)
     assert device.type == "cpu"
     assert "no CUDA device was found" in line
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import hardware
 import utils
 from utils import LossMeter, RunError, RunLog
 
@@ -118,17 +119,17 @@ def test_figure_that_cannot_be_drawn_is_reported(tmp_path: Path) -> None:
 
 def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
-    assert utils.choose_device(0, use_cpu=True) == (cpu, "Currently using CPU")
+    assert hardware.choose_device(0, use_cpu=True) == (cpu, "Currently using CPU")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert utils.choose_device(3, False)[1] == "Currently using CPU (--gpu 3: no CUDA device was found)"
+    assert hardware.choose_device(3, False)[1] == "Currently using CPU (--gpu 3: no CUDA device was found)"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(RunError, match="--gpu 2: there are 2 CUDA devices"):
-        utils.choose_device(2, False)
+        hardware.choose_device(2, False)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
-    assert utils.choose_device(1, False) == (torch.device("cuda", 1), "Currently using GPU: 1")
-    assert utils.choose_precision("fp32", cpu) == ("fp32", "as asked for")
-    assert utils.choose_precision("auto", cpu)[0] in ("fp32", "bf16")
+    assert hardware.choose_device(1, False) == (torch.device("cuda", 1), "Currently using GPU: 1")
+    assert hardware.choose_precision("fp32", cpu) == ("fp32", "as asked for")
+    assert hardware.choose_precision("auto", cpu)[0] in ("fp32", "bf16")
 
 
 def test_tensorboard_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,3 +140,20 @@ def test_tensorboard_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_hours() -> None:
     assert utils.hours(3_725.9) == "1:02:05"
+
+
+def test_auto_compiles_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: "/usr/bin/c++")
+    monkeypatch.setattr(hardware.Path, "exists", lambda path: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert hardware.choose_compile("auto", cpu, 4_690, 1)[0] == "on"
+    assert hardware.choose_compile("auto", cpu, 1_000, 1) == ("off", "pays from 1500 iterations on")
+    assert hardware.choose_compile("auto", cpu, 4_690, 2) == ("off", "one of several processes")
+    assert hardware.choose_compile("auto", torch.device("cuda"), 4_690, 1)[0] == "off"
+    assert hardware.choose_compile("on", cpu, 1, 1) == ("on", "as asked for")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert hardware.choose_compile("auto", cpu, 4_690, 1) == ("off", "wins nothing on one thread")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
+    assert hardware.choose_compile("auto", cpu, 4_690, 1) == ("off", "no C++ compiler here")
