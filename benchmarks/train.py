@@ -1,0 +1,234 @@
+"""How fast training is: ours against the ordinary loop, and against the convolutions alone.
+
+    python benchmarks/train.py > benchmarks/results/train_cpu.txt
+
+In one process, taking turns: an epoch (or its first --images) of main.py's training, and of the loop
+that people write by default: torchvision's data set, PIL transforms, a DataLoader with workers, eager
+float32, `.item()` after each batch. Same model, batch size and number of images. Then the time of each
+part of our step, and the share of it that the step's convolutions would take alone, each pass timed by
+itself in the better of two memory layouts, in the same precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import main as training
+from arguments import parse_arguments
+from center_loss import CenterLoss
+from datasets import Digits, load
+from engine import Trainer
+from hardware import choose_device
+from models import LeNetPP, SoftmaxHead
+from parallel import Group
+from utils import processor_name
+
+BATCH = 128
+CONVOLUTIONS = ((1, 32, 28), (32, 32, 28), (32, 64, 14), (64, 64, 14), (64, 128, 7), (128, 128, 7))  # in, out, side
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ours(
+    data: Digits, device: torch.device, flags: list[str]
+) -> tuple[Trainer, Callable[[int, int], None], dict[str, Any]]:
+    """Return main.py's trainer, what trains it on the first batches of an epoch, and its settings."""
+    group = Group(device)
+    args = parse_arguments(flags)
+    settings = training.complete(training.BASICS | args.settings, args.settings, data, group)
+    run = training.group_run(group, data, settings, training.OPTIONS | args.options, None, None, Path())
+
+    def train(epoch: int, count: int) -> None:
+        for number, (_, losses) in enumerate(
+            run.trainer.train_epoch(itertools.islice(run.batches_of(epoch)[0], count)), 1
+        ):
+            if number % 50 == 0:
+                losses.tolist()  # as --print-freq reads them
+        wait(device)
+
+    return run.trainer, train, settings
+
+
+def ordinary(root: str, device: torch.device, workers: int) -> Callable[[int, int], None]:
+    """Return what trains the ordinary way on so many batches."""
+    from torchvision import datasets, transforms
+
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+    loader = torch.utils.data.DataLoader(
+        datasets.MNIST(root, train=True, transform=transform), BATCH, shuffle=True, num_workers=workers,
+        pin_memory=device.type == "cuda", persistent_workers=workers > 0,
+    )  # fmt: skip
+    model, head = LeNetPP().to(device), SoftmaxHead(2, 10).to(device)
+    center_loss = CenterLoss(10, 2).to(device)
+    optimizer_model = torch.optim.SGD([*model.parameters(), *head.parameters()], 0.001, momentum=0.9, weight_decay=5e-4)
+    optimizer_center = torch.optim.SGD(center_loss.parameters(), 0.5)
+
+    def train(epoch: int, count: int) -> None:
+        total = 0.0
+        for images, labels in itertools.islice(loader, count):
+            images, labels = images.to(device), labels.to(device)
+            features = model(images)
+            loss = F.cross_entropy(head(features), labels) + 0.1 * center_loss(features, labels)
+            optimizer_model.zero_grad()
+            optimizer_center.zero_grad()
+            loss.backward()
+            optimizer_model.step()
+            optimizer_center.step()
+            total += loss.item()
+        wait(device)
+
+    return train
+
+
+def clock(work: Callable[[], object], device: torch.device) -> float:
+    """Return how long some work takes, in seconds."""
+    start = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - start
+
+
+@contextlib.contextmanager
+def timed(spent: dict[str, float], name: str, owner: Any, attribute: str, device: torch.device) -> Iterator[None]:
+    """Add up under `name` what calls of a function take."""
+    function = getattr(owner, attribute)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result: list[Any] = []
+        wait(device)
+        spent[name] = spent.get(name, 0.0) + clock(lambda: result.append(function(*args, **kwargs)), device)
+        return result[0]
+
+    setattr(owner, attribute, call)
+    try:
+        yield
+    finally:
+        setattr(owner, attribute, function)
+
+
+def parts_of_a_step(
+    trainer: Trainer, train: Callable[[int, int], None], count: int, device: torch.device
+) -> dict[str, float]:
+    """Return the milliseconds that the parts of a step take, and the whole."""
+    spent: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        for name, owner, attribute in (
+            ("forward", trainer, "spread"),
+            ("backward", torch.Tensor, "backward"),
+            ("clip", nn.utils, "clip_grad_norm_"),
+            ("optimizers", trainer.optimizer_model, "step"),
+            ("optimizers", trainer.optimizer_center, "step"),
+        ):
+            stack.enter_context(timed(spent, name, owner, attribute, device))
+        whole = clock(lambda: train(1, count), device)
+    spent["batches, losses and the rest"] = whole - sum(spent.values())
+    return {name: 1000 * seconds / count for name, seconds in (spent | {"whole step": whole}).items()}
+
+
+def ceiling(device: torch.device, dtype: torch.dtype) -> float:
+    """Return the milliseconds that a step's convolution passes take alone, each in its better layout."""
+    total = 0.0
+    for inputs, outputs, side in CONVOLUTIONS:
+        images, weight = torch.randn(BATCH, inputs, side, side), torch.randn(outputs, inputs, 5, 5)
+        best: dict[str, float] = {}
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x, w = (t.to(device, dtype, memory_format=layout) for t in (images, weight))
+            bias = torch.zeros(outputs, device=device, dtype=dtype)
+            dy = torch.randn_like(F.conv2d(x, w, bias, padding=2))
+            passes = {
+                "forward": lambda x=x, w=w, bias=bias: F.conv2d(x, w, bias, padding=2),
+                "data": lambda x=x, w=w, dy=dy: _backward(dy, x, w, (True, False, False)),
+                "weight": lambda x=x, w=w, dy=dy: _backward(dy, x, w, (False, True, True)),
+            }
+            if inputs == 1:
+                del passes["data"]  # nobody needs the gradient of the images
+            for name, work in passes.items():
+                work(), work()
+                seconds = min(clock(lambda work=work: [work() for _ in range(4)], device) / 4 for _ in range(4))
+                best[name] = min(best.get(name, float("inf")), seconds)
+        total += sum(best.values())
+    return 1000 * total
+
+
+def _backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, which: tuple[bool, bool, bool]) -> Any:
+    return torch.ops.aten.convolution_backward(
+        dy, x, w, [w.shape[0]], [1, 1], [2, 2], [1, 1], False, [0, 0], 1, list(which)
+    )
+
+
+def spread(values: list[float], digits: int = 0) -> str:
+    """Return mean ± standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=60_000, metavar="N", help="of an epoch (default: 60000)")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each (default: 3)")
+    parser.add_argument(
+        "--workers", type=int, default=4, metavar="N", help="of the ordinary loop's loader (default: 4)"
+    )
+    parser.add_argument("--use-cpu", action="store_true")
+    parser.add_argument("--data-root", default="data", metavar="DIR")
+    parser.add_argument("more", nargs="*", help="further flags for main.py, after --")
+    args = parser.parse_args()
+    count = args.images // BATCH
+
+    device, _ = choose_device(0, args.use_cpu)
+    data = load("mnist", Path(args.data_root))
+    trainer, train_ours, settings = ours(data, device, ["-d", "mnist", *args.more])
+    train_ordinary = ordinary(args.data_root, device, args.workers)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor_name()}, {torch.get_num_threads()} threads"  # fmt: skip
+    print(f"`python benchmarks/train.py {' '.join(sys.argv[1:])}`")
+    print(f"{name}; Python {platform.python_version()}, torch {torch.__version__}")
+    print(
+        f"Ours: {settings['precision']} ({settings['precision_why']}), compile {settings['compile']} ({settings['compile_why']})"
+    )
+    print(
+        f"Batch {BATCH}, {count * BATCH} images a turn, {args.rounds} turns each, loader with {args.workers} workers\n"
+    )
+
+    first = clock(lambda: train_ours(1, 2), device)
+    train_ordinary(1, 2)
+    seconds: dict[str, list[float]] = {"ours": [], "ordinary": []}
+    for turn in range(args.rounds):
+        seconds["ours"].append(clock(lambda turn=turn: train_ours(turn + 1, count), device))  # type: ignore[misc]
+        seconds["ordinary"].append(clock(lambda turn=turn: train_ordinary(turn + 1, count), device))  # type: ignore[misc]
+    for key, taken in seconds.items():
+        print(f"{key:9} {spread([count * BATCH / s for s in taken]):>16} images/s   {spread([60_000 / BATCH / count * s for s in taken], 2)} s an epoch")  # fmt: skip
+    ratios = [theirs / own for own, theirs in zip(*seconds.values(), strict=True)]
+    print(f"ratio     {spread(ratios, 2):>16} times (n = {args.rounds}); the first two batches took {first:.1f} s\n")
+
+    print("Our step, milliseconds, each part waited for:")
+    steps = parts_of_a_step(trainer, train_ours, min(count, 60), device)
+    for key, milliseconds in steps.items():
+        print(f"  {key:30}{milliseconds:8.2f}")
+    alone = ceiling(device, torch.bfloat16 if settings["precision"] == "bf16" else torch.float32)
+    ours_ms = 1000 * statistics.mean(seconds["ours"]) / count
+    print(
+        f"Its convolutions alone: {alone:.2f} ms, {100 * alone / ours_ms:.0f} % of the {ours_ms:.2f} ms that a step takes"
+    )
+
+
+if __name__ == "__main__":
+    main()
