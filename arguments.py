@@ -157,6 +157,8 @@ def check_combinations(parser: argparse.ArgumentParser, args: argparse.Namespace
     known = args.known_classes
     if known is not None and (len(known) < 2 or len(set(known)) < len(known)):
         parser.error(f"--known-classes: name at least two different digits; got {' '.join(map(str, known))}")
+    if args.animate and args.max_epoch == 1:
+        parser.error("--animate: a film needs at least two epochs")
     if args.stepsize is not None and sorted(set(args.stepsize)) != args.stepsize:
         parser.error("--stepsize: several values must rise")
     if args.resume:

@@ -13,8 +13,9 @@ import json
 import signal
 import statistics
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 import metrics
 import plots
 import sweep
-from arguments import OPTIONS, Parser, number, one_of, parse_arguments
+from arguments import BASICS, OPTIONS, Parser, number, one_of, parse_arguments
 from datasets import DataError, load_images
 from openset import Scored, score_runs
 from plots import loss_name
@@ -144,20 +145,21 @@ def compare(args: argparse.Namespace) -> int:
         paths = list(dict.fromkeys(args.runs))
     else:
         wanted = list(plan(args))
-        missing = sweep.find(wanted, args.out / "runs", sorted(args.out.parent.glob("*/")), args.animate)
+        missing = sweep.find(wanted, args.out / "runs", sorted(args.out.parent.glob("*/")), args.animate or args.report)
         print(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them are there", flush=True)
         failed = sweep.train(missing, args.jobs)
         paths = [run.path for run in wanted if run.path and run.name not in failed]
     runs = [read_run(path) for path in paths]
     if not runs:
         raise CompareError(f"no run to compare: {'; '.join(failed.values())}")
-    if args.animate and all(len(plots.kept_epochs(run.path)) < 2 for run in runs):
+    if args.runs and args.animate and all(len(plots.kept_epochs(run.path)) < 2 for run in runs):
         raise CompareError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --plot")
 
     written = []
-    if not args.open_set:
+    if args.report or not args.open_set:
         for run in progress(runs, "Metrics"):
             run.numbers = numbers_of(run)
+    if not args.open_set:
         written += write_comparison(args.out, runs, every_run=bool(args.runs))
         if args.weights_cent:
             written.append(args.out / "lambda_sweep.png")
@@ -168,12 +170,18 @@ def compare(args: argparse.Namespace) -> int:
         scored = score_runs(progress(runs, "Open set"), args.unknowns)
         written += write_open_set(args.out, scored, runs)
         print((args.out / "open_set.md").read_text())
+    films: dict[str, Callable[[], list[Path]]] = {}
     if args.animate:
-        written += plots.animate([run.path for run in runs], args.out / "animation.gif")
+        films["the film"] = partial(plots.animate, [run.path for run in runs], args.out / "animation.gif")
     if args.report:
         from report import write_report  # Bokeh is large
 
-        written.append(write_report(args.out / "report.html", runs, scored))
+        films["the report"] = partial(write_report, args.out / "report.html", runs, scored)
+    for name, make in films.items():
+        try:
+            written += make()
+        except (ValueError, KeyError) as error:  # damaged features of an earlier epoch, for one
+            failed[name] = str(error)
     print("Wrote " + ", ".join(map(str, written)))
     for name, reason in failed.items():
         print(f"compare.py: {name} failed: {reason}", file=sys.stderr)
@@ -210,6 +218,7 @@ def read_run(path: Path) -> Run:
         raise CompareError(f"{path}: has finished {done} of {epochs} epochs; go on with python main.py --resume {path}")
     try:
         config = json.loads((path / "config.json").read_text())
+        config["settings"] = BASICS | config["settings"]  # what an older run did not know of
         return Run(path, config, plots.read_arrays(path, kept[-1]))
     except (OSError, ValueError, KeyError) as error:
         raise CompareError(f"{path}: cannot be read: {error}") from None

@@ -177,9 +177,10 @@ def lead(run: Run, log: RunLog) -> None:
             if better:
                 utils.save_checkpoint(run.path / "best.pt", state)
             utils.save_checkpoint(run.path / "checkpoint.pt", state)
-        if options["animate"] and run.first <= run.last == run.epochs:
+        trained = run.first <= run.last
+        if options["animate"] and run.last == run.epochs and (trained or not (run.path / "animation.gif").exists()):
             drawer.animate()
-        if run.first <= run.last:
+        if trained:
             log(f"Finished. Total elapsed time (h:m:s): {utils.hours(run.elapsed + time.monotonic() - start)}")
         if run.first > run.epochs:
             print(f"{run.path}: already finished, after epoch {run.epochs}")

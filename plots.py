@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -210,7 +211,7 @@ def animate(runs: list[Path], path: Path, fps: int = 2) -> list[Path]:
         for file, writer in writers.items():
             figure = Figure(figsize=(7.2, 3.7 * len(rows)), layout="constrained")
             axes = figure.subplots(len(rows), 2, squeeze=False)
-            with _whole(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
+            with _noted(file), whole(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
                 for frame in [*frames, frames[-1], frames[-1]]:  # the end stays a while
                     for row, (xlim, ylim), pair in zip(rows, places, axes, strict=True):
                         epoch = max((e for e in row if e <= frame), default=min(row))
@@ -222,7 +223,16 @@ def animate(runs: list[Path], path: Path, fps: int = 2) -> list[Path]:
                         figure.draw_without_rendering()
                         figure.set_layout_engine("none")  # the layout is the first frame's, or it would jump
                     writer.grab_frame()
-    return list(writers)
+    return [file for file in writers if file.exists()]
+
+
+@contextlib.contextmanager
+def _noted(file: Path) -> Iterator[None]:
+    """Let a film that ffmpeg fails at be missing, and say so."""
+    try:
+        yield
+    except subprocess.CalledProcessError as error:
+        print(f"plots.py: {file.name} could not be made: ffmpeg ended with status {error.returncode}", file=sys.stderr)
 
 
 def _thin(read: Epoch, count: int = 10_000) -> Epoch:
@@ -234,9 +244,19 @@ def _thin(read: Epoch, count: int = 10_000) -> Epoch:
 
 def limits(points: list[np.ndarray]) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return the limits of x and y, of equal length, that show all but one in a thousand of the points (N, 2)."""
-    low, high = np.quantile(np.concatenate(points), [0.0005, 0.9995], axis=0)
+    every = np.concatenate(points)
+    every = every[np.isfinite(every).all(axis=1)]
+    if len(every) == 0:
+        return (-1.0, 1.0), (-1.0, 1.0)
+    low, high = np.quantile(every, [0.0005, 0.9995], axis=0)
     middle, half = (low + high) / 2, 0.55 * max(float((high - low).max()), 1e-6)
     return (middle[0] - half, middle[0] + half), (middle[1] - half, middle[1] + half)
+
+
+def score_bins(values: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the edges (60,) of the bins for a score of several sets of samples."""
+    low, high = np.quantile(np.concatenate(list(values.values())), [0.002, 0.998])
+    return np.linspace(low, max(high, low + 1e-6), 60)
 
 
 def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) -> None:
@@ -255,8 +275,7 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
         for column, (run, of_run) in enumerate(panels.items()):
             for row, score in enumerate(scores):
                 ax = axes[row, column]
-                low, high = np.quantile(np.concatenate(list(of_run[score].values())), [0.002, 0.998])
-                bins = np.linspace(low, max(high, low + 1e-6), 60)
+                bins = score_bins(of_run[score])
                 for number, (name, values) in enumerate(of_run[score].items()):
                     style = dict(histtype="stepfilled", alpha=0.5) if number == 0 else dict(histtype="step", lw=1.2)
                     shown = np.clip(values, bins[0], bins[-1])
@@ -271,12 +290,12 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
 
 def save(figure: Figure, path: Path, dpi: int) -> None:
     """Write a figure as PNG, whole or not at all."""
-    with _whole(path) as unfinished:
+    with whole(path) as unfinished:
         figure.savefig(unfinished, dpi=dpi, format="png")
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def whole(path: Path) -> Iterator[Path]:
     """Give the name of a file to write, which becomes `path` when it is whole, and is removed otherwise."""
     unfinished = path.with_name(f".{path.name}")
     try:

@@ -6,6 +6,7 @@ python predict.py --run log/center photo.jpg scans/
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import sys
 import warnings
@@ -27,6 +28,7 @@ LARGEST = 512  # pixels of the longer side: what is larger is made smaller first
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
 FAINT = 25.0  # the least distance between ink and ground, of 441 between black and white
 THINNEST = 0.09  # width of a stroke over the digit's longer side; what is thinner is drawn over
+FIGURE = "predictions.png"
 CALIBRATION = 1_000  # digits that set the threshold
 
 
@@ -60,22 +62,25 @@ def read_image(source: Path | io.BytesIO) -> np.ndarray:
             with Image.open(source) as file:
                 file.draft("RGB", (LARGEST, LARGEST))
                 image = ImageOps.exif_transpose(file)
+                if image.mode in ("1", "P"):  # Pillow would drop pixels of these, not mix them
+                    image = image.convert("L" if image.mode == "1" else "RGBA")
                 image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX, reducing_gap=2.0)
                 return _rgb(image)
     except UnidentifiedImageError:
         raise BadImage("not an image, or of a format that is not known here") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise BadImage(f"cannot be read: {reason}") from None
     except Image.DecompressionBombError:
         raise BadImage("too large: more than 178 million pixels") from None
+    except Exception as error:  # a decoder raises whatever the bytes make it
+        lines = str(getattr(error, "strerror", None) or error).splitlines()
+        raise BadImage(f"cannot be read: {lines[0] if lines else type(error).__name__}") from None
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith(("I", "F")):  # 16 bits and more
-        values = np.asarray(image, np.float32)
+        values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
         low, high = float(values.min()), float(values.max())
-        return np.repeat((255 * (values - low) / max(high - low, 1e-6))[..., None], 3, axis=2)
+        extent = max(high - low, 0.25 * abs(high), 1e-6)  # noise on an even sheet stays faint
+        return np.repeat((255 * (values - low) / extent)[..., None], 3, axis=2)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         pixels = np.asarray(image.convert("RGBA"), np.float32)
         color, opacity = pixels[..., :3], pixels[..., 3:] / 255
@@ -121,12 +126,19 @@ def to_digit(pixels: np.ndarray) -> np.ndarray:
 def _contrast(difference: np.ndarray) -> np.ndarray:
     """Return how far each pixel (H, W, 3) is from the ground in the direction of the ink, which most of the
     pixels that differ have in common, and noise and JPEG's false colours have not."""
+    from scipy import ndimage
+
     size = np.linalg.norm(difference, axis=2)
-    strong = float(np.quantile(size, 0.995))
+    if min(size.shape) > 100:
+        size = ndimage.uniform_filter(size, 3)
+    few = max(1, min(20, size.size // 200))  # a small digit on a large sheet is few pixels
+    strong = float(np.partition(size, -few, axis=None)[-few])
     if strong < FAINT:
         raise BadImage("nothing is drawn on it")
-    ink = difference[size > 0.7 * strong].mean(axis=0)
-    return (difference @ (ink / max(float(np.linalg.norm(ink)), 1e-6))).clip(min=0)
+    ink = difference[size > 0.7 * strong]  # (n, 3)
+    _, axes = np.linalg.eigh(ink.T @ ink)
+    along = ink @ axes[:, -1]
+    return (difference @ (axes[:, -1] if along.sum() >= 0 else -axes[:, -1])).clip(min=0)
 
 
 def _ground(pixels: np.ndarray) -> np.ndarray:
@@ -207,7 +219,10 @@ class Reader:
         self.held_out = len(held) > 0
         images = (held if self.held_out else data.train_images).numpy()
         chosen = np.random.default_rng(0).permutation(len(images))[:CALIBRATION]
-        digits = [to_digit(np.repeat(image[..., None], 3, axis=2).astype(np.float32)) for image in images[chosen]]
+        digits = []
+        for image in images[chosen]:
+            with contextlib.suppress(BadImage):
+                digits.append(to_digit(np.repeat(image[..., None], 3, axis=2).astype(np.float32)))
         self.calibrated_on = len(digits)
         self.threshold = float("inf")
         distances = [prediction.distance for prediction in self.read(np.array(digits))]
@@ -246,7 +261,7 @@ def plot(run: Run, predictions: dict[str, Prediction], path: Path) -> None:
         text = f"{Path(name).name}: {prediction.digit if prediction.known else 'unknown'}"
         offset = (9 if x < 0 else -9, 6 - 11 * below[prediction.digit])  # towards the middle, one below the other
         below[prediction.digit] += 1
-        ax.annotate(text, (x, y), xytext=offset, textcoords="offset points", fontsize=8, zorder=6,
+        ax.annotate(text, (x, y), xytext=offset, textcoords="offset points", fontsize=8, zorder=6, parse_math=False,
                     ha="left" if x < 0 else "right",
                     bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1})  # fmt: skip
     ax.scatter([], [], s=160, marker="*", c="white", edgecolors="black", linewidths=1.2, label="your image")
@@ -258,22 +273,18 @@ def plot(run: Run, predictions: dict[str, Prediction], path: Path) -> None:
 
 
 def sources(names: list[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
-    """Yield the images that arguments stand for: files, the images in a folder, or ``-`` for stdin.
-
-    A folder without images and a file that is not there are reported.
-    """
+    """Yield the images that arguments stand for: files, the images in a folder, or ``-`` for stdin."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     for name in names:
-        path = Path(name)
+        inside: list[Path] = []
+        with contextlib.suppress(OSError):  # is told of when it is opened
+            inside = sorted(file for file in Path(name).iterdir() if file.suffix.lower() in suffixes)
         if name == "-":
             yield "stdin", io.BytesIO(sys.stdin.buffer.read())
-        elif path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
+        elif inside:
             yield from ((str(file), file) for file in inside)
-            if not inside:
-                yield name, io.BytesIO()  # reads as no image
         else:
-            yield name, path
+            yield name, Path(name)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -282,9 +293,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or - for stdin: any size, colour or grey, dark on light or light on dark, one digit each")  # fmt: skip
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run directory of main.py")
     parser.add_argument("--reject", type=number(float, 0, 50), default=1.0, metavar="PERCENT", help="share of true digits that may be called unknown (default: 1)")  # fmt: skip
-    parser.add_argument("--plot", nargs="?", type=Path, const=Path("predictions.png"), metavar="FILE", help="draw where the images fall among the features (default: predictions.png)")  # fmt: skip
-    args = parser.parse_args(argv)
-    return predict(args)
+    parser.add_argument("--plot", action="store_true", help=f"draw where the images fall among the features, {FIGURE}")
+    args = parser.parse_intermixed_args(argv)
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a console without the name's letters
+    try:
+        return predict(args)
+    except BrokenPipeError:  # the reader of a pipe has left
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        print(f"predict.py: stopped: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def predict(args: argparse.Namespace) -> int:
@@ -314,8 +335,8 @@ def predict(args: argparse.Namespace) -> int:
         digit = str(prediction.digit) if prediction.known else f"unknown, nearest to {prediction.digit}"
         print(f"{name}: {digit} ({prediction.confidence:.1f} %, {prediction.distance:.2f} from its centre)", flush=True)
     if args.plot and predictions:
-        plot(run, predictions, args.plot)
-        print(f"Wrote {args.plot}")
+        plot(run, predictions, Path(FIGURE))
+        print(f"Wrote {FIGURE}")
     return status
 
 

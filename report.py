@@ -40,26 +40,34 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 SHOWN = 10_000  # samples of a set, at most: what a browser moves at once
+EPOCHS = 20
 SHEET = 100  # images in a row of a sheet
 WRONG, AMBIGUOUS = 100, 40  # digits that are listed
 PARTS = {"train": "training set", "test": "test set"}
 DASHES = ("solid", "dashed", "dotted", "dashdot")  # runs differ not by colour alone
 TIP = """
 <div style="display:flex;gap:8px;align-items:center;font:13px system-ui,sans-serif;color:#111">
-  <div class="digit" role="img" style="width:84px;height:84px;image-rendering:pixelated;background-color:#000;
+  <div class="digit" role="img" aria-label="image of a @digit" style="width:84px;height:84px;image-rendering:pixelated;background-color:#000;
     background-image:var(--{sheet});background-size:{width}px;background-position:@left{{0}}px @top{{0}}px"></div>
   <div>label <b>@digit</b><br>predicted <b>@predicted</b><br>to its centre <b>@distance{{0.00}}</b><br>
     <small>{part} image @number</small></div>
 </div>
 """
 
+CLICK = """
+const i = source.selected.indices[0];
+source.selected.indices = [];
+if (i !== undefined) window.choose(sheet, source.data.place[i]);
+"""
 
-def write_report(path: Path, runs: list[Run], scored: list[openset.Scored]) -> Path:
-    """Write the page for runs whose `numbers` are computed, and for the scores of unknown images, and
-    return its path.
+
+def write_report(path: Path, runs: list[Run], scored: list[openset.Scored]) -> list[Path]:
+    """Write the page for runs whose `numbers` are computed, and for the scores of unknown images;
+    return what was written.
 
     Raises:
         datasets.DataError: if the images of a run's data set cannot be had.
+        ValueError, KeyError: if features or tables of a run are damaged.
     """
     names = name_runs(runs)
     sheets: dict[str, str] = {}
@@ -86,14 +94,22 @@ def write_report(path: Path, runs: list[Run], scored: list[openset.Scored]) -> P
         parts=PARTS,
         colors=plots.COLORS,
         digits=sorted({digit for run in runs for digit in run.config["dataset"]["classes"]}),
-        epochs=sorted({epoch for run in runs for epoch in plots.kept_epochs(run.path)}),
+        epochs=sorted({epoch for run in runs for epoch in shown_epochs(run)}),
         better=metrics.BETTER,
         differing=_differing(runs),
-        histograms=[key for key in figures if key.startswith("scores-")],
-        data=json.dumps({"runs": [{"epochs": plots.kept_epochs(run.path)} for run in runs]}),
+        histograms={key: plot.xaxis[0].axis_label for key, plot in figures.items() if key.startswith("scores-")},
+        data=json.dumps({"runs": [{"epochs": shown_epochs(run)} for run in runs]}),
     )
-    path.write_text(page, encoding="utf-8")
-    return path
+    with plots.whole(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    return [path]
+
+
+def shown_epochs(run: Run) -> list[int]:
+    """Return the epochs that the page shows of those that a run keeps: `EPOCHS` at most, evenly apart."""
+    kept = plots.kept_epochs(run.path)
+    chosen = np.linspace(0, len(kept) - 1, min(len(kept), EPOCHS)).round().astype(int)
+    return [kept[i] for i in chosen]
 
 
 def name_runs(runs: list[Run]) -> list[str]:
@@ -112,7 +128,7 @@ def name_runs(runs: list[Run]) -> list[str]:
 
 def _panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any]]:
     """Return the two scatters of a run, with all their epochs; add the sheets of their images."""
-    kept = plots.kept_epochs(run.path)
+    kept = shown_epochs(run)
     read = {epoch: plots.read_arrays(run.path, epoch) for epoch in kept}
     shown = {part: np.sort(_sample(len(read[kept[-1]][f"{part}_labels"]))) for part in PARTS}
     digits = openset.data_of(run)
@@ -131,7 +147,7 @@ def _panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any
     for which, (part, images) in enumerate((("train", digits.train_images), ("test", digits.test_images))):
         chosen = shown[part]
         labels = read[kept[-1]][f"{part}_labels"][chosen].astype(int)
-        sheet = f"{part}-{digits.name}-{''.join(map(str, digits.classes))}"
+        sheet = f"{part}-{digits.name}-{''.join(map(str, digits.classes))}-{len(images)}"
         sheets.setdefault(sheet, _sheet(images[chosen].numpy()))
         store = {}
         for epoch, arrays in read.items():
@@ -149,7 +165,7 @@ def _panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any
                 "centers": centers,
                 "alt": f"{len(chosen)} points of the {PARTS[part]} in {len(digits.classes)} colours, a class each, the "
                 f"digit written at its centre. Test accuracy {run.numbers['accuracy']:.2f} % after the last epoch.",
-                **_scatter(labels, chosen, digits.classes, part, sheet, ranges, axis),
+                **_scatter(_points(labels, chosen, digits.classes), part, sheet, ranges, axis),
             }
         )
     return panels
@@ -171,59 +187,54 @@ def _sheet(images: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _scatter(
-    labels: np.ndarray,
-    chosen: np.ndarray,
-    classes: tuple[int, ...],
-    part: str,
-    sheet: str,
-    ranges: dict[str, Range1d],
-    axis: str,
-) -> dict[str, Any]:
-    """Return a scatter without its points, which the page fills in for the epoch that is asked for."""
-    place = np.arange(len(labels))
-    order = np.random.default_rng(1).permutation(len(labels))  # no class hides another by its number
+def _points(labels: np.ndarray, chosen: np.ndarray, classes: tuple[int, ...]) -> ColumnDataSource:
+    """Return the points of a scatter; where they are, the page fills in for the epoch that is asked for.
+
+    Args:
+        labels: (n,) in [0, C).
+        chosen: which images of the set they are, (n,).
+        classes: the original label of each class.
+    """
+    place = np.random.default_rng(1).permutation(len(labels))  # no class hides another by its number
+    digit = np.array(classes, np.uint8)[labels[place]]
     nothing = np.zeros(len(labels), np.float32)
-    digit = np.array(classes, np.uint8)[labels]
-    source = ColumnDataSource(
+    return ColumnDataSource(
         {
             "x": nothing,
             "y": nothing,
             "distance": nothing,
-            "predicted": digit[order],
-            "digit": digit[order],
-            "place": place[order].astype(np.int32),
-            "number": chosen[order].astype(np.int32),
-            "left": (-84 * (place % SHEET))[order].astype(np.int32),
-            "top": (-84 * (place // SHEET))[order].astype(np.int32),
+            "predicted": digit,
+            "digit": digit,
+            "place": place.astype(np.int32),
+            "number": chosen[place].astype(np.int32),
+            "left": (-84 * (place % SHEET)).astype(np.int32),
+            "top": (-84 * (place // SHEET)).astype(np.int32),
         }
     )
-    visible = BooleanFilter(booleans=[True] * len(labels))
+
+
+def _scatter(source: ColumnDataSource, part: str, sheet: str, ranges: dict[str, Range1d], axis: str) -> dict[str, Any]:
+    """Return a scatter of these points and of the centres, and what the page needs to fill it."""
+    visible = BooleanFilter(booleans=[True] * len(source.data["digit"]))
     plot = _figure(**ranges, aspect_ratio=1, min_border_left=46, min_border_bottom=46, min_border_right=8, min_border_top=8)  # fmt: skip
     plot.xaxis.axis_label = f"first {axis}" if axis != "only feature" else axis
     plot.yaxis.axis_label = f"second {axis}" if axis != "only feature" else ""
+    colors = LinearColorMapper(palette=list(plots.COLORS), low=-0.5, high=9.5)
     points = plot.scatter(
         "x", "y", source=source, view=CDSView(filter=visible), size=4, line_color=None, fill_alpha=0.7,
-        fill_color={"field": "digit", "transform": LinearColorMapper(palette=list(plots.COLORS), low=-0.5, high=9.5)},
-        nonselection_fill_alpha=0.7,
+        fill_color={"field": "digit", "transform": colors}, nonselection_fill_alpha=0.7,
     )  # fmt: skip
     centers = ColumnDataSource({"x": [], "y": [], "digit": []})
     plot.scatter("x", "y", source=centers, size=17, fill_color="white", line_color="black", line_width=1.2)
     plot.text("x", "y", "digit", source=centers, text_align="center", text_baseline="middle", text_font_size="11px", text_font_style="bold", text_color="black")  # fmt: skip
     chosen_point = ColumnDataSource({"x": [], "y": []})
     plot.scatter("x", "y", source=chosen_point, size=22, fill_color=None, line_color="#c2185b", line_width=4)
+
     pan, wheel = PanTool(), WheelZoomTool(modifiers="ctrl")
     tip = TIP.format(sheet=sheet, width=84 * SHEET, part=part)
-    plot.add_tools(
-        pan,
-        wheel,
-        HoverTool(renderers=[points], tooltips=tip, limit=1, point_policy="snap_to_data"),
-        TapTool(renderers=[points], callback=CustomJS(args={"source": source, "sheet": sheet}, code=(
-            "const i = source.selected.indices[0];"
-            "source.selected.indices = [];"
-            "if (i !== undefined) window.choose(sheet, source.data.place[i])"))),
-        ResetTool(),
-    )  # fmt: skip
+    click = CustomJS(args={"source": source, "sheet": sheet}, code=CLICK)
+    hover = HoverTool(renderers=[points], tooltips=tip, limit=1, point_policy="snap_to_data")
+    plot.add_tools(pan, wheel, hover, TapTool(renderers=[points], callback=click), ResetTool())
     plot.toolbar.active_drag, plot.toolbar.active_scroll = pan, wheel
     return {
         "figure": plot,
@@ -231,8 +242,7 @@ def _scatter(
         "visible": visible,
         "center_source": centers,
         "chosen": chosen_point,
-        "x_range": ranges["x_range"],
-        "y_range": ranges["y_range"],
+        **ranges,
     }
 
 
@@ -256,16 +266,12 @@ def _curves(runs: list[Run], names: list[str]) -> dict[str, Any]:
         "loss_center": _figure(height=300, x_axis_label="epoch", y_axis_label="center loss, unweighted", y_axis_type="log"),
     }  # fmt: skip
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        style = {
-            "color": plots.COLORS[number % 10],
-            "line_dash": DASHES[number % 4],
-            "line_width": 2,
-            "legend_label": name,
-        }
+        common = {"color": plots.COLORS[number % 10], "legend_label": name, "name": name}
+        style = common | {"line_dash": DASHES[number % 4], "line_width": 2}
         epochs = np.atleast_1d(np.genfromtxt(run.path / "epochs.csv", names=True, delimiter=","))
         done = np.isfinite(epochs["test_accuracy"])
         accuracy.line(epochs["epoch"][done], epochs["test_accuracy"][done], **style)
-        accuracy.scatter(epochs["epoch"][done], epochs["test_accuracy"][done], color=style["color"], size=7)
+        accuracy.scatter(epochs["epoch"][done], epochs["test_accuracy"][done], size=7, **common)
         batches = np.atleast_1d(np.genfromtxt(run.path / "batches.csv", names=True, delimiter=","))
         block = -(-len(batches) // 300)  # a point is a mean over so many batches
         whole = batches[: len(batches) // block * block]
@@ -288,24 +294,24 @@ def _legend(plot: Any) -> None:
 
 def _histograms(runs: list[Run], names: list[str], scored: list[openset.Scored]) -> dict[str, Any]:
     """Return a histogram of each score of each run, known against unknown samples."""
-    figures: dict[str, Any] = {}
+    panels: dict[tuple[int, str], dict[str, np.ndarray]] = {}
     for part in scored:
-        number = runs.index(part.run)
-        key = f"scores-{number}-{part.score.replace(' ', '-')}"
-        both = np.concatenate([part.known, part.unknown])
-        low, high = np.quantile(both, [0.002, 0.998])
-        bins = np.linspace(low, max(high, low + 1e-6), 60)
-        if key not in figures:
-            label = f"{names[number]}: {plots.SCORE_AXES.get(part.score, part.score)}"
-            figures[key] = _figure(height=260, x_axis_label=label)
-            figures[key].yaxis.visible = False
-            heights, _ = np.histogram(np.clip(part.known, low, high), bins, density=True)
-            figures[key].quad(top=heights, bottom=0, left=bins[:-1], right=bins[1:], color=plots.COLORS[0], alpha=0.5, legend_label="known")  # fmt: skip
-        heights, _ = np.histogram(np.clip(part.unknown, low, high), bins, density=True)
-        lines = len(figures[key].renderers)
-        figures[key].step(bins[:-1], heights, mode="after", line_width=2, color=plots.COLORS[lines % 10], line_dash=DASHES[(lines - 1) % 4], legend_label=part.unknowns)  # fmt: skip
-    for plot in figures.values():
+        panels.setdefault((runs.index(part.run), part.score), {"known": part.known})[part.unknowns] = part.unknown
+    figures = {}
+    for (number, score), values in panels.items():
+        label = f"{names[number]}: {plots.SCORE_AXES.get(score, score)}"
+        plot = _figure(height=260, x_axis_label=label)
+        plot.yaxis.visible = False
+        bins = plots.score_bins(values)
+        for order, (name, samples) in enumerate(values.items()):
+            heights, _ = np.histogram(np.clip(samples, bins[0], bins[-1]), bins, density=True)
+            style = {"color": plots.COLORS[order], "legend_label": name}
+            if order == 0:
+                plot.quad(top=heights, bottom=0, left=bins[:-1], right=bins[1:], alpha=0.5, **style)
+            else:
+                plot.step(bins[:-1], heights, mode="after", line_width=2, line_dash=DASHES[(order - 1) % 4], **style)
         _legend(plot)
+        figures[f"scores-{number}-{score.replace(' ', '-')}"] = plot
     return figures
 
 

@@ -67,10 +67,14 @@ def epochs_of(path: Path) -> tuple[int, int]:
 
 
 def is_finished(path: Path, every_epoch: bool = False) -> bool:
-    """Return whether a run has all its epochs, and the features of the last, or of every one."""
+    """Return whether a run has all its epochs, and the features of the last, or of every one that
+    --plot keeps."""
     done, epochs = epochs_of(path)
-    needed = range(1 if every_epoch else epochs, epochs + 1)
-    return 0 < epochs <= done and all((path / "features" / f"epoch_{epoch}.npz").exists() for epoch in needed)
+    if not 0 < epochs <= done:
+        return False
+    options = OPTIONS | json.loads((path / "config.json").read_text()).get("options", {})
+    needed = {*range(options["plot_freq"], epochs + 1, options["plot_freq"]), epochs} if every_epoch else {epochs}
+    return all((path / "features" / f"epoch_{epoch}.npz").exists() for epoch in needed)
 
 
 def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], every_epoch: bool = False) -> list[Wanted]:
@@ -180,7 +184,7 @@ def _start(run: Wanted, env: dict[str, str]) -> subprocess.Popen[bytes]:
     run.path.parent.mkdir(parents=True, exist_ok=True)
     where = ["--save-dir", str(run.path), "--overwrite", *run.flags]
     if (run.path / "checkpoint.pt").exists():
-        where = ["--resume", str(run.path)]
+        where = ["--resume", str(run.path), *(["--plot"] if "--plot" in run.flags else [])]
     with open(run.log, "wb") as output:
         return subprocess.Popen(
             [sys.executable, str(MAIN), *where],

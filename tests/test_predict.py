@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +29,9 @@ def run(run_main, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def predict(*arguments: object, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+def predict(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "predict.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, input=stdin, timeout=300)
+    done = subprocess.run(command, capture_output=True, input=stdin, timeout=300, cwd=cwd)
     return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -111,6 +113,53 @@ def test_a_shadow_and_specks_are_not_the_digit(mnist5k: datasets.Digits, tmp_pat
     assert likeness(found, digit) > 0.9
 
 
+@pytest.mark.parametrize("share", [0.07, 0.15, 0.5])
+def test_a_small_digit_on_a_large_sheet_is_found(mnist5k: datasets.Digits, tmp_path: Path, share: float) -> None:
+    for number in (0, 100, 700):
+        digit = mnist5k.test_images[number].numpy()
+        sheet = Image.new("RGB", (700, 700), (240, 240, 235))
+        sheet.paste(picture(digit, round(700 * share), (20, 20, 90), (240, 240, 235)), (300, 200))
+        sheet.save(tmp_path / "sheet.png")
+        assert likeness(to_digit(read_image(tmp_path / "sheet.png")), digit) > 0.85
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L"])
+def test_a_thin_line_survives_a_large_scan(tmp_path: Path, mode: str) -> None:
+    sheet = Image.new("L", (2500, 2500), 255)
+    ImageDraw.Draw(sheet).ellipse([900, 400, 1600, 2100], outline=0, width=9)
+    sheet.convert(mode).save(tmp_path / "scan.png")
+    found = to_digit(read_image(tmp_path / "scan.png"))
+    middle = found[14] > 100
+    assert middle.any()
+    assert not middle[12:16].any()  # a ring
+
+
+@pytest.mark.parametrize("size", [(2, 2), (1, 40), (101, 101)])
+def test_patterns_are_a_digit_or_refused(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: size[0], : size[1]]
+    patterns = [(x + y) % 2, x // max(1, size[1] // 2), y * 0 + (x % 4 == 1) - (x % 4 == 3) + 1.0]
+    patterns += [rng.integers(0, 3, size) for _ in range(20)]
+    for pattern in patterns:
+        with contextlib.suppress(BadImage):
+            found = to_digit(np.repeat((100.0 * pattern)[..., None], 3, axis=2).astype(np.float32))
+            assert found.shape == (28, 28)
+
+
+def test_damaged_bytes_are_an_image_or_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    drawing = Image.new("RGB", (60, 60), "white")
+    ImageDraw.Draw(drawing).line([(10, 10), (50, 50)], fill="black", width=5)
+    for suffix in ("png", "jpg", "gif", "bmp", "tiff", "webp"):
+        drawing.save(tmp_path / f"whole.{suffix}")
+        whole = np.frombuffer((tmp_path / f"whole.{suffix}").read_bytes(), np.uint8)
+        for _ in range(40):
+            damaged = whole.copy()
+            damaged[rng.integers(0, len(whole), 5)] = rng.integers(0, 256, 5)
+            with contextlib.suppress(BadImage):
+                to_digit(read_image(BytesIO(damaged[: rng.integers(1, len(whole) + 1)].tobytes())))
+
+
 def test_bad_images_are_refused_in_one_line(tmp_path: Path) -> None:
     Image.new("RGB", (50, 50), (90, 90, 90)).save(tmp_path / "blank.png")
     (tmp_path / "text.png").write_text("not an image")
@@ -143,7 +192,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_folder_is_read_and_what_is_bad_does_not_stop_the_rest(run: Path, drawn: Path, tmp_path: Path) -> None:
-    done = predict("--run", run, drawn, "--plot", tmp_path / "where.png")
+    done = predict(drawn, "--plot", "--run", run, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr == f"predict.py: {drawn / 'text.jpg'}: not an image, or of a format that is not known here\n"
     lines = done.stdout.splitlines()
@@ -151,7 +200,7 @@ def test_a_folder_is_read_and_what_is_bad_does_not_stop_the_rest(run: Path, draw
     told = dict(re.match(r".*/(.+?)\.\w+: (.+?) \([\d.]+ %, [\d.]+ from its centre\)", line).groups() for line in lines[1:-1])  # type: ignore[union-attr]  # fmt: skip
     assert sum(answer == name[0] for name, answer in told.items()) >= 5
     assert len(told) == 6
-    with Image.open(tmp_path / "where.png") as figure:
+    with Image.open(tmp_path / "predictions.png") as figure:
         assert figure.size[0] > 800
 
 

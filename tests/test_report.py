@@ -18,6 +18,9 @@ from conftest import ROOT
 from PIL import Image
 
 import datasets
+from compare import Run, read_run
+from openset import Scored
+from report import write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "1", "3", "8", "--max-epoch", "2", "--batch-size", "128"]
@@ -190,3 +193,72 @@ def test_nothing_runs_over_the_side(page: Any, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.wait_for_timeout(300)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def make_run(
+    path: Path, epochs: int, dimension: int = 2, hold_out: int = 0, classes: tuple[int, ...] = (1, 3, 8)
+) -> Run:
+    """Write a run directory with random features, and return it as compare.py reads it."""
+    rng = np.random.default_rng(epochs)
+    (path / "features").mkdir(parents=True)
+    digits = datasets.load("mnist5k", Path("nowhere")).only(classes)
+    data, _, _ = digits.hold_out(hold_out)
+    settings = {"head": "softmax", "weight_cent": 0.1, "seed": 1, "hold_out": hold_out, "feat_dim": dimension}
+    dataset = {"name": "mnist5k", "classes": classes, "train": len(data.train_labels), "test": len(data.test_labels), "md5": data.checksums}  # fmt: skip
+    config = {"command": "python main.py <b>", "settings": settings, "dataset": dataset, "epochs": epochs}
+    (path / "config.json").write_text(json.dumps(config))
+    for epoch in range(1, epochs + 1):
+        arrays = {"centers": rng.normal(size=(len(classes), dimension)).astype(np.float32)}
+        for part in ("train", "test"):
+            labels = getattr(data, f"{part}_labels").numpy().astype(np.uint8)
+            features = arrays["centers"][labels] + 0.3 * rng.normal(size=(len(labels), dimension))
+            arrays |= {f"{part}_features": features.astype(np.float16), f"{part}_labels": labels}
+            arrays |= {f"{part}_predictions": labels, f"{part}_scores": np.ones(len(labels), np.float32)}
+        np.savez(path / "features" / f"epoch_{epoch}.npz", **arrays)
+    (path / "epochs.csv").write_text(
+        "epoch,train_loss,test_loss,test_accuracy,seconds\n" + "".join(f"{e},1,,,9\n" for e in range(1, epochs + 1))
+    )
+    (path / "batches.csv").write_text("epoch,batch,loss,loss_xent,loss_center,lr\n1,1,1,1,1,0.1\n1,2,1,1,1,0.1\n")
+    run = read_run(path)
+    run.numbers = {"accuracy": 100.0}
+    return run
+
+
+def test_runs_of_many_kinds_in_one_page(tmp_path: Path) -> None:
+    """Different lengths, dimensions and training sets, no mistakes, no evaluations, a folder with a strange name."""
+    runs = [
+        make_run(tmp_path / "<script>alert(1)</script>", 1, dimension=1),
+        make_run(tmp_path / "b", 3, dimension=5),
+        make_run(tmp_path / "c", 30, hold_out=150),
+        make_run(tmp_path / "d", 2, classes=(0, 1, 2, 3)),
+    ]
+    scores = np.arange(9.0)
+    scored = [Scored(run, "letters", score, scores, scores > 2, scores - 3) for run in runs for score in ("a b", "c")]
+    page = write_report(tmp_path / "report.html", runs, scored)[0].read_text()
+    assert "<script>alert" not in page
+    assert "python main.py <b>" not in page
+    sheets = set(re.findall(r'class="sheet" data-name="(.*?)"', page))
+    assert sheets == {
+        "train-mnist5k-138-1200", "train-mnist5k-138-1050", "train-mnist5k-0123-1600",
+        "test-mnist5k-138-300", "test-mnist5k-0123-400",
+    }  # fmt: skip
+    facts = json.loads(re.search(r'id="facts">(.*?)</script>', page).group(1))  # type: ignore[union-attr]
+    assert [len(run["epochs"]) for run in facts["runs"]] == [1, 3, 20, 2]
+    assert facts["runs"][2]["epochs"][-1] == 30
+    assert page.count('aria-label="Histogram, known digits against unknown images.') == 8
+
+
+def test_a_damaged_earlier_epoch_leaves_the_rest(compared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(compared / "runs" / "center-1", run)
+    file = run / "features" / "epoch_1.npz"
+    file.write_bytes(file.read_bytes()[:500])
+    command = [sys.executable, str(ROOT / "compare.py"), "--animate", "--report", "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, "--runs", str(run)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 2
+    for line, what in zip(done.stderr.splitlines(), ("the film", "the report"), strict=True):
+        assert line.startswith(f"compare.py: {what} failed: ")
+        assert "epoch_1.npz: damaged" in line
+    assert (tmp_path / "out" / "comparison.md").exists()
+    assert not (tmp_path / "out" / "report.html").exists()

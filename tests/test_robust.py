@@ -232,6 +232,7 @@ FLAGS = [  # flags, what the message says
     (["--compile", "always"], "must be one of auto, on, off"),
     (["--hold-out", "-1"], "must be a whole number at least 0"),
     (["--hold-out", "many"], "must be a whole number"),
+    (["--animate", "--max-epoch", "1"], "a film needs at least two epochs"),
     (["--center-update", "papers"], "did you mean paper?"),
     (["--weigth-cent", "1"], "did you mean --weight-cent?"),
     (["train"], "unrecognized arguments: train"),
