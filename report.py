@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from compare import Run
 
 HERE = Path(__file__).resolve().parent
-SHOWN = 10_000  # samples of a set, at most: what a browser moves at once
+SHOWN = {"train": 5_000, "test": 10_000}  # samples of a set, at most: what a browser moves at once
 EPOCHS = 20
 SHEET = 100  # images in a row of a sheet
 WRONG, AMBIGUOUS = 100, 40  # digits that are listed
@@ -130,7 +130,7 @@ def _panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any
     """Return the two scatters of a run, with all their epochs; add the sheets of their images."""
     kept = shown_epochs(run)
     read = {epoch: plots.read_arrays(run.path, epoch) for epoch in kept}
-    shown = {part: np.sort(_sample(len(read[kept[-1]][f"{part}_labels"]))) for part in PARTS}
+    shown = {part: np.sort(_sample(len(read[kept[-1]][f"{part}_labels"]), part)) for part in PARTS}
     digits = openset.data_of(run)
     flat: dict[int, list[np.ndarray]] = {}
     axis = ""
@@ -171,9 +171,9 @@ def _panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any
     return panels
 
 
-def _sample(count: int) -> np.ndarray:
-    """Return which of so many samples are shown: always the same."""
-    return np.random.default_rng(0).permutation(count)[:SHOWN]
+def _sample(count: int, part: str) -> np.ndarray:
+    """Return which of so many samples of a set are shown: always the same."""
+    return np.random.default_rng(0).permutation(count)[: SHOWN[part]]
 
 
 def _sheet(images: np.ndarray) -> str:
@@ -323,7 +323,7 @@ def _facts(number: int, run: Run, name: str) -> dict[str, Any]:
     arrays, classes = run.arrays, list(run.config["dataset"]["classes"])
     digits = np.array(classes)
     labels, predictions = (arrays[f"test_{key}"].astype(int) for key in ("labels", "predictions"))
-    shown = np.sort(_sample(len(labels)))
+    shown = np.sort(_sample(len(labels), "test"))
     labels, predictions, scores = (a[shown] for a in (labels, predictions, arrays["test_scores"]))
 
     def listed(chosen: np.ndarray) -> list[dict[str, Any]]:
