@@ -19,6 +19,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores alrea
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# A module goes to one process (loadscope): the long ones first, so that no process is left with one at the end.
+LONG = ("test_robust", "test_main", "test_compare", "test_parallel", "test_report", "test_kill", "test_predict")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def mnist5k() -> datasets.Digits:
     import datasets
