@@ -231,8 +231,8 @@ def _noted(file: Path) -> Iterator[None]:
     """Let a film that ffmpeg fails at be missing, and say so."""
     try:
         yield
-    except subprocess.CalledProcessError as error:
-        print(f"plots.py: {file.name} could not be made: ffmpeg ended with status {error.returncode}", file=sys.stderr)
+    except (subprocess.CalledProcessError, BrokenPipeError):
+        print(f"plots.py: {file.name} could not be made: ffmpeg failed", file=sys.stderr)
 
 
 def _thin(read: Epoch, count: int = 10_000) -> Epoch:

@@ -18,6 +18,7 @@ from conftest import ROOT
 from PIL import Image
 
 import datasets
+import plots
 from compare import Run, read_run
 from openset import Scored
 from report import write_report
@@ -56,6 +57,24 @@ def test_film_has_a_frame_for_each_epoch_and_axes_that_stand_still(compared: Pat
     assert (np.abs(first - last) > 60).any()
     ticks = slice(0, 40)  # numbers and label of the leftmost axis
     assert np.abs(first - last)[:, ticks].max() < 60  # but for the film's own palette
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="no ffmpeg on this machine")
+def test_film_as_mp4(compared: Path) -> None:
+    assert (compared / "animation.mp4").read_bytes()[4:8] == b"ftyp"
+
+
+def test_an_ffmpeg_that_fails_leaves_the_gif(compared: Path, tmp_path: Path, capfd) -> None:
+    from matplotlib import rc_context
+
+    broken = tmp_path / "ffmpeg"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    with rc_context({"animation.ffmpeg_path": str(broken)}):
+        made = plots.animate([compared / "runs" / "center-1"], tmp_path / "film.gif")
+    assert made == [tmp_path / "film.gif"]
+    assert [path.name for path in tmp_path.iterdir() if path != broken] == ["film.gif"]
+    assert "film.mp4 could not be made: ffmpeg failed" in capfd.readouterr().err
 
 
 def test_runs_without_the_features_of_their_epochs_give_no_film(compared: Path, tmp_path: Path) -> None:

@@ -75,6 +75,14 @@ print("threads", torch.get_num_threads())
     assert "threads 1" in done.stdout
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_deterministic_on_cuda(run_main, tmp_path: Path) -> None:
+    flags = [flag for flag in QUICK if flag != "--use-cpu"]
+    for name in "ab":
+        assert run_main(*flags, "--deterministic", "--save-dir", tmp_path / name).returncode == 0
+    assert not differences(tmp_path / "a", tmp_path / "b")
+
+
 def test_best_is_the_best_epoch(run_main, finished: Path) -> None:
     with open(finished / "epochs.csv", newline="") as file:
         accuracies = [float(row["test_accuracy"]) for row in csv.DictReader(file)]
