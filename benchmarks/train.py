@@ -28,8 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import main as training
-from arguments import parse_arguments
+import prepare
+from arguments import BASICS, OPTIONS, parse_arguments
 from center_loss import CenterLoss
 from datasets import Digits, load
 from engine import Trainer
@@ -54,8 +54,8 @@ def ours(
     """Return main.py's trainer, what trains it on the first batches of an epoch, and its settings."""
     group = Group(device)
     args = parse_arguments(flags)
-    settings = training.complete(training.BASICS | args.settings, args.settings, data, group)
-    run = training.group_run(group, data, settings, training.OPTIONS | args.options, None, None, Path())
+    settings = prepare.complete(BASICS | args.settings, args.settings, data, group)
+    run = prepare.group_run(group, data, settings, OPTIONS | args.options, None, None, Path())
 
     def train(epoch: int, count: int) -> None:
         for number, (_, losses) in enumerate(

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import datasets
 import engine
-import main
+import prepare
 from arguments import BASICS
 from parallel import Group
 from recipes import resolve
@@ -26,7 +26,7 @@ def train(group: Group, path: Path, recipe: str) -> None:
     data = datasets.load("mnist5k", Path("nowhere"))
     some = torch.arange(0, 4_000, 4_000 // 136)[:136]
     batches = datasets.Batches(data.train_images[some], data.train_labels[some], 7, seed=1, shift=settings["shift"])
-    trainer = main.build(settings, batches, 10, group)
+    trainer = prepare.build(settings, batches, 10, group)
     for module in (trainer.model, trainer.head, trainer.center_loss):
         module.double()
     trainer.spread = group.spread(trainer.model)

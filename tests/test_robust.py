@@ -62,10 +62,10 @@ def test_threads_and_precision_are_kept_by_resume(finished: Path, tmp_path: Path
     assert state["settings"]["precision"] in ("bf16", "fp32")
     torch.save(state | {"settings": state["settings"] | {"precision": "bf16"}}, path / "checkpoint.pt")
     code = f"""
-import hardware, main, torch, utils
-hardware.choose_precision = hardware.choose_compile = None
-build = main.build
-main.build = lambda settings, *rest: print(settings["precision"]) or build(settings, *rest)
+import main, prepare, torch
+prepare.choose_precision = prepare.choose_compile = None
+build = prepare.build
+prepare.build = lambda settings, *rest: print(settings["precision"]) or build(settings, *rest)
 main.main(["--resume", {str(path)!r}])
 print("threads", torch.get_num_threads())
 """
