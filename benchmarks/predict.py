@@ -27,7 +27,10 @@ import torch
 
 import compare
 import datasets
+import metrics
 import openset
+import plots
+import sweep
 from predict import BadImage, Prediction, Reader, read_image, to_digit
 from utils import processor_name
 
@@ -108,7 +111,8 @@ def main() -> None:
     reader = Reader(run)
     data = openset.data_of(run)
     print("`" + shlex.join(["python", *sys.argv]) + "`")
-    print(f"Run: {run.config['command']}")
+    settings, dataset = run.settings, run.config["dataset"]
+    print(f"Run: {plots.loss_name(settings)}, {settings['recipe']} recipe, {sweep.epochs_of(run.path)[1]} epochs, seed {settings['seed']}, {dataset['train']} training images, test accuracy {metrics.accuracy(run.arrays['test_predictions'], run.arrays['test_labels']):.2f} %")  # fmt: skip
     print(f"{processor_name()}, Python {platform.python_version()}, torch {torch.__version__}")
     print(f"Unknown: over {reader.threshold:.2f} from the centre, as 1 % of {reader.calibrated_on} training digits are, held out: {reader.held_out}\n")  # fmt: skip
 
