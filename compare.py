@@ -46,6 +46,7 @@ SPLITS = (  # the literature's five choices of known digits, see docs/comparing.
     (3, 7, 8, 4, 0, 5),
     (6, 3, 4, 9, 8, 2),
 )
+COLUMNS = 6  # of a figure with one for every run; more runs get one for each loss
 OWN_FLAGS = ("seed", "weight_cent", "head", "save_dir", "resume", "overwrite", "stop_after")
 # What may differ between the runs of one row.
 ASIDE = (
@@ -262,7 +263,8 @@ def by_row(runs: Iterable[Run], aside: tuple[str, ...] = ASIDE) -> dict[str, lis
 def write_comparison(out: Path, runs: list[Run], every_run: bool) -> list[Path]:
     """Write comparison.png, .md and .csv, and runs.csv; return their paths."""
     rows = by_row(runs)
-    columns = [run.path for run in runs] if every_run else [group[0].path for group in rows.values()]
+    each = every_run and len(runs) <= COLUMNS
+    columns = [run.path for run in runs] if each else [group[0].path for group in rows.values()]
     plots.grid(columns, out / "comparison.png")
     table = {name: [run.numbers for run in group] for name, group in rows.items()}
     (out / "comparison.md").write_text(
