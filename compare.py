@@ -11,25 +11,23 @@ import csv
 import itertools
 import json
 import signal
-import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import metrics
 import plots
 import sweep
-from arguments import BASICS, OPTIONS, Parser, number, one_of, parse_arguments
+from arguments import OPTIONS, Parser, number, one_of, parse_arguments
 from datasets import DataError, load_images
 from openset import Scored, score_runs
 from plots import loss_name
 from recipes import RECIPES
-from utils import RunError, progress_bar
+from runs import BadRun, FinishedRun, epochs_of, kept_epochs, made_on, read_run
+from utils import RunError, mean_and_spread, plus_minus, progress_bar
 
 LOSSES = {  # name: head, and whether the centre loss is added
     "softmax": ("softmax", False),
@@ -59,31 +57,12 @@ class CompareError(Exception):
     """A comparison that cannot be made; the message is one line for the user."""
 
 
-@dataclass(eq=False)
-class Run:
-    """A finished run: its config.json and the arrays of its last epoch."""
-
-    path: Path
-    config: dict[str, Any]
-    arrays: dict[str, np.ndarray]
-    numbers: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return self.config["settings"]
-
-    @property
-    def unseen(self) -> list[int]:
-        """The digits that a run with --known-classes has never seen."""
-        return [digit for digit in range(10) if digit not in self.config["dataset"]["classes"]]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return compare(parse(sys.argv[1:] if argv is None else argv))
-    except (CompareError, DataError, RunError) as error:
+    except (CompareError, BadRun, DataError, RunError) as error:
         print(f"compare.py: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -153,7 +132,7 @@ def compare(args: argparse.Namespace) -> int:
     runs = [read_run(path) for path in paths]
     if not runs:
         raise CompareError(f"no run to compare: {'; '.join(failed.values())}")
-    if args.runs and args.animate and all(len(plots.kept_epochs(run.path)) < 2 for run in runs):
+    if args.runs and args.animate and all(len(kept_epochs(run.path)) < 2 for run in runs):
         raise CompareError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --plot")
 
     written = []
@@ -205,27 +184,7 @@ def plan(args: argparse.Namespace) -> Iterator[sweep.Wanted]:
                 yield sweep.Wanted(f"{name}-{seed}", flags)
 
 
-def read_run(path: Path) -> Run:
-    """Return the run in a directory.
-
-    Raises:
-        CompareError: if there is none, or it is not finished.
-    """
-    if not (path / "config.json").is_file():
-        raise CompareError(f"{path}: holds no run (no config.json)")
-    kept = plots.kept_epochs(path)
-    done, epochs = sweep.epochs_of(path)
-    if not kept or kept[-1] != epochs:
-        raise CompareError(f"{path}: has finished {done} of {epochs} epochs; go on with python main.py --resume {path}")
-    try:
-        config = json.loads((path / "config.json").read_text())
-        config["settings"] = BASICS | config["settings"]  # what an older run did not know of
-        return Run(path, config, plots.read_arrays(path, kept[-1]))
-    except (OSError, ValueError, KeyError) as error:
-        raise CompareError(f"{path}: cannot be read: {error}") from None
-
-
-def numbers_of(run: Run) -> dict[str, float]:
+def numbers_of(run: FinishedRun) -> dict[str, float]:
     """Return the run's metrics, on the test set."""
     arrays = run.arrays
     train_labels, labels, predictions = (
@@ -240,10 +199,10 @@ def numbers_of(run: Run) -> dict[str, float]:
         return {"accuracy": metrics.accuracy(predictions, labels)}
 
 
-def by_row(runs: Iterable[Run], aside: tuple[str, ...] = ASIDE) -> dict[str, list[Run]]:
+def by_row(runs: Iterable[FinishedRun], aside: tuple[str, ...] = ASIDE) -> dict[str, list[FinishedRun]]:
     """Return the runs by what a row of a table calls them: the loss, and what else differs in the settings,
     but for those `aside`."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         key = json.dumps({k: v for k, v in run.settings.items() if k not in aside}, sort_keys=True)
         groups.setdefault(key, []).append(run)
@@ -260,7 +219,7 @@ def by_row(runs: Iterable[Run], aside: tuple[str, ...] = ASIDE) -> dict[str, lis
     return rows
 
 
-def write_comparison(out: Path, runs: list[Run], every_run: bool) -> list[Path]:
+def write_comparison(out: Path, runs: list[FinishedRun], every_run: bool) -> list[Path]:
     """Write comparison.png, .md and .csv, and runs.csv; return their paths."""
     rows = by_row(runs)
     each = every_run and len(runs) <= COLUMNS
@@ -285,12 +244,12 @@ def write_comparison(out: Path, runs: list[Run], every_run: bool) -> list[Path]:
         writer.writerow(["loss", "seed", "run", *metrics.BETTER])
         for name, group in rows.items():
             for run in group:
-                numbers = [run.numbers.get(key, "") for key in metrics.BETTER]
+                numbers = [_number(run.numbers.get(key)) for key in metrics.BETTER]
                 writer.writerow([name, run.settings["seed"], run.path, *numbers])
     return [out / name for name in ("comparison.png", "comparison.md", "comparison.csv", "runs.csv")]
 
 
-def write_open_set(out: Path, scored: list[Scored], runs: list[Run]) -> list[Path]:
+def write_open_set(out: Path, scored: list[Scored], runs: list[FinishedRun]) -> list[Path]:
     """Write open_set.png, .md and .csv; return their paths."""
     rows = by_row(runs, aside=(*ASIDE, "known_classes"))  # a row is a mean over splits, too
     table: dict[str, list[dict[str, float]]] = {}
@@ -312,11 +271,6 @@ def write_open_set(out: Path, scored: list[Scored], runs: list[Run]) -> list[Pat
     return [out / name for name in ("open_set.png", "open_set.md", "open_set.csv")]
 
 
-def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
-    """Return mean and standard deviation over runs; a single run has no deviation."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
 def markdown(table: dict[str, list[dict[str, float]]], better: dict[str, str], label: str = "loss") -> str:
     """Return a table with one row a name: mean ± standard deviation of each number, and n."""
     lines = ["| " + " | ".join([label, *(f"{name} {way}" for name, way in better.items()), "n"]) + " |"]
@@ -324,9 +278,8 @@ def markdown(table: dict[str, list[dict[str, float]]], better: dict[str, str], l
     for name, runs in table.items():
         cells = []
         for key in better:
-            mean, spread = mean_and_spread([run.get(key, float("nan")) for run in runs])
             digits = 2 if key not in ("compactness", "silhouette", "drift") else 3
-            cells.append(f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}"))
+            cells.append(plus_minus([run.get(key, float("nan")) for run in runs], digits))
         lines.append("| " + " | ".join([name, *cells, str(len(runs))]) + " |")
     return "\n".join(lines)
 
@@ -340,22 +293,22 @@ def write_csv(
         writer.writerow([*labels, "n", *(f"{key} {part}" for key in better for part in ("mean", "std"))])
         for name, runs in table.items():
             cells = (mean_and_spread([run.get(key, float("nan")) for run in runs]) for key in better)
-            writer.writerow([*name.split(" | "), len(runs), *("" if v is None else v for cell in cells for v in cell)])
+            writer.writerow([*name.split(" | "), len(runs), *(_number(value) for cell in cells for value in cell)])
 
 
-def provenance(runs: list[Run]) -> str:
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.10g}"
+
+
+def provenance(runs: list[FinishedRun]) -> str:
     """Return where the runs were made and how."""
-    machines = {
-        f"{run.config['machine']['processor']} ({run.config['device']}, {run.config['machine']['threads']} threads), "
-        f"torch {run.config['versions']['torch']}, {run.settings['precision']}"
-        for run in runs
-    }
+    machines = {made_on(run.config) for run in runs}
     seeds = sorted({run.settings["seed"] for run in runs})
-    recipes = sorted({f"{run.settings['recipe']}, {sweep.epochs_of(run.path)[1]} epochs" for run in runs})
+    recipes = sorted({f"{run.settings['recipe']}, {epochs_of(run.path)[1]} epochs" for run in runs})
     return f"Recipe: {'; '.join(recipes)}. Seeds: {', '.join(map(str, seeds))}. Made on: {'; '.join(sorted(machines))}."
 
 
-def progress(runs: list[Run], title: str) -> Iterable[Run]:
+def progress(runs: list[FinishedRun], title: str) -> Iterable[FinishedRun]:
     """Return the same runs, with a bar on a terminal."""
     return progress_bar(runs, len(runs), title, unit="run")
 

@@ -106,6 +106,11 @@ class Digits:
             test_labels=test[test >= 0],
         )
 
+    def part(self, known_classes: Sequence[int] | None, hold_out: int) -> tuple[Digits, Tensor, Tensor]:
+        """Return what a run with these flags trains and tests on, and the images and labels that it keeps
+        out of its training."""
+        return (self.only(known_classes) if known_classes else self).hold_out(hold_out)
+
     def hold_out(self, count: int) -> tuple[Digits, Tensor, Tensor]:
         """Return the data without `count` training samples, and these: images and labels.
 

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,11 +14,8 @@ import datasets
 import engine
 import hardware
 import metrics
-import plots
 import utils
-
-if TYPE_CHECKING:
-    from compare import Run
+from runs import FinishedRun, kept_epochs
 
 UNSEEN = "unseen digits"
 
@@ -28,7 +24,7 @@ UNSEEN = "unseen digits"
 class Scored:
     """One score of one run, on its own test set and on images of unknown classes."""
 
-    run: Run
+    run: FinishedRun
     unknowns: str
     score: str
     known: np.ndarray  # (N,)
@@ -46,7 +42,7 @@ def name_of(source: str) -> str:
     return (path.parent if path.name == "raw" else path).name
 
 
-def score_runs(runs: Iterable[Run], sources: list[str]) -> list[Scored]:
+def score_runs(runs: Iterable[FinishedRun], sources: list[str]) -> list[Scored]:
     """Score each run on the digits it never saw, and on the images of each source.
 
     Raises:
@@ -73,7 +69,7 @@ def score_runs(runs: Iterable[Run], sources: list[str]) -> list[Scored]:
 _load = functools.cache(datasets.load)  # several runs have the same data
 
 
-def load_data(run: Run) -> datasets.Digits:
+def load_data(run: FinishedRun) -> datasets.Digits:
     """Return the whole data set that a run was trained on, all classes of it.
 
     Raises:
@@ -85,25 +81,24 @@ def load_data(run: Run) -> datasets.Digits:
     return data
 
 
-def data_of(run: Run) -> datasets.Digits:
+def data_of(run: FinishedRun) -> datasets.Digits:
     """Return the samples that a run was trained and tested on, in the order of its features."""
     data, _, _ = held_out_of(run)
     return data
 
 
-def held_out_of(run: Run) -> tuple[datasets.Digits, torch.Tensor, torch.Tensor]:
+def held_out_of(run: FinishedRun) -> tuple[datasets.Digits, torch.Tensor, torch.Tensor]:
     """Return the same, and the images and labels that --hold-out kept out of training."""
-    data = load_data(run).only(run.config["dataset"]["classes"])
-    return data.hold_out(run.config["settings"].get("hold_out", 0))
+    return load_data(run).part(run.settings["known_classes"], run.settings["hold_out"])
 
 
-def data_root(run: Run) -> Path:
+def data_root(run: FinishedRun) -> Path:
     """Return where the run's data are: where it found them, or in the default place."""
-    root = Path(run.config.get("options", {}).get("data_root", "data"))
+    root = Path(run.config["options"]["data_root"])
     return root if root.is_dir() else Path("data")
 
 
-def score_run(run: Run, unknown: dict[str, torch.Tensor], device: torch.device) -> list[Scored]:
+def score_run(run: FinishedRun, unknown: dict[str, torch.Tensor], device: torch.device) -> list[Scored]:
     """Return every score of a run for each set of unknown images, uint8 (U, 28, 28)."""
     network = load_network(run.path, device)
     digits = data_of(run)
@@ -135,7 +130,7 @@ def load_network(path: Path, device: torch.device) -> engine.Network:
     settings = checkpoint["settings"]
     num_classes = len(checkpoint["center_loss"]["centers"])
     network = engine.build_network(settings, num_classes, hardware.autocast(settings["precision"], device))
-    if checkpoint["epoch"] != plots.kept_epochs(path)[-1]:
+    if checkpoint["epoch"] != kept_epochs(path)[-1]:
         raise utils.RunError(f"{path}: its checkpoint is of another epoch; go on with python main.py --resume {path}")
     utils.load_state(network, checkpoint, path)
     network.model.to(device)

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import subprocess
 import sys
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
+
+from runs import kept_epochs, read_arrays, read_config
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,49 +103,52 @@ def loss_name(settings: dict[str, Any]) -> str:
     return f"{name} + center loss (λ = {weight:g})" if weight > 0 else f"{name} only (λ = 0)"
 
 
-def read_arrays(run: Path, epoch: int) -> dict[str, np.ndarray]:
-    """Return the arrays of ``features/epoch_N.npz``.
+@dataclass(frozen=True)
+class Epoch:
+    """What a run keeps of an epoch, ready to be drawn."""
 
-    Raises:
-        ValueError, OSError: if the file is damaged or missing.
-    """
-    with open(run / "features" / f"epoch_{epoch}.npz", "rb") as file:
-        try:
-            with np.load(file) as data:
-                return {key: data[key] for key in data.files}
-        except (BadZipFile, EOFError, zlib.error) as error:
-            raise ValueError(f"{file.name}: damaged ({error})") from None
+    number: int
+    config: dict[str, Any]
+    arrays: dict[str, np.ndarray]  # as in features/epoch_N.npz
+    points: dict[str, np.ndarray]  # train_features, test_features and centers in two dimensions
+    axis: str  # what the axes show
 
 
-Epoch = tuple[dict[str, Any], dict[str, np.ndarray], str]
-
-
-def read_epoch(run: Path, epoch: int, axes_of: int | None = None) -> Epoch:
-    """Return a run's config.json, the arrays of an epoch with its points in two dimensions, and
-    what the axes show: principal components are those of epoch `axes_of`, or its own."""
-    config = json.loads((run / "config.json").read_text())
-    arrays = read_arrays(run, epoch)
-    dimension = arrays["centers"].shape[1]
+def read_epochs(run: Path, epochs: Sequence[int]) -> Iterator[Epoch]:
+    """Yield these epochs of a run; principal components are those of the last of them."""
+    config, last = read_config(run), read_arrays(run, epochs[-1])
+    dimension = last["centers"].shape[1]
     keys = ("train_features", "test_features", "centers")
-    basis = arrays if axes_of is None else read_arrays(run, axes_of)
-    (_, *points), axis = to_two_dimensions(basis["train_features"], *(arrays[key] for key in keys))
-    if dimension > 2:
-        axis = f"{axis} ({dimension}-D features)"
-    return config, arrays | dict(zip(keys, points, strict=True)), axis
+    for epoch in epochs:
+        arrays = last if epoch == epochs[-1] else read_arrays(run, epoch)
+        (_, *points), axis = to_two_dimensions(last["train_features"], *(arrays[key] for key in keys))
+        if dimension > 2:
+            axis = f"{axis} ({dimension}-D features)"
+        yield Epoch(epoch, config, arrays, dict(zip(keys, points, strict=True)), axis)
 
 
-def draw_part(ax: Axes, read: Epoch, epoch: int, part: str, size: float = 1.0) -> None:
-    """Draw one set of an epoch that `read_epoch` returned, ``train`` or ``test``, with title and axes."""
-    config, arrays, axis = read
-    classes = config["dataset"]["classes"]
-    scatter(ax, arrays[f"{part}_features"], arrays[f"{part}_labels"], arrays["centers"], classes, size)
+def read_epoch(run: Path, epoch: int) -> Epoch:
+    """Return one epoch of a run."""
+    return next(read_epochs(run, [epoch]))
+
+
+def axis_labels(axis: str) -> tuple[str, str]:
+    """Return what is written at the x and the y axis."""
+    return (axis, "") if axis == "only feature" else (f"first {axis}", f"second {axis}")
+
+
+def draw_part(ax: Axes, epoch: Epoch, part: str, size: float = 1.0) -> None:
+    """Draw one set of an epoch, ``train`` or ``test``, with title and axes."""
+    arrays, points, dataset = epoch.arrays, epoch.points, epoch.config["dataset"]
+    labels = arrays[f"{part}_labels"]
+    scatter(ax, points[f"{part}_features"], labels, points["centers"], dataset["classes"], size)
     accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
     which = {"train": "training set", "test": "test set"}[part]
-    ax.set_xlabel(f"first {axis}" if axis != "only feature" else axis)
-    ax.set_ylabel(f"second {axis}" if axis != "only feature" else "")
+    xlabel, ylabel = axis_labels(epoch.axis)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(
-        f"{loss_name(config['settings'])}\n"
-        f"{config['dataset']['name']} {which}, epoch {epoch}, test accuracy {accuracy:.2f} %"
+        f"{loss_name(epoch.config['settings'])}\n"
+        f"{dataset['name']} {which}, epoch {epoch.number}, test accuracy {accuracy:.2f} %"
     )
 
 
@@ -157,7 +160,7 @@ def draw_epoch(run: Path, epoch: int) -> None:
     for part in ("train", "test"):
         figure = Figure(figsize=(7.2, 6.4), layout="constrained")
         ax = figure.add_subplot()
-        draw_part(ax, read, epoch, part)
+        draw_part(ax, read, part)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         (run / part).mkdir(exist_ok=True)
         save(figure, run / part / f"epoch_{epoch}.png", dpi=150)
@@ -172,10 +175,9 @@ def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"
         figure = Figure(figsize=(3.2 * len(runs) + 0.7, 3.1 * len(parts) + 0.3), layout="constrained")
         axes = figure.subplots(len(parts), len(runs), squeeze=False)
         for column, run in enumerate(runs):
-            epoch = kept_epochs(run)[-1]
-            read = read_epoch(run, epoch)
+            read = read_epoch(run, kept_epochs(run)[-1])
             for row, part in enumerate(parts):
-                draw_part(axes[row, column], read, epoch, part, size=0.25)
+                draw_part(axes[row, column], read, part, size=0.25)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
         save(figure, path, dpi=200)
@@ -198,9 +200,9 @@ def animate(runs: list[Path], path: Path, fps: int = 2) -> list[Path]:
     frames = sorted(set().union(*kept.values()))
     if len(frames) < 2:
         raise ValueError(f"{runs[0]}: keeps the features of one epoch alone; a film needs runs made with --plot")
-    rows = [{epoch: _thin(read_epoch(run, epoch, kept[run][-1])) for epoch in kept[run]} for run in runs]
+    rows = [{epoch.number: _thin(epoch) for epoch in read_epochs(run, kept[run])} for run in runs]
     places = [
-        limits([arrays[key] for _, arrays, _ in row.values() for key in ("train_features", "test_features")])
+        limits([epoch.points[key] for epoch in row.values() for key in ("train_features", "test_features")])
         for row in rows
     ]
 
@@ -217,7 +219,7 @@ def animate(runs: list[Path], path: Path, fps: int = 2) -> list[Path]:
                         epoch = max((e for e in row if e <= frame), default=min(row))
                         for ax, part in zip(pair, ("train", "test"), strict=True):
                             ax.clear()
-                            draw_part(ax, row[epoch], epoch, part, size=0.4)
+                            draw_part(ax, row[epoch], part, size=0.4)
                             ax.set(xlim=xlim, ylim=ylim, adjustable="box")
                     if figure.get_layout_engine() is not None:
                         figure.draw_without_rendering()
@@ -235,11 +237,16 @@ def _noted(file: Path) -> Iterator[None]:
         print(f"plots.py: {file.name} could not be made: ffmpeg failed", file=sys.stderr)
 
 
-def _thin(read: Epoch, count: int = 10_000) -> Epoch:
-    """Return an epoch with at most so many training samples, always the same ones."""
-    config, arrays, axis = read
-    chosen = np.random.default_rng(0).permutation(len(arrays["train_labels"]))[:count]
-    return config, arrays | {key: arrays[key][chosen] for key in ("train_features", "train_labels")}, axis
+def _thin(epoch: Epoch, count: int = 10_000) -> Epoch:
+    """Return what is drawn of an epoch, with at most so many training samples, always the same ones."""
+    labels, points = epoch.arrays["train_labels"], epoch.points["train_features"]
+    chosen = np.random.default_rng(0).permutation(len(labels))[:count]
+    arrays = {key: epoch.arrays[key] for key in ("test_labels", "test_predictions")}
+    return replace(
+        epoch,
+        arrays=arrays | {"train_labels": labels[chosen]},
+        points=epoch.points | {"train_features": points[chosen]},
+    )
 
 
 def limits(points: list[np.ndarray]) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -303,12 +310,6 @@ def whole(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def kept_epochs(run: Path) -> list[int]:
-    """Return the epochs whose features a run directory keeps."""
-    names = [path.stem.removeprefix("epoch_") for path in (run / "features").glob("epoch_*.npz")]
-    return sorted(int(name) for name in names if name.isdecimal())
 
 
 def main() -> int:

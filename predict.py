@@ -20,9 +20,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from arguments import Parser, number
+from runs import BadRun, FinishedRun, kept_epochs, read_run
 
 if TYPE_CHECKING:
-    from compare import Run
+    import engine
 
 LARGEST = 512  # pixels of the longer side: what is larger is made smaller first
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
@@ -80,13 +81,18 @@ def _rgb(image: Image.Image) -> np.ndarray:
         values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
         low, high = float(values.min()), float(values.max())
         extent = max(high - low, 0.25 * abs(high), 1e-6)  # noise on an even sheet stays faint
-        return np.repeat((255 * (values - low) / extent)[..., None], 3, axis=2)
+        return from_grey(255 * (values - low) / extent)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         pixels = np.asarray(image.convert("RGBA"), np.float32)
         color, opacity = pixels[..., :3], pixels[..., 3:] / 255
         ink = (color * opacity).sum() / max(3 * opacity.sum(), 1e-6)
         return color * opacity + (0.0 if ink > 127 else 255.0) * (1 - opacity)  # on what it stands out from
     return np.asarray(image.convert("RGB"), np.float32)
+
+
+def from_grey(values: np.ndarray) -> np.ndarray:
+    """Return grey levels (H, W) as RGB, float32 (H, W, 3)."""
+    return np.repeat(values[..., None], 3, axis=2).astype(np.float32)
 
 
 def to_digit(pixels: np.ndarray) -> np.ndarray:
@@ -207,7 +213,7 @@ class Reader:
     digits it was trained on, which lie closer: more of what it has not seen is then unknown.
     """
 
-    def __init__(self, run: Run, reject: float = 1.0) -> None:
+    def __init__(self, run: FinishedRun, reject: float = 1.0) -> None:
         import openset
         from hardware import choose_device
 
@@ -222,39 +228,43 @@ class Reader:
         digits = []
         for image in images[chosen]:
             with contextlib.suppress(BadImage):
-                digits.append(to_digit(np.repeat(image[..., None], 3, axis=2).astype(np.float32)))
+                digits.append(to_digit(from_grey(image)))
         self.calibrated_on = len(digits)
-        self.threshold = float("inf")
-        distances = [prediction.distance for prediction in self.read(np.array(digits))]
+        _, distances = self._evaluate(np.array(digits))
         self.threshold = float(np.quantile(distances, 1 - reject / 100))
 
     def read(self, digits: np.ndarray) -> list[Prediction]:
         """Return what each of the digits is, uint8 (N, 28, 28) as `to_digit` returns them."""
+        found, distances = self._evaluate(digits)
+        return [
+            Prediction(int(self.classes[label]), 100 * float(score), float(distance), bool(distance <= self.threshold), feature)
+            for label, score, distance, feature in zip(
+                found.predictions.cpu(), found.scores, distances, found.features.cpu().numpy(), strict=True
+            )
+        ]  # fmt: skip
+
+    def _evaluate(self, digits: np.ndarray) -> tuple[engine.Evaluation, np.ndarray]:
+        """Return what the network makes of digits, and how far they lie from the predicted centres."""
         import torch
 
         labels = torch.zeros(len(digits), dtype=torch.int64, device=self.device)
         found = self.network.evaluate(torch.from_numpy(digits).to(self.device), labels)
-        features, predictions = found.features.cpu().numpy(), found.predictions.cpu().numpy()
-        distances = np.linalg.norm(features - self.centers[predictions], axis=1)
-        return [
-            Prediction(int(self.classes[label]), 100 * float(score), float(distance), bool(distance <= self.threshold), feature)
-            for label, score, distance, feature in zip(predictions, found.scores, distances, features, strict=True)
-        ]  # fmt: skip
+        own = self.centers[found.predictions.cpu().numpy()]
+        return found, np.linalg.norm(found.features.cpu().numpy() - own, axis=1)
 
 
-def plot(run: Run, predictions: dict[str, Prediction], path: Path) -> None:
+def plot(run: FinishedRun, predictions: dict[str, Prediction], path: Path) -> None:
     """Draw where images fall among the features of the run's test set."""
     from matplotlib.figure import Figure
 
     import plots
 
-    epoch = plots.kept_epochs(run.path)[-1]
-    read = plots.read_epoch(run.path, epoch)
+    read = plots.read_epoch(run.path, kept_epochs(run.path)[-1])
     features = np.array([prediction.feature for prediction in predictions.values()])
     (_, points), _ = plots.to_two_dimensions(run.arrays["train_features"], features)
     figure = Figure(figsize=(7.2, 6.4), layout="constrained")
     ax = figure.add_subplot()
-    plots.draw_part(ax, read, epoch, "test")
+    plots.draw_part(ax, read, "test")
     below: Counter[int] = Counter()
     for (name, prediction), (x, y) in zip(predictions.items(), points, strict=True):
         ax.scatter(x, y, s=160, marker="*", c="white", edgecolors="black", linewidths=1.2, zorder=5)
@@ -310,14 +320,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def predict(args: argparse.Namespace) -> int:
     """Print a line for each image; return the exit status."""
-    from compare import CompareError, read_run
     from datasets import DataError
     from utils import RunError
 
     try:
         run = read_run(args.run)
         reader = Reader(run, args.reject)
-    except (CompareError, DataError, RunError) as error:
+    except (BadRun, DataError, RunError) as error:
         print(f"predict.py: error: {error}", file=sys.stderr)
         return 2
     which = "training digits held out" if reader.held_out else "digits of its training (held out: none, see --hold-out)"

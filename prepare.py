@@ -128,10 +128,7 @@ def group_run(
     if settings["deterministic"]:
         make_deterministic()
     torch.set_num_threads(settings.get("threads", torch.get_num_threads()))  # sums depend on it
-    if settings["known_classes"]:
-        data = data.only(settings["known_classes"])
-    if settings["hold_out"]:
-        data, _, _ = data.hold_out(settings["hold_out"])
+    data, _, _ = data.part(settings["known_classes"], settings["hold_out"])
     data = data.to(group.device)
     batches = Batches(data.train_images, data.train_labels, settings["batch_size"], settings["seed"], settings["shift"])
     trainer = build(settings, batches, len(data.classes), group)
@@ -206,9 +203,8 @@ def greet(log: RunLog, run: Run, first_lines: list[str]) -> None:
     log(f"{len(data.train_labels)} training and {len(data.test_labels)} test images{classes}{held}")
     log(f"Creating model: {settings['model']} ({settings['feat_dim']}-D features, {settings['head']} head)")
     log(f"Recipe: {settings['recipe']}, seed {settings['seed']}")
-    log(
-        f"Precision: {settings['precision']}, {settings['precision_why']}. Compile: {settings['compile']}, {settings['compile_why']}"
-    )
+    choices = (f"{key.title()}: {settings[key]}, {settings[f'{key}_why']}" for key in ("precision", "compile"))
+    log(". ".join(choices))
     log(f"Loss = XentLoss + {settings['weight_cent']:g} * CenterLoss (centres: {settings['center_update']} update)")
     log(f"Run directory: {run.path}")
 

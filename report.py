@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from bokeh.document import Document
@@ -33,10 +33,7 @@ from sklearn.metrics import confusion_matrix
 import metrics
 import openset
 import plots
-import sweep
-
-if TYPE_CHECKING:
-    from compare import Run
+from runs import FinishedRun, epochs_of, kept_epochs
 
 HERE = Path(__file__).resolve().parent
 SHOWN = {"train": 5_000, "test": 10_000}  # samples of a set, at most: what a browser moves at once
@@ -61,7 +58,7 @@ if (i !== undefined) window.choose(sheet, source.data.place[i]);
 """
 
 
-def write_report(path: Path, runs: list[Run], scored: list[openset.Scored]) -> list[Path]:
+def write_report(path: Path, runs: list[FinishedRun], scored: list[openset.Scored]) -> list[Path]:
     """Write the page for runs whose `numbers` are computed, and for the scores of unknown images;
     return what was written.
 
@@ -71,7 +68,7 @@ def write_report(path: Path, runs: list[Run], scored: list[openset.Scored]) -> l
     """
     names = name_runs(runs)
     sheets: dict[str, str] = {}
-    panels = [panel for run in runs for panel in _panels(run, runs.index(run), sheets)]
+    panels = [panel for number, run in enumerate(runs) for panel in _panels(run, number, sheets)]
     figures = {f"{panel['part']}-{panel['run']}": panel.pop("figure") for panel in panels}
     figures |= _curves(runs, names) | _histograms(runs, names, scored)
     document = Document()
@@ -105,14 +102,14 @@ def write_report(path: Path, runs: list[Run], scored: list[openset.Scored]) -> l
     return [path]
 
 
-def shown_epochs(run: Run) -> list[int]:
+def shown_epochs(run: FinishedRun) -> list[int]:
     """Return the epochs that the page shows of those that a run keeps: `EPOCHS` at most, evenly apart."""
-    kept = plots.kept_epochs(run.path)
+    kept = kept_epochs(run.path)
     chosen = np.linspace(0, len(kept) - 1, min(len(kept), EPOCHS)).round().astype(int)
     return [kept[i] for i in chosen]
 
 
-def name_runs(runs: list[Run]) -> list[str]:
+def name_runs(runs: list[FinishedRun]) -> list[str]:
     """Return what the page calls each run: its loss, with seed or folder where that is not enough."""
     losses = [plots.loss_name(run.settings) for run in runs]
     seeds = [f"{loss}, seed {run.settings['seed']}" for loss, run in zip(losses, runs, strict=True)]
@@ -126,49 +123,48 @@ def name_runs(runs: list[Run]) -> list[str]:
 # ---------------------------------------------------------------- the scatters
 
 
-def _panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any]]:
+def _panels(run: FinishedRun, number: int, sheets: dict[str, str]) -> list[dict[str, Any]]:
     """Return the two scatters of a run, with all their epochs; add the sheets of their images."""
-    kept = shown_epochs(run)
-    read = {epoch: plots.read_arrays(run.path, epoch) for epoch in kept}
-    shown = {part: np.sort(_sample(len(read[kept[-1]][f"{part}_labels"]), part)) for part in PARTS}
+    read = list(plots.read_epochs(run.path, shown_epochs(run)))
     digits = openset.data_of(run)
-    flat: dict[int, list[np.ndarray]] = {}
-    axis = ""
-    for epoch, arrays in read.items():
-        keys = ("train_features", "test_features", "centers")
-        (_, *flat[epoch]), axis = plots.to_two_dimensions(
-            read[kept[-1]]["train_features"], *(arrays[key] for key in keys)
-        )
-    xlim, ylim = plots.limits([points for arrays in flat.values() for points in arrays[:2]])
+    xlim, ylim = plots.limits([epoch.points[f"{part}_features"] for epoch in read for part in PARTS])
     ranges = {"x_range": Range1d(start=xlim[0], end=xlim[1]), "y_range": Range1d(start=ylim[0], end=ylim[1])}
-    centers = {str(epoch): arrays[2].astype(float).round(4).tolist() for epoch, arrays in flat.items()}
+    centers = {str(epoch.number): epoch.points["centers"].astype(float).round(4).tolist() for epoch in read}
 
     panels = []
-    for which, (part, images) in enumerate((("train", digits.train_images), ("test", digits.test_images))):
-        chosen = shown[part]
-        labels = read[kept[-1]][f"{part}_labels"][chosen].astype(int)
+    for part, images in (("train", digits.train_images), ("test", digits.test_images)):
+        every = read[-1].arrays[f"{part}_labels"].astype(int)
+        chosen = np.sort(_sample(len(every), part))
+        labels = every[chosen]
         sheet = f"{part}-{digits.name}-{''.join(map(str, digits.classes))}-{len(images)}"
         sheets.setdefault(sheet, _sheet(images[chosen].numpy()))
-        store = {}
-        for epoch, arrays in read.items():
-            features, own = arrays[f"{part}_features"][chosen].astype(np.float32), arrays["centers"][labels]
-            store[f"x{epoch}"], store[f"y{epoch}"] = flat[epoch][which][chosen].astype(np.float32).T
-            store[f"d{epoch}"] = np.linalg.norm(features - own, axis=1).astype(np.float32)
-            store[f"p{epoch}"] = np.array(digits.classes, np.uint8)[arrays[f"{part}_predictions"][chosen]]
         panels.append(
             {
                 "run": number,
                 "part": part,
                 "sheet": sheet,
                 "classes": list(digits.classes),
-                "store": ColumnDataSource(store),
+                "store": ColumnDataSource(_columns(read, part, chosen, digits.classes)),
                 "centers": centers,
                 "alt": f"{len(chosen)} points of the {PARTS[part]} in {len(digits.classes)} colours, a class each, the "
                 f"digit written at its centre. Test accuracy {run.numbers['accuracy']:.2f} % after the last epoch.",
-                **_scatter(_points(labels, chosen, digits.classes), part, sheet, ranges, axis),
+                **_scatter(_points(labels, chosen, digits.classes), part, sheet, ranges, read[-1].axis),
             }
         )
     return panels
+
+
+def _columns(read: list[plots.Epoch], part: str, chosen: np.ndarray, classes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Return what a scatter shows of each epoch: the points, how far they lie from the centre of their class,
+    and what they are predicted to be."""
+    columns = {}
+    for epoch in read:
+        arrays, n = epoch.arrays, epoch.number
+        features, own = arrays[f"{part}_features"][chosen], arrays["centers"][arrays[f"{part}_labels"][chosen]]
+        columns[f"x{n}"], columns[f"y{n}"] = epoch.points[f"{part}_features"][chosen].astype(np.float32).T
+        columns[f"d{n}"] = np.linalg.norm(features.astype(np.float32) - own, axis=1).astype(np.float32)
+        columns[f"p{n}"] = np.array(classes, np.uint8)[arrays[f"{part}_predictions"][chosen]]
+    return columns
 
 
 def _sample(count: int, part: str) -> np.ndarray:
@@ -217,8 +213,7 @@ def _scatter(source: ColumnDataSource, part: str, sheet: str, ranges: dict[str, 
     """Return a scatter of these points and of the centres, and what the page needs to fill it."""
     visible = BooleanFilter(booleans=[True] * len(source.data["digit"]))
     plot = _figure(**ranges, aspect_ratio=1, min_border_left=46, min_border_bottom=46, min_border_right=8, min_border_top=8)  # fmt: skip
-    plot.xaxis.axis_label = f"first {axis}" if axis != "only feature" else axis
-    plot.yaxis.axis_label = f"second {axis}" if axis != "only feature" else ""
+    plot.xaxis.axis_label, plot.yaxis.axis_label = plots.axis_labels(axis)
     colors = LinearColorMapper(palette=list(plots.COLORS), low=-0.5, high=9.5)
     points = plot.scatter(
         "x", "y", source=source, view=CDSView(filter=visible), size=4, line_color=None, fill_alpha=0.7,
@@ -258,7 +253,7 @@ def _figure(**options: Any) -> Any:
 # ---------------------------------------------------------------- curves and histograms
 
 
-def _curves(runs: list[Run], names: list[str]) -> dict[str, Any]:
+def _curves(runs: list[FinishedRun], names: list[str]) -> dict[str, Any]:
     """Return the learning curves: test accuracy by epoch, both losses by batch."""
     accuracy = _figure(height=300, x_axis_label="epoch", y_axis_label="test accuracy (%)")
     losses = {
@@ -292,7 +287,7 @@ def _legend(plot: Any) -> None:
     plot.add_layout(legend, "above")
 
 
-def _histograms(runs: list[Run], names: list[str], scored: list[openset.Scored]) -> dict[str, Any]:
+def _histograms(runs: list[FinishedRun], names: list[str], scored: list[openset.Scored]) -> dict[str, Any]:
     """Return a histogram of each score of each run, known against unknown samples."""
     panels: dict[tuple[int, str], dict[str, np.ndarray]] = {}
     for part in scored:
@@ -318,7 +313,7 @@ def _histograms(runs: list[Run], names: list[str], scored: list[openset.Scored])
 # ---------------------------------------------------------------- what is written beside the figures
 
 
-def _facts(number: int, run: Run, name: str) -> dict[str, Any]:
+def _facts(number: int, run: FinishedRun, name: str) -> dict[str, Any]:
     """Return what the page says of a run, for its last epoch."""
     arrays, classes = run.arrays, list(run.config["dataset"]["classes"])
     digits = np.array(classes)
@@ -345,7 +340,7 @@ def _facts(number: int, run: Run, name: str) -> dict[str, Any]:
         "name": name,
         "path": str(run.path),
         "command": run.config["command"],
-        "epochs": sweep.epochs_of(run.path)[1],
+        "epochs": epochs_of(run.path)[1],
         "dataset": run.config["dataset"],
         "settings": run.settings,
         "numbers": run.numbers,
@@ -359,7 +354,7 @@ def _facts(number: int, run: Run, name: str) -> dict[str, Any]:
     }
 
 
-def _differing(runs: list[Run]) -> dict[str, list[str]]:
+def _differing(runs: list[FinishedRun]) -> dict[str, list[str]]:
     """Return the settings in which runs differ, each with every run's value."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     table = {key: [str(run.settings.get(key)) for run in runs] for key in keys}

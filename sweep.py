@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from tqdm import tqdm
 import datasets
 from arguments import BASICS, OPTIONS, parse_arguments
 from recipes import resolve
+from runs import epochs_of, is_finished, read_config
 from utils import hours
 
 MAIN = Path(__file__).resolve().parent / "main.py"
@@ -40,7 +40,7 @@ class Wanted:
 def is_that_run(path: Path, flags: list[str]) -> bool:
     """Return whether a directory holds a run made with the same settings as these flags ask for."""
     try:
-        there = BASICS | json.loads((path / "config.json").read_text())["settings"]
+        there = read_config(path)["settings"]
         dataset, asked = there["dataset"], there["asked_dataset"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -54,27 +54,6 @@ def is_that_run(path: Path, flags: list[str]) -> bool:
         wanted["dataset"] = dataset
     wanted |= resolve(wanted["recipe"], dataset, args.settings) | {"dataset": wanted["dataset"]}
     return all(value in [there[k] for k in (key, f"asked_{key}") if k in there] for key, value in wanted.items())
-
-
-def epochs_of(path: Path) -> tuple[int, int]:
-    """Return how many epochs a run has finished, and how many it is to have; zeros for no run."""
-    try:
-        config = json.loads((path / "config.json").read_text())
-        rows = (path / "epochs.csv").read_text().splitlines()[1:]
-        return len(rows), int(config.get("epochs") or config["settings"]["max_epoch"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0, 0
-
-
-def is_finished(path: Path, every_epoch: bool = False) -> bool:
-    """Return whether a run has all its epochs, and the features of the last, or of every one that
-    --plot keeps."""
-    done, epochs = epochs_of(path)
-    if not 0 < epochs <= done:
-        return False
-    options = OPTIONS | json.loads((path / "config.json").read_text()).get("options", {})
-    needed = {*range(options["plot_freq"], epochs + 1, options["plot_freq"]), epochs} if every_epoch else {epochs}
-    return all((path / "features" / f"epoch_{epoch}.npz").exists() for epoch in needed)
 
 
 def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], every_epoch: bool = False) -> list[Wanted]:

@@ -11,6 +11,7 @@ import os
 import platform
 import random
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -287,6 +288,17 @@ def progress_bar(steps: Iterable[T], total: int, title: str, unit: str = "batch"
 def hours(seconds: float) -> str:
     """Return h:mm:ss."""
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
+
+
+def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation over runs; a single run has no deviation."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def plus_minus(values: list[float], digits: int) -> str:
+    """Return the same in words: mean ± standard deviation."""
+    mean, spread = mean_and_spread(values)
+    return f"{mean:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
 
 
 def how_to_go_on(path: Path) -> str:

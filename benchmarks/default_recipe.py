@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from runs import made_on, read_config
+from utils import HERE, plus_minus
+
 KINDS = {  # name of the runs: flags, the epoch that counts, what it is
     "first": (["--stop-after", "1"], 1, "after the first of 10 epochs"),
     "two": (["--max-epoch", "2"], 2, "at the end of 2 epochs (`--max-epoch 2`)"),
@@ -42,7 +44,7 @@ def train(runs: Path, kind: str, weight: str, seed: int, more: list[str]) -> Non
     if accuracy(runs, kind, weight, seed) is None:
         flags = ["--weight-cent", weight, "--seed", str(seed), *KINDS[kind][0], *more]
         target = ["--save-dir", str(runs / f"{kind}-{weight}-{seed}"), "--overwrite"]
-        subprocess.run([sys.executable, str(ROOT / "main.py"), *flags, *target], check=True, stdout=sys.stderr)
+        subprocess.run([sys.executable, str(HERE / "main.py"), *flags, *target], check=True, stdout=sys.stderr)
 
 
 def print_table(runs: Path, weights: list[str], seeds: list[int]) -> None:
@@ -60,15 +62,10 @@ def print_table(runs: Path, weights: list[str], seeds: list[int]) -> None:
         for weight, values in found.items():
             if values:
                 cells = [f"{values[seed]:.2f}" if seed in values else "" for seed in columns]
-                spread = f" ± {statistics.stdev(values.values()):.2f}" if len(values) > 1 else ""
-                mean = f"{statistics.mean(values.values()):.2f}{spread}"
+                mean = plus_minus(list(values.values()), 2)
                 print(f"| {weight} | " + " | ".join(cells) + f" | {mean} | {len(values)} |")
-    configs = [json.loads(path.read_text()) for kind in KINDS for path in sorted(runs.glob(f"{kind}-*/config.json"))]
-    machines = {
-        f"{c['machine']['processor']}, {c['machine']['threads']} thread(s), torch {c['versions']['torch']}, "
-        f"{c['settings']['precision']}, {c['dataset']['name']}"
-        for c in configs
-    }
+    configs = [read_config(path.parent) for kind in KINDS for path in sorted(runs.glob(f"{kind}-*/config.json"))]
+    machines = {f"{made_on(config)}, {config['dataset']['name']}" for config in configs}
     print("\nMade on: " + "; ".join(sorted(machines)) + ".")
 
 

@@ -25,13 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-import compare
 import datasets
 import metrics
 import openset
 import plots
-import sweep
-from predict import BadImage, Prediction, Reader, read_image, to_digit
+from predict import BadImage, Prediction, Reader, from_grey, read_image, to_digit
+from runs import epochs_of, read_run
 from utils import processor_name
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -107,12 +106,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("log/held-out"), metavar="DIR", help="run directory")
     parser.add_argument("--letters", default="data/notMNIST", metavar="NAME_OR_DIR", help="images of unknown classes")
     args = parser.parse_args()
-    run = compare.read_run(args.run)
+    run = read_run(args.run)
     reader = Reader(run)
     data = openset.data_of(run)
     print("`" + shlex.join(["python", *sys.argv]) + "`")
     settings, dataset = run.settings, run.config["dataset"]
-    print(f"Run: {plots.loss_name(settings)}, {settings['recipe']} recipe, {sweep.epochs_of(run.path)[1]} epochs, seed {settings['seed']}, {dataset['train']} training images, test accuracy {metrics.accuracy(run.arrays['test_predictions'], run.arrays['test_labels']):.2f} %")  # fmt: skip
+    print(f"Run: {plots.loss_name(settings)}, {settings['recipe']} recipe, {epochs_of(run.path)[1]} epochs, seed {settings['seed']}, {dataset['train']} training images, test accuracy {metrics.accuracy(run.arrays['test_predictions'], run.arrays['test_labels']):.2f} %")  # fmt: skip
     print(f"{processor_name()}, Python {platform.python_version()}, torch {torch.__version__}")
     print(f"Unknown: over {reader.threshold:.2f} from the centre, as 1 % of {reader.calibrated_on} training digits are, held out: {reader.held_out}\n")  # fmt: skip
 
@@ -132,8 +131,9 @@ def main() -> None:
         print(f"{name:45}{percent[0]:7.1f}%{percent[1]:9.1f}%{percent[2]:27.1f}%")
 
     letters = datasets.load_images(args.letters, openset.data_root(run)).numpy()
-    pixels = [np.repeat(letter[..., None], 3, axis=2).astype(np.float32) for letter in letters]
-    found = [one for one in read(reader, [partial(to_digit, one) for one in pixels]) if one is not None]
+    found = [
+        one for one in read(reader, [partial(to_digit, from_grey(letter)) for letter in letters]) if one is not None
+    ]
     unknown = 100 * np.mean([not one.known for one in found])
     print(
         f"\n{args.letters}: {unknown:.1f} % of {len(found)} called unknown; {len(letters) - len(found)} empty ones refused"

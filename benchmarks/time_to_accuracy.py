@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import statistics
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import runs
 import sweep
+from utils import plus_minus
 
 THRESHOLDS = (98.51, 99.0)  # what the widely copied code logs at its epoch 30; a round number
 
@@ -28,11 +28,6 @@ def read(path: Path) -> tuple[float, float]:
     with open(path / "epochs.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return float(rows[-1]["test_accuracy"]), sum(float(row["seconds"]) for row in rows)
-
-
-def spread(values: list[float]) -> str:
-    """Return mean ± standard deviation."""
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 def main() -> None:
@@ -58,18 +53,18 @@ def main() -> None:
     shortest: dict[float, str] = {}
     made_on = set()
     for epochs in args.epochs:
-        there = [run.path for run in wanted if run.flags[1] == str(epochs) and run.path and sweep.is_finished(run.path)]
+        there = [run.path for run in wanted if run.flags[1] == str(epochs) and run.path and runs.is_finished(run.path)]
         if not there:
             continue
         accuracies, seconds = (list(values) for values in zip(*map(read, there), strict=True))
-        print(f"| {epochs} | {spread(accuracies)} | {spread(seconds)} | {', '.join(f'{a:.2f}' for a in accuracies)} | {len(there)} |")  # fmt: skip
+        print(f"| {epochs} | {plus_minus(accuracies, 2)} | {plus_minus(seconds, 2)} | {', '.join(f'{a:.2f}' for a in accuracies)} | {len(there)} |")  # fmt: skip
         for threshold in THRESHOLDS:
             if min(accuracies) >= threshold:
-                shortest.setdefault(threshold, f"{epochs} epochs, {spread(seconds)} s of training (n = {len(there)})")
+                shortest.setdefault(
+                    threshold, f"{epochs} epochs, {plus_minus(seconds, 2)} s of training (n = {len(there)})"
+                )
         for path in there:
-            config = json.loads((path / "config.json").read_text())
-            settings, machine = config["settings"], config["machine"]
-            made_on.add(f"{machine['processor']} ({config['device']}, {machine['threads']} threads), torch {config['versions']['torch']}, {settings['precision']}, compile {settings.get('compile', 'off')}")  # fmt: skip
+            made_on.add(runs.made_on(runs.read_config(path)))
     for threshold in THRESHOLDS:
         print(f"\nEvery seed reaches {threshold} % after: {shortest.get(threshold, 'none of these lengths')}")
     print("\nMade on: " + "; ".join(sorted(made_on)) + ".")

@@ -36,7 +36,7 @@ from engine import Trainer
 from hardware import choose_device
 from models import LeNetPP, SoftmaxHead
 from parallel import Group
-from utils import processor_name
+from utils import plus_minus, processor_name
 
 BATCH = 128
 CONVOLUTIONS = ((1, 32, 28), (32, 32, 28), (32, 64, 14), (64, 64, 14), (64, 128, 7), (128, 128, 7))  # in, out, side
@@ -175,12 +175,6 @@ def _backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, which: tuple[b
     )
 
 
-def spread(values: list[float], digits: int = 0) -> str:
-    """Return mean ± standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=60_000, metavar="N", help="of an epoch (default: 60000)")
@@ -215,9 +209,11 @@ def main() -> None:
         seconds["ours"].append(clock(lambda turn=turn: train_ours(turn + 1, count), device))  # type: ignore[misc]
         seconds["ordinary"].append(clock(lambda turn=turn: train_ordinary(turn + 1, count), device))  # type: ignore[misc]
     for key, taken in seconds.items():
-        print(f"{key:9} {spread([count * BATCH / s for s in taken]):>16} images/s   {spread([60_000 / BATCH / count * s for s in taken], 2)} s an epoch")  # fmt: skip
+        print(f"{key:9} {plus_minus([count * BATCH / s for s in taken], 0):>16} images/s   {plus_minus([60_000 / BATCH / count * s for s in taken], 2)} s an epoch")  # fmt: skip
     ratios = [theirs / own for own, theirs in zip(*seconds.values(), strict=True)]
-    print(f"ratio     {spread(ratios, 2):>16} times (n = {args.rounds}); the first two batches took {first:.1f} s\n")
+    print(
+        f"ratio     {plus_minus(ratios, 2):>16} times (n = {args.rounds}); the first two batches took {first:.1f} s\n"
+    )
 
     print("Our step, milliseconds, each part waited for:")
     steps = parts_of_a_step(trainer, train_ours, min(count, 60), device)

@@ -19,6 +19,7 @@ from conftest import ROOT, write_idx
 import compare
 import metrics
 import sweep
+from runs import FinishedRun, epochs_of, is_finished
 
 # Two digits, one epoch: seconds.
 QUICK = ["--", "-d", "mnist5k", "--use-cpu", "--known-classes", "3", "8", "--max-epoch", "1", "--batch-size", "128"]
@@ -67,7 +68,8 @@ def test_tables_hold_mean_and_deviation_of_the_runs(compared: tuple[Path, str]) 
             assert float(row[f"{key} std"]) == pytest.approx(np.std(values, ddof=1))
     for run in runs:
         with np.load(Path(run["run"]) / "features" / "epoch_1.npz") as data:
-            assert float(run["accuracy"]) == 100 * np.mean(data["test_predictions"] == data["test_labels"])
+            accuracy = 100 * np.mean(data["test_predictions"] == data["test_labels"])
+            assert float(run["accuracy"]) == pytest.approx(accuracy)
     markdown = (out / "comparison.md").read_text()
     assert markdown in printed
     accuracy = f"{float(table[0]['accuracy mean']):.2f} ± {float(table[0]['accuracy std']):.2f}"
@@ -126,7 +128,7 @@ def test_settings_decide_what_is_reused(compared: tuple[Path, str], tmp_path: Pa
     path = compared[0] / "runs" / "center-1"
     flags = ["--head", "softmax", "--weight-cent", "0.1", "--seed", "1", *QUICK[1:]]
     assert sweep.is_that_run(path, flags)
-    assert sweep.is_finished(path)
+    assert is_finished(path)
     for other in (["--seed", "2"], ["--max-epoch", "2"], ["--lr-cent", "0.4"], ["--head", "arcface"], ["-d", "mnist"]):
         assert not sweep.is_that_run(path, [*flags, *other]), other
     everything = [flag for flag in flags if flag not in ("--known-classes", "3", "8")]
@@ -184,13 +186,13 @@ def test_ended_it_keeps_what_was_trained_and_goes_on_there(tmp_path: Path) -> No
     assert process.returncode == 130, errors
     assert b"The same command goes on" in errors
     assert not is_anywhere_running(str(run))
-    assert 1 <= sweep.epochs_of(run)[0] < 4
+    assert 1 <= epochs_of(run)[0] < 4
     assert "Interrupted" in run.with_name("center-1.out").read_text()
     again = run_compare(*arguments)
     assert again.returncode == 0, again.stderr
     assert "1 runs, 0 of them are there" in again.stdout
     assert "Resuming" in run.with_name("center-1.out").read_text()
-    assert sweep.is_finished(run)
+    assert is_finished(run)
 
 
 def is_anywhere_running(word: str) -> bool:
@@ -215,9 +217,9 @@ def test_plan_of_a_sweep_and_of_the_open_set() -> None:
 
 
 def test_rows_are_named_by_what_differs() -> None:
-    def run(**settings: object) -> compare.Run:
+    def run(**settings: object) -> FinishedRun:
         base = dict(head="softmax", weight_cent=0.1, seed=1, recipe="default", max_epoch=10)
-        return compare.Run(Path(), {"settings": base | settings}, {})
+        return FinishedRun(Path(), {"settings": base | settings}, {})
 
     named = compare.by_row([run(), run(seed=2), run(max_epoch=2), run(weight_cent=0.0)])
     assert {name: len(group) for name, group in named.items()} == {

@@ -15,8 +15,8 @@ from conftest import ROOT
 from PIL import Image, ImageDraw
 
 import datasets
-from compare import read_run
-from predict import BadImage, Reader, read_image, to_digit
+from predict import BadImage, Reader, from_grey, read_image, to_digit
+from runs import read_run
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_patterns_are_a_digit_or_refused(size: tuple[int, int]) -> None:
     patterns += [rng.integers(0, 3, size) for _ in range(20)]
     for pattern in patterns:
         with contextlib.suppress(BadImage):
-            found = to_digit(np.repeat((100.0 * pattern)[..., None], 3, axis=2).astype(np.float32))
+            found = to_digit(from_grey(100.0 * pattern))
             assert found.shape == (28, 28)
 
 
@@ -206,7 +206,7 @@ def test_a_folder_is_read_and_what_is_bad_does_not_stop_the_rest(run: Path, draw
 
 def test_digits_it_never_saw_are_unknown_more_often(run: Path, mnist5k: datasets.Digits) -> None:
     reader = Reader(read_run(run), reject=5)
-    images = [np.repeat(image[..., None], 3, axis=2).astype(np.float32) for image in mnist5k.test_images[::4].numpy()]
+    images = [from_grey(image) for image in mnist5k.test_images[::4].numpy()]
     labels = mnist5k.test_labels[::4].numpy()
     known = np.array([one.known for one in reader.read(np.array([to_digit(image) for image in images]))])
     seen = np.isin(labels, [0, 1, 7])

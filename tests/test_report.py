@@ -19,9 +19,9 @@ from PIL import Image
 
 import datasets
 import plots
-from compare import Run, read_run
 from openset import Scored
 from report import write_report
+from runs import FinishedRun, read_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "1", "3", "8", "--max-epoch", "2", "--batch-size", "128"]
@@ -216,13 +216,13 @@ def test_nothing_runs_over_the_side(page: Any, width: int) -> None:
 
 def make_run(
     path: Path, epochs: int, dimension: int = 2, hold_out: int = 0, classes: tuple[int, ...] = (1, 3, 8)
-) -> Run:
+) -> FinishedRun:
     """Write a run directory with random features, and return it as compare.py reads it."""
     rng = np.random.default_rng(epochs)
     (path / "features").mkdir(parents=True)
     digits = datasets.load("mnist5k", Path("nowhere")).only(classes)
     data, _, _ = digits.hold_out(hold_out)
-    settings = {"head": "softmax", "weight_cent": 0.1, "seed": 1, "hold_out": hold_out, "feat_dim": dimension}
+    settings = {"head": "softmax", "weight_cent": 0.1, "seed": 1, "hold_out": hold_out, "feat_dim": dimension, "known_classes": classes}  # fmt: skip
     dataset = {"name": "mnist5k", "classes": classes, "train": len(data.train_labels), "test": len(data.test_labels), "md5": data.checksums}  # fmt: skip
     config = {"command": "python main.py <b>", "settings": settings, "dataset": dataset, "epochs": epochs}
     (path / "config.json").write_text(json.dumps(config))
