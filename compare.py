@@ -23,7 +23,7 @@ import plots
 import sweep
 from arguments import OPTIONS, Parser, number, one_of, parse_arguments
 from datasets import DataError, load_images
-from openset import Scored, score_runs
+from openset import Scored, data_root, name_of, score_runs
 from plots import loss_name
 from recipes import RECIPES
 from runs import BadRun, FinishedRun, epochs_of, kept_epochs, made_on, read_run
@@ -99,8 +99,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     args.more = argv[split + 1 :]
     if args.runs and (args.losses or args.weights_cent or args.seeds or args.more):
         parser.error("--runs compares runs that are there: leave --losses, --weights-cent, --seeds and -- out")
+    names = [name_of(source) for source in args.unknowns]
+    if len(set(names)) < len(names):
+        parser.error(f"--unknowns: two of them would be called {max(names, key=names.count)}; rename a folder")
     if args.runs and args.open_set:
         parser.error("--runs of --known-classes are scored on the digits they never saw without --open-set")
+    args.losses = args.losses or (["center"] if args.weights_cent else ["softmax", "center"])
+    args.of_margin_heads, args.more = take_margin_flags(args.more)
+    heads = sorted({LOSSES[loss][0] for loss in args.losses} - {"softmax"})
+    if args.of_margin_heads and not heads:
+        parser.error("--scale and --margin need a loss with a margin head: --losses arcface, for one")
+    for head in heads:
+        parse_arguments(["--head", head, *args.of_margin_heads])
     given = parse_arguments(args.more)  # ends here for a flag that main.py would refuse
     own = [key for key in OWN_FLAGS if key in given.settings or getattr(given, key, None)]
     if args.open_set and given.known_classes:
@@ -111,14 +121,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
         args.more.append("--plot")  # keeps the features of every epoch
     args.data_root = Path((OPTIONS | given.options)["data_root"])
     args.weights = args.weights_cent or [RECIPES[given.recipe or "default"]["weight_cent"]]
-    args.losses = args.losses or (["center"] if args.weights_cent else ["softmax", "center"])
     return args
+
+
+def take_margin_flags(more: list[str]) -> tuple[list[str], list[str]]:
+    """Return --scale and --margin with their values, which softmax does not take, and the other flags."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    for flag in ("--scale", "--margin"):
+        parser.add_argument(flag)
+    found, others = parser.parse_known_args(more)
+    return [word for key, value in vars(found).items() if value is not None for word in (f"--{key}", value)], others
 
 
 def compare(args: argparse.Namespace) -> int:
     """Train what is missing, then write tables and figures; return the exit status."""
-    for source in args.unknowns:  # before hours of training
-        load_images(source, args.data_root)
+    roots = {data_root(read_run(path)) for path in args.runs} if args.runs else {args.data_root}
+    for source, root in itertools.product(args.unknowns, roots):  # before hours of training
+        load_images(source, root)
     args.out.mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
     if args.runs:
@@ -178,6 +197,7 @@ def plan(args: argparse.Namespace) -> Iterator[sweep.Wanted]:
             name = f"{loss}-{weight:g}" if with_center and args.weights_cent else loss
             name += f"-split{which}" if split else ""
             flags = ["--head", head, "--weight-cent", str(weight), "--seed", str(seed), *args.more]
+            flags += args.of_margin_heads if head != "softmax" else []
             flags += ["--known-classes", *map(str, split)] if split else []
             if (head, weight, seed, split) not in seen:  # centre loss at λ = 0 is softmax
                 seen.add((head, weight, seed, split))
@@ -207,15 +227,19 @@ def by_row(runs: Iterable[FinishedRun], aside: tuple[str, ...] = ASIDE) -> dict[
         key = json.dumps({k: v for k, v in run.settings.items() if k not in aside}, sort_keys=True)
         groups.setdefault(key, []).append(run)
     names = {key: loss_name(group[0].settings) for key, group in groups.items()}
-    rows = {}
+    differing = {}
     for key, group in groups.items():
         twins = [groups[other][0].settings for other in groups if names[other] == names[key]]
-        differing = [
+        differing[key] = [
             f"{k} {v}"
             for k, v in group[0].settings.items()
             if k not in aside and any(twin.get(k) != v for twin in twins)
         ]
-        rows[", ".join([names[key], *differing[:4]])] = group
+    rows: dict[str, list[FinishedRun]] = {}
+    for shown in (4, None):  # all of them where four do not tell the rows apart
+        rows = {", ".join([names[key], *differing[key][:shown]]): group for key, group in groups.items()}
+        if len(rows) == len(groups):
+            break
     return rows
 
 
@@ -251,7 +275,8 @@ def write_comparison(out: Path, runs: list[FinishedRun], every_run: bool) -> lis
 
 def write_open_set(out: Path, scored: list[Scored], runs: list[FinishedRun]) -> list[Path]:
     """Write open_set.png, .md and .csv; return their paths."""
-    rows = by_row(runs, aside=(*ASIDE, "known_classes"))  # a row is a mean over splits, too
+    with_scores = [run for run in runs if any(part.run is run for part in scored)]
+    rows = by_row(with_scores, aside=(*ASIDE, "known_classes"))  # a row is a mean over splits, too
     table: dict[str, list[dict[str, float]]] = {}
     panels: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for name, group in rows.items():

@@ -119,6 +119,8 @@ class Digits:
         Raises:
             DataError: if a class would be left without samples.
         """
+        if count == 0:
+            return self, self.train_images[:0], self.train_labels[:0]
         share = torch.full((len(self.classes),), count // len(self.classes))
         share[: count % len(self.classes)] += 1
         held = torch.zeros(len(self.train_labels), dtype=torch.bool)

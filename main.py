@@ -65,7 +65,7 @@ def report_errors(args: argparse.Namespace) -> int:
         print(f"main.py: stopped: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if not torch.distributed.is_initialized():
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             raise
         reason = str(error).strip().splitlines()[0]
         print(f"main.py: stopped: process {os.environ['RANK']}: {reason}", file=sys.stderr)

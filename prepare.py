@@ -77,7 +77,8 @@ def prepare(args: argparse.Namespace, group: Group, device_line: str) -> tuple[R
     notices: list[str] = []
     data = datasets.load(settings["dataset"], Path(options["data_root"]), notices.append)
     if checkpoint is None:
-        settings = complete(settings, args.settings, data, group)
+        trained_on, _, _ = data.part(settings["known_classes"], settings["hold_out"])
+        settings = complete(settings, args.settings, trained_on, group)
     elif checkpoint["checksums"] != data.checksums:
         raise RunError(f"{args.resume}: was trained on other data than there is in {options['data_root']}")
     plan = {

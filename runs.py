@@ -96,11 +96,16 @@ def is_finished(path: Path, every_epoch: bool = False) -> bool:
     """Return whether a run has all its epochs, and the features of the last, or of every one that
     --plot keeps."""
     done, epochs = epochs_of(path)
-    if not 0 < epochs <= done:
+    if not 0 < epochs <= done or epochs not in kept_epochs(path):
         return False
+    return keeps_every_epoch(path) if every_epoch else True
+
+
+def keeps_every_epoch(path: Path) -> bool:
+    """Return whether a run keeps the features of each epoch so far that --plot keeps."""
+    done, _ = epochs_of(path)
     step = read_config(path)["options"]["plot_freq"]
-    needed = {*range(step, epochs + 1, step), epochs} if every_epoch else {epochs}
-    return needed <= {*kept_epochs(path)}
+    return {*range(step, done + 1, step)} <= {*kept_epochs(path)}
 
 
 def read_arrays(path: Path, epoch: int) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 import datasets
 from arguments import BASICS, OPTIONS, parse_arguments
 from recipes import resolve
-from runs import epochs_of, is_finished, read_config
+from runs import epochs_of, is_finished, keeps_every_epoch, read_config
 from utils import hours
 
 MAIN = Path(__file__).resolve().parent / "main.py"
@@ -60,8 +60,8 @@ def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], ever
     """Set each run's path; return those that are still to be trained, or trained to their end.
 
     A finished run with the same settings counts wherever it lies; one that was cut off counts only in
-    `folder`, whose runs are ours to continue. With `every_epoch` a finished one must have kept the
-    features of all its epochs.
+    `folder`, whose runs are ours to continue. With `every_epoch` either must have kept the features of
+    all its epochs.
     """
     missing = []
     taken = set()
@@ -69,7 +69,7 @@ def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], ever
         ours = [path for path in sorted(folder.glob("*/")) if is_that_run(path, run.flags)]
         others = [path for path in elsewhere if is_that_run(path, run.flags)]
         finished = [path for path in (*ours, *others) if is_finished(path, every_epoch)]
-        ours = [path for path in ours if not is_finished(path)]  # to go on with
+        ours = [path for path in ours if not is_finished(path) and (not every_epoch or keeps_every_epoch(path))]
         if finished:
             run.path = finished[0]
             continue
@@ -161,12 +161,12 @@ def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
 def _start(run: Wanted, env: dict[str, str]) -> subprocess.Popen[bytes]:
     assert run.path is not None
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    where = ["--save-dir", str(run.path), "--overwrite", *run.flags]
+    where = ["--save-dir", str(run.path), "--overwrite"]
     if (run.path / "checkpoint.pt").exists():
-        where = ["--resume", str(run.path), *(["--plot"] if "--plot" in run.flags else [])]
+        where = ["--resume", str(run.path)]
     with open(run.log, "wb") as output:
         return subprocess.Popen(
-            [sys.executable, str(MAIN), *where],
+            [sys.executable, str(MAIN), *where, *run.flags],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -11,7 +11,6 @@ import os
 import platform
 import random
 import shlex
-import statistics
 import subprocess
 import sys
 import time
@@ -292,7 +291,8 @@ def hours(seconds: float) -> str:
 
 def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
     """Return mean and standard deviation over runs; a single run has no deviation."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+    with np.errstate(invalid="ignore"):  # a number that a run lacks is nan
+        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def plus_minus(values: list[float], digits: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -78,14 +79,9 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="further flags for main.py, after --")
     args = parser.parse_args()
     if not args.only_read:
-        for seed in args.seeds:
-            train(args.runs, "ten", "0.1", seed, args.more)
-            for weight in args.weights:
-                if weight != "0.1":
-                    train(args.runs, "first", weight, seed, args.more)
-                if float(weight) >= 0.1:
-                    train(args.runs, "two", weight, seed, args.more)
-    print("`python benchmarks/default_recipe.py`")
+        for seed, weight, kind in itertools.product(args.seeds, args.weights, ("ten", "two")):
+            train(args.runs, kind, weight, seed, args.more)
+    print("Runs that `python benchmarks/default_recipe.py` makes; each number is one of them.")
     print_table(args.runs, args.weights, args.seeds)
 
 

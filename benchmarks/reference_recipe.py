@@ -11,6 +11,7 @@ prints the table: each run's test accuracy at the times at which the reference e
 from __future__ import annotations
 
 import argparse
+import csv
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,40 +29,43 @@ PUBLISHED = {1: 10.32, 30: 98.51}  # what the widely copied repository's README 
 
 @dataclass
 class Curve:
-    """A run's test accuracy (E,) in percent at the end of each epoch, after so many seconds (E,) of training."""
+    """A run's test accuracy as training went on."""
 
     name: str
     config: dict[str, Any]
     epochs: int  # that it is to have
-    seconds: np.ndarray
-    accuracy: np.ndarray
+    points: dict[int, tuple[float, float]]  # epoch: seconds of training until its end, accuracy in percent
 
     def at(self, seconds: float) -> str:
         """Return where the run stands at the end of the epoch nearest to so many seconds."""
-        nearest = int(np.abs(self.seconds - seconds).argmin())
-        which = "its last epoch" if nearest + 1 == self.epochs else f"epoch {nearest + 1}"
-        return f"{self.accuracy[nearest]:.2f} ({which}, {self.seconds[nearest]:.0f} s)"
+        epoch = min(self.points, key=lambda epoch: abs(self.points[epoch][0] - seconds))
+        which = "its last epoch" if epoch == self.epochs else f"epoch {epoch}"
+        return f"{self.points[epoch][1]:.2f} ({which}, {self.points[epoch][0]:.0f} s)"
 
 
 def read_curve(path: Path) -> Curve:
     """Return the curve of a run directory."""
     config = read_config(path)
-    table = np.atleast_1d(np.genfromtxt(path / "epochs.csv", names=True, delimiter=","))
-    settings = config["settings"]
-    _, epochs = epochs_of(path)
-    name = f"{settings['recipe']} recipe, {epochs} epochs, seed {settings['seed']}"
-    return Curve(name, config, epochs, np.cumsum(table["seconds"]), table["test_accuracy"])
+    settings, (_, epochs) = config["settings"], epochs_of(path)
+    seconds, points = 0.0, {}
+    with open(path / "epochs.csv", newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            seconds += float(row["seconds"])
+            if row["test_accuracy"]:
+                points[int(row["epoch"])] = seconds, float(row["test_accuracy"])
+    if not points:
+        sys.exit(f"{path}: no epoch has been evaluated yet")
+    return Curve(f"{settings['recipe']} recipe, {epochs} epochs, seed {settings['seed']}", config, epochs, points)
 
 
 def table(reference: Curve, others: list[Curve]) -> str:
     """Return what the others reach in the time that the reference takes to its published epochs."""
     lines = ["| " + " | ".join(["after", "published", reference.name, *(other.name for other in others)]) + " |"]
     lines.append("|---" * (3 + len(others)) + "|")
-    for epoch, published in PUBLISHED.items():
-        if epoch <= len(reference.accuracy):
-            seconds = reference.seconds[epoch - 1]
-            cells = [f"epoch {epoch}, {seconds:.0f} s", f"{published:.2f}", f"{reference.accuracy[epoch - 1]:.2f}"]
-            lines.append("| " + " | ".join([*cells, *(other.at(seconds) for other in others)]) + " |")
+    for epoch in sorted(PUBLISHED.keys() & reference.points):
+        seconds, accuracy = reference.points[epoch]
+        cells = [f"epoch {epoch}, {seconds:.0f} s", f"{PUBLISHED[epoch]:.2f}", f"{accuracy:.2f}"]
+        lines.append("| " + " | ".join([*cells, *(other.at(seconds) for other in others)]) + " |")
     return "\n".join(lines)
 
 
@@ -75,13 +79,14 @@ def draw(curves: list[Curve], path: Path) -> None:
         ax = figure.add_subplot()
         for number, curve in enumerate(curves):
             style = {"color": plots.COLORS[number], "marker": "os^v"[number % 4], "markersize": 3}
-            ax.plot(curve.seconds / 60, 100 - curve.accuracy, label=curve.name, linewidth=1.2, **style)
-        reference = curves[0]
-        for number, (epoch, published) in enumerate(PUBLISHED.items()):
-            if epoch <= len(reference.seconds):
-                minutes = reference.seconds[epoch - 1] / 60
-                label = "published by the widely copied repository" if number == 0 else None
-                ax.plot([minutes], [100 - published], "k*", markersize=9, label=label, zorder=4)
+            seconds, accuracy = np.array(list(curve.points.values())).T
+            ax.plot(seconds / 60, 100 - accuracy, label=curve.name, linewidth=1.2, **style)
+        there = sorted(PUBLISHED.keys() & curves[0].points)
+        ax.plot(
+            [curves[0].points[epoch][0] / 60 for epoch in there],
+            [100 - PUBLISHED[epoch] for epoch in there],
+            "k*", markersize=9, zorder=4, label="published by the widely copied repository",
+        )  # fmt: skip
         ax.set(xlabel="minutes of training", ylabel="test error (%), logarithmic", yscale="log", xlim=(0, None))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.grid(True, which="both", linewidth=0.4, alpha=0.4)

@@ -19,7 +19,8 @@ from conftest import ROOT, write_idx
 import compare
 import metrics
 import sweep
-from runs import FinishedRun, epochs_of, is_finished
+from openset import Scored
+from runs import FinishedRun, epochs_of, is_finished, read_run
 
 # Two digits, one epoch: seconds.
 QUICK = ["--", "-d", "mnist5k", "--use-cpu", "--known-classes", "3", "8", "--max-epoch", "1", "--batch-size", "128"]
@@ -140,6 +141,24 @@ def test_settings_decide_what_is_reused(compared: tuple[Path, str], tmp_path: Pa
     assert missing.path == path.parent / "center-1-2"  # the name is taken by a run with other settings
 
 
+def test_a_film_needs_the_features_of_every_epoch(compared: tuple[Path, str], tmp_path: Path) -> None:
+    path = tmp_path / "center-1"
+    shutil.copytree(compared[0] / "runs" / "center-1", path)
+    config = json.loads((path / "config.json").read_text())
+    config["settings"]["max_epoch"] = config["epochs"] = 3
+    (path / "config.json").write_text(json.dumps(config))
+    wanted = sweep.Wanted("center-1", ["--weight-cent", "0.1", *QUICK[1:-3], "3", *QUICK[-2:]])
+    for kept, every_epoch, taken in (
+        (True, True, path),
+        (False, False, path),
+        (False, True, tmp_path / "center-1-2"),  # the film would start late
+    ):
+        if not kept:
+            (path / "features" / "epoch_1.npz").unlink(missing_ok=True)
+        (missing,) = sweep.find([wanted], tmp_path, [], every_epoch)
+        assert missing.path == taken
+
+
 def test_auto_takes_the_small_digits_only_while_there_is_no_mnist(
     compared: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +229,8 @@ def test_plan_of_a_sweep_and_of_the_open_set() -> None:
     assert [run.name for run in runs] == ["softmax-1", "center-1-1"]  # λ = 0 is there already
     runs = list(compare.plan(compare.parse(["--losses", "arcface+center", "--", "--recipe", "paper"])))
     assert runs[0].flags[:4] == ["--head", "arcface", "--weight-cent", "0.01"]
+    runs = list(compare.plan(compare.parse(["--losses", "softmax", "arcface", "--", "--scale", "20"])))
+    assert ["--scale" in run.flags for run in runs] == [False, True]
     runs = list(compare.plan(compare.parse(["--open-set"])))
     assert len(runs) == 10
     assert runs[4].name == "softmax-split5-1"
@@ -227,6 +248,24 @@ def test_rows_are_named_by_what_differs() -> None:
         "softmax + center loss (λ = 0.1), max_epoch 2": 1,
         "softmax only (λ = 0)": 1,
     }
+    other = dict(max_epoch=5, recipe="paper", clip=1.0, shift=0, stepsize=None, gamma=0.5)
+    base = dict(clip=2.0, shift=1, stepsize=None, gamma=None)
+    several = [run(**base), run(**other), run(**other | {"gamma": 0.8})]
+    assert list(compare.by_row(several).values()) == [[one] for one in several]
+
+
+def test_numbers_that_a_run_lacks_do_not_stop_the_table() -> None:
+    table = {"loss": [{"accuracy": 10.0}, {"accuracy": 12.0, "drift": float("inf")}]}
+    text = compare.markdown(table, {"accuracy": "↑", "drift": "↓"})
+    assert text.splitlines()[-1] == "| loss | 11.00 ± 1.41 | nan ± nan | 2 |"
+
+
+def test_open_set_leaves_out_runs_that_were_not_scored(compared: tuple[Path, str], tmp_path: Path) -> None:
+    whole, scored = (read_run(compared[0] / "runs" / "center-1") for _ in range(2))
+    scores = np.arange(9.0)
+    part = Scored(scored, "unseen digits", "max logit", scores, scores > 2, scores - 3)
+    compare.write_open_set(tmp_path, [part], [whole, scored])
+    assert [row["n"] for row in rows(tmp_path / "open_set.csv")] == ["1"]
 
 
 @pytest.mark.parametrize(
@@ -237,6 +276,9 @@ def test_rows_are_named_by_what_differs() -> None:
         (["--weights-cent", "nan"], "must be a number at least 0"),
         (["--jobs", "0"], "must be a whole number at least 1"),
         (["--runs", "a", "--seeds", "1"], "leave --losses, --weights-cent, --seeds and -- out"),
+        (["--unknowns", "a/letters", "b/letters/raw"], "two of them would be called letters"),
+        (["--", "--scale", "20"], "--scale and --margin need a loss with a margin head"),
+        (["--losses", "arcface", "--", "--scale", "no"], "must be a number above 0"),
         (["--", "--max-epoch", "0"], "must be a whole number at least 1"),
         (["--", "--seed", "3"], "--seed is set by compare.py"),
         (["--", "--weight-cent", "1"], "--weight-cent is set by compare.py"),

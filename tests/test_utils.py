@@ -10,7 +10,10 @@ import pytest
 import torch
 
 import hardware
+import prepare
 import utils
+from arguments import parse_arguments
+from parallel import Group
 from utils import LossMeter, RunError, RunLog
 
 
@@ -157,3 +160,12 @@ def test_auto_compiles_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
     assert hardware.choose_compile("auto", cpu, 4_690, 1) == ("off", "no C++ compiler here")
+
+
+def test_compile_is_decided_on_what_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(prepare, "choose_compile", lambda wanted, device, n, size: asked.append(n) or ("off", "a test"))
+    flags = ["-d", "mnist5k", "--known-classes", "3", "8", "--hold-out", "100", "--save-dir", str(tmp_path / "run")]
+    run, log = prepare.prepare(parse_arguments(flags), Group(torch.device("cpu")), "")
+    log.close()
+    assert asked == [run.iterations] == [20 * 11]  # 700 images in batches of 64
