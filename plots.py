@@ -171,7 +171,7 @@ def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6}):
+    with rc_context({"font.size": 8, "axes.titlesize": 7.5, "axes.linewidth": 0.6}):
         figure = Figure(figsize=(3.2 * len(runs) + 0.7, 3.1 * len(parts) + 0.3), layout="constrained")
         axes = figure.subplots(len(parts), len(runs), squeeze=False)
         for column, run in enumerate(runs):
