@@ -135,9 +135,10 @@ def take_margin_flags(more: list[str]) -> tuple[list[str], list[str]]:
 
 def compare(args: argparse.Namespace) -> int:
     """Train what is missing, then write tables and figures; return the exit status."""
-    roots = {data_root(read_run(path)) for path in args.runs} if args.runs else {args.data_root}
-    for source, root in itertools.product(args.unknowns, roots):  # before hours of training
-        load_images(source, root)
+    if args.unknowns:  # before hours of training
+        roots = {data_root(read_run(path)) for path in args.runs} if args.runs else {args.data_root}
+        for source, root in itertools.product(args.unknowns, roots):
+            load_images(source, root)
     args.out.mkdir(parents=True, exist_ok=True)
     failed: dict[str, str] = {}
     if args.runs:
