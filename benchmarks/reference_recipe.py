@@ -2,7 +2,7 @@
 
     python main.py --recipe reference --stop-after 30 --save-dir log/reference-1
     python main.py --save-dir log/center-1
-    python benchmarks/reference_recipe.py log/reference-1 log/center-1 --out docs/results/reference
+    python benchmarks/reference_recipe.py log/reference-1 log/center-1
 
 Reads finished or unfinished runs; the first is the reference. Writes accuracy.png and accuracy.md, and
 prints the table: each run's test accuracy at the times at which the reference ends an epoch.
