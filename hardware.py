@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import shutil
 import sysconfig
@@ -101,5 +102,6 @@ def choose_compile(wanted: str, device: torch.device, iterations: int, processes
 def compiled(features: Callable[[Tensor], Tensor], batch_size: int) -> Callable[[Tensor], Tensor]:
     """Return the same function of images, compiled for batches of that size. The last, smaller batch of an
     epoch is not worth a compilation of its own."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # misses CUDA where there is none
     fast = torch.compile(features, dynamic=False)
     return lambda images: fast(images) if len(images) == batch_size else features(images)
