@@ -135,26 +135,7 @@ def take_margin_flags(more: list[str]) -> tuple[list[str], list[str]]:
 
 def compare(args: argparse.Namespace) -> int:
     """Train what is missing, then write tables and figures; return the exit status."""
-    if args.unknowns:  # before hours of training
-        roots = {data_root(read_run(path)) for path in args.runs} if args.runs else {args.data_root}
-        for source, root in itertools.product(args.unknowns, roots):
-            load_images(source, root)
-    args.out.mkdir(parents=True, exist_ok=True)
-    failed: dict[str, str] = {}
-    if args.runs:
-        paths = list(dict.fromkeys(args.runs))
-    else:
-        wanted = list(plan(args))
-        missing = sweep.find(wanted, args.out / "runs", sorted(args.out.parent.glob("*/")), args.animate or args.report)
-        print(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them are there", flush=True)
-        failed = sweep.train(missing, args.jobs)
-        paths = [run.path for run in wanted if run.path and run.name not in failed]
-    runs = [read_run(path) for path in paths]
-    if not runs:
-        raise CompareError(f"no run to compare: {'; '.join(failed.values())}")
-    if args.runs and args.animate and all(len(kept_epochs(run.path)) < 2 for run in runs):
-        raise CompareError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --plot")
-
+    runs, failed = given_runs(args) if args.runs else trained_runs(args)
     written = []
     if args.report or not args.open_set:
         for run in progress(runs, "Metrics"):
@@ -186,6 +167,32 @@ def compare(args: argparse.Namespace) -> int:
     for name, reason in failed.items():
         print(f"compare.py: {name} failed: {reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def given_runs(args: argparse.Namespace) -> tuple[list[FinishedRun], dict[str, str]]:
+    """Return the runs of --runs, none of them failed."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    runs = [read_run(path) for path in dict.fromkeys(args.runs)]
+    if args.animate and all(len(kept_epochs(run.path)) < 2 for run in runs):
+        raise CompareError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --plot")
+    for source, root in itertools.product(args.unknowns, {data_root(run) for run in runs}):
+        load_images(source, root)
+    return runs, {}
+
+
+def trained_runs(args: argparse.Namespace) -> tuple[list[FinishedRun], dict[str, str]]:
+    """Return the runs that the flags ask for, after training what is missing, and why some failed, by name."""
+    for source in args.unknowns:  # before hours of training
+        load_images(source, args.data_root)
+    args.out.mkdir(parents=True, exist_ok=True)
+    wanted = list(plan(args))
+    missing = sweep.find(wanted, args.out / "runs", sorted(args.out.parent.glob("*/")), args.animate or args.report)
+    print(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them are there", flush=True)
+    failed = sweep.train(missing, args.jobs)
+    runs = [read_run(run.path) for run in wanted if run.path and run.name not in failed]
+    if not runs:
+        raise CompareError(f"no run to compare: {'; '.join(failed.values())}")
+    return runs, failed
 
 
 def plan(args: argparse.Namespace) -> Iterator[sweep.Wanted]:

@@ -76,11 +76,11 @@ def prepare(args: argparse.Namespace, group: Group, device_line: str) -> tuple[R
 
     notices: list[str] = []
     data = datasets.load(settings["dataset"], Path(options["data_root"]), notices.append)
-    if checkpoint is None:
-        trained_on, _, _ = data.part(settings["known_classes"], settings["hold_out"])
-        settings = complete(settings, args.settings, trained_on, group)
-    elif checkpoint["checksums"] != data.checksums:
+    if checkpoint is not None and checkpoint["checksums"] != data.checksums:
         raise RunError(f"{args.resume}: was trained on other data than there is in {options['data_root']}")
+    data, _, _ = data.part(settings["known_classes"], settings["hold_out"])
+    if checkpoint is None:
+        settings = complete(settings, args.settings, data, group)
     plan = {
         "settings": settings,
         "options": options,
@@ -112,7 +112,9 @@ def prepare(args: argparse.Namespace, group: Group, device_line: str) -> tuple[R
 def take_part(group: Group) -> Run:
     """Return the run that the first process prepares."""
     plan = group.agree(None)
-    data = datasets.load(plan["settings"]["dataset"], Path(plan["options"]["data_root"]))
+    settings = plan["settings"]
+    data = datasets.load(settings["dataset"], Path(plan["options"]["data_root"]))
+    data, _, _ = data.part(settings["known_classes"], settings["hold_out"])
     return group_run(group, data, **plan)
 
 
@@ -125,11 +127,10 @@ def group_run(
     stop_after: int | None,
     path: Path,
 ) -> Run:
-    """Return the same run in every process of the group: as the first has it."""
+    """Return the same run on its data in every process of the group: as the first has it."""
     if settings["deterministic"]:
         make_deterministic()
     torch.set_num_threads(settings.get("threads", torch.get_num_threads()))  # sums depend on it
-    data, _, _ = data.part(settings["known_classes"], settings["hold_out"])
     data = data.to(group.device)
     batches = Batches(data.train_images, data.train_labels, settings["batch_size"], settings["seed"], settings["shift"])
     trainer = build(settings, batches, len(data.classes), group)

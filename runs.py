@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import zlib
 from dataclasses import dataclass, field
@@ -84,6 +85,16 @@ def epochs_of(path: Path) -> tuple[int, int]:
         return len(rows), int(config.get("epochs") or config["settings"]["max_epoch"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0, 0
+
+
+def read_epochs_csv(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's epochs.csv; a test accuracy that was not measured is nan.
+
+    Raises:
+        OSError, ValueError: if the file is missing or damaged.
+    """
+    with open(path / "epochs.csv", newline="", encoding="utf-8") as file:
+        return [{key: float(value or "nan") for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def kept_epochs(path: Path) -> list[int]:

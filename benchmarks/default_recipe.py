@@ -9,48 +9,49 @@ there: every seed's accuracy, never a mean alone. `--only-read` trains nothing.
 from __future__ import annotations
 
 import argparse
-import csv
 import itertools
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from runs import made_on, read_config
+from runs import made_on, read_config, read_epochs_csv
 from utils import HERE, plus_minus
 
-KINDS = {  # name of the runs: flags, the epoch that counts, what it is
-    "first": (["--stop-after", "1"], 1, "after the first of 10 epochs"),
-    "two": (["--max-epoch", "2"], 2, "at the end of 2 epochs (`--max-epoch 2`)"),
-    "ten": ([], 10, "at the end of 10 epochs"),
+FLAGS: dict[str, list[str]] = {"ten": [], "two": ["--max-epoch", "2"]}  # of the runs, by name
+KINDS = {  # of tables: the epoch that counts, what it is
+    "first": (1, "after the first of 10 epochs"),
+    "two": (2, "at the end of 2 epochs (`--max-epoch 2`)"),
+    "ten": (10, "at the end of 10 epochs"),
 }
 
 
 def accuracy(runs: Path, kind: str, weight: str, seed: int) -> float | None:
-    """Return a run's accuracy, or None if it is not there; the first epoch of a whole run counts too."""
-    _, epoch, _ = KINDS[kind]
+    """Return a run's accuracy, or None if it is not there. The first epoch is that of a whole run, or of
+    one that was stopped after it, ``first-λ-seed``."""
+    epoch, _ = KINDS[kind]
     for name in (kind, "ten") if kind == "first" else (kind,):
-        path = runs / f"{name}-{weight}-{seed}" / "epochs.csv"
-        if path.exists():
-            with open(path, newline="") as file:
-                for row in csv.DictReader(file):
-                    if int(row["epoch"]) == epoch and row["test_accuracy"]:
-                        return float(row["test_accuracy"])
+        path = runs / f"{name}-{weight}-{seed}"
+        rows = read_epochs_csv(path) if (path / "epochs.csv").exists() else []
+        for row in rows:
+            if row["epoch"] == epoch and not math.isnan(row["test_accuracy"]):
+                return row["test_accuracy"]
     return None
 
 
 def train(runs: Path, kind: str, weight: str, seed: int, more: list[str]) -> None:
     """Train the run, unless it is there."""
     if accuracy(runs, kind, weight, seed) is None:
-        flags = ["--weight-cent", weight, "--seed", str(seed), *KINDS[kind][0], *more]
+        flags = ["--weight-cent", weight, "--seed", str(seed), *FLAGS[kind], *more]
         target = ["--save-dir", str(runs / f"{kind}-{weight}-{seed}"), "--overwrite"]
         subprocess.run([sys.executable, str(HERE / "main.py"), *flags, *target], check=True, stdout=sys.stderr)
 
 
 def print_table(runs: Path, weights: list[str], seeds: list[int]) -> None:
     """Print one table for each length of training, and where the runs were made."""
-    for kind, (_, _, title) in KINDS.items():
+    for kind, (_, title) in KINDS.items():
         found = {
             weight: {s: a for s in seeds if (a := accuracy(runs, kind, weight, s)) is not None} for weight in weights
         }
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("more", nargs="*", help="further flags for main.py, after --")
     args = parser.parse_args()
     if not args.only_read:
-        for seed, weight, kind in itertools.product(args.seeds, args.weights, ("ten", "two")):
+        for seed, weight, kind in itertools.product(args.seeds, args.weights, FLAGS):
             train(args.runs, kind, weight, seed, args.more)
     print("Runs that `python benchmarks/default_recipe.py` makes; each number is one of them.")
     print_table(args.runs, args.weights, args.seeds)

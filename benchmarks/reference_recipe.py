@@ -11,7 +11,7 @@ prints the table: each run's test accuracy at the times at which the reference e
 from __future__ import annotations
 
 import argparse
-import csv
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import plots
-from runs import epochs_of, made_on, read_config
+from runs import epochs_of, made_on, read_config, read_epochs_csv
 
 PUBLISHED = {1: 10.32, 30: 98.51}  # what the widely copied repository's README logs, percent
 
@@ -48,11 +48,10 @@ def read_curve(path: Path) -> Curve:
     config = read_config(path)
     settings, (_, epochs) = config["settings"], epochs_of(path)
     seconds, points = 0.0, {}
-    with open(path / "epochs.csv", newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            seconds += float(row["seconds"])
-            if row["test_accuracy"]:
-                points[int(row["epoch"])] = seconds, float(row["test_accuracy"])
+    for row in read_epochs_csv(path):
+        seconds += row["seconds"]
+        if not math.isnan(row["test_accuracy"]):
+            points[int(row["epoch"])] = seconds, row["test_accuracy"]
     if not points:
         sys.exit(f"{path}: no epoch has been evaluated yet")
     return Curve(f"{settings['recipe']} recipe, {epochs} epochs, seed {settings['seed']}", config, epochs, points)

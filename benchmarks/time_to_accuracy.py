@@ -10,7 +10,6 @@ every seed reaches a threshold. `--only-read` trains nothing.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
@@ -25,9 +24,8 @@ THRESHOLDS = (98.51, 99.0)  # what the widely copied code logs at its epoch 30; 
 
 def read(path: Path) -> tuple[float, float]:
     """Return a run's last test accuracy, and its seconds of training."""
-    with open(path / "epochs.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return float(rows[-1]["test_accuracy"]), sum(float(row["seconds"]) for row in rows)
+    rows = runs.read_epochs_csv(path)
+    return rows[-1]["test_accuracy"], sum(row["seconds"] for row in rows)
 
 
 def main() -> None:

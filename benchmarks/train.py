@@ -54,7 +54,9 @@ def ours(
     """Return main.py's trainer, what trains it on the first batches of an epoch, and its settings."""
     group = Group(device)
     args = parse_arguments(flags)
-    settings = prepare.complete(BASICS | args.settings, args.settings, data, group)
+    settings = BASICS | args.settings
+    data, _, _ = data.part(settings["known_classes"], settings["hold_out"])
+    settings = prepare.complete(settings, args.settings, data, group)
     run = prepare.group_run(group, data, settings, OPTIONS | args.options, None, None, Path())
 
     def train(epoch: int, count: int) -> None:
