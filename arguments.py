@@ -115,7 +115,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     optimization.add_argument("--stepsize", type=positive, nargs="+", metavar="N", help="multiply the learning rate by gamma every N epochs (iterations with --recipe paper), or at each of several N (default: one cycle instead of steps)")  # fmt: skip
     optimization.add_argument("--gamma", type=number(float, 0, 1, open_low=True), metavar="G", help="that factor (default: 0.5)")  # fmt: skip
     optimization.add_argument("--precision", **one_of(("auto", "fp32", "tf32", "bf16")), help="of the convolutions; auto: bf16 where the hardware computes it natively (default: auto)")  # fmt: skip
-    optimization.add_argument("--compile", **one_of(("auto", "on", "off")), help="torch.compile the network; auto: where the run is long enough to win the time back (default: auto)")  # fmt: skip
+    optimization.add_argument("--compile", **one_of(("auto", "on", "off")), help="torch.compile the network; auto: where that has been seen to pay, nowhere so far (default: auto)")  # fmt: skip
 
     run = parser.add_argument_group("run")
     run.add_argument("--gpu", type=number(int, 0, 1024), default=0, metavar="INDEX", help="CUDA device; without one the CPU is used (default: 0)")  # fmt: skip

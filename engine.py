@@ -18,7 +18,7 @@ from datasets import Batches, normalize
 from margin_heads import ArcFace, CosFace, MarginHead
 from models import SoftmaxHead, spread_directions
 
-EVALUATION_BATCH = 1_000
+EVALUATION_BATCH = {"cpu": 250, "cuda": 2_000}  # a CPU's caches hold no more
 MARGIN_HEADS = {"arcface": ArcFace, "cosface": CosFace}
 START_RADIUS = 5.0  # of class weights and centres alike, in feature units
 
@@ -65,7 +65,9 @@ class Network:
         """Return what the network makes of a whole set under the present weights."""
         self.model.eval()
         self.head.eval()
-        features = torch.cat([self.features(part) for part in images.split(EVALUATION_BATCH)])  # (N, D)
+        features = torch.cat(
+            [self.features(part) for part in images.split(EVALUATION_BATCH[images.device.type])]
+        )  # (N, D)
         logits = self.head(features)  # (N, C), without a margin
         scores, predictions = logits.softmax(dim=1).max(dim=1)
         return Evaluation(

@@ -6,20 +6,14 @@ import contextlib
 import functools
 import logging
 import os
-import shutil
-import sysconfig
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from utils import RunError
-
-# On two cores of an AMD EPYC compiling takes 13 to 25 s and wins 25 ms an iteration (179 to 154).
-COMPILE_FROM = 1_500
 
 
 def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
@@ -74,29 +68,12 @@ def autocast(precision: str, device: torch.device) -> Callable[[], AbstractConte
     return functools.partial(torch.autocast, device.type, torch.bfloat16)
 
 
-def choose_compile(wanted: str, device: torch.device, iterations: int, processes: int) -> tuple[str, str]:
-    """Return ``on`` or ``off`` and why; ``auto`` is on where torch.compile wins its time back.
-
-    Args:
-        wanted: ``auto``, ``on`` or ``off``.
-        device: where the run trains.
-        iterations: of the whole run.
-        processes: that train it together.
-    """
+def choose_compile(wanted: str, device: torch.device) -> tuple[str, str]:
+    """Return ``on`` or ``off`` and why; ``auto`` is on where torch.compile has been seen to win its time
+    back: nowhere so far (benchmarks/results/train_cpu.txt)."""
     if wanted != "auto":
         return wanted, "as asked for"
-    if device.type == "cuda":
-        return "off", "on GPUs only when asked for"
-    if processes > 1:
-        return "off", "one of several processes"
-    if torch.get_num_threads() < 2:
-        return "off", "wins nothing on one thread"
-    if iterations < COMPILE_FROM:
-        return "off", f"pays from {COMPILE_FROM} iterations on"
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    if shutil.which(os.environ.get("CXX", "g++")) is None or not header.exists():
-        return "off", "no C++ compiler here"
-    return "on", f"pays from {COMPILE_FROM} iterations on"
+    return "off", "not yet measured on GPUs" if device.type == "cuda" else "wins nothing on CPUs"
 
 
 def compiled(features: Callable[[Tensor], Tensor], batch_size: int) -> Callable[[Tensor], Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,8 +172,7 @@ def complete(settings: dict[str, Any], by_hand: dict[str, Any], data: Digits, gr
     asked = settings["dataset"]
     settings = settings | resolve(settings["recipe"], data.name, by_hand)
     precision, why = choose_precision(settings["precision"], group.device)
-    _, iterations = length_of_run(settings, math.ceil(len(data.train_labels) / settings["batch_size"]))
-    compile_, why_compile = choose_compile(settings["compile"], group.device, iterations, group.size)
+    compile_, why_compile = choose_compile(settings["compile"], group.device)
     return settings | {
         "dataset": data.name,
         "asked_dataset": asked,

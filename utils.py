@@ -152,6 +152,11 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _git_commit() -> str | None:
     """Return the commit of this code, with ``-dirty`` if it has been changed since."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
@@ -434,19 +439,22 @@ def save_features(path: Path, epoch: int, centers: Tensor, **evaluations: Any) -
 
 
 class Drawer:
-    """Draws epochs in another process, one at a time, while training goes on."""
+    """Draws epochs in other processes while training goes on: in one, or on many cores in several at once."""
 
     def __init__(self, path: Path, log: Callable[[str], None]) -> None:
         self.path = path
         self.log = log
         self.waiting: list[int] = []
-        self.process: subprocess.Popen[str] | None = None
+        self.processes: list[subprocess.Popen[str]] = []
+        self.at_once = max(1, usable_cores() // 4)
 
     def draw(self, epoch: int) -> None:
-        """Have that epoch's figures drawn as soon as the drawing process is free."""
+        """Have that epoch's figures drawn as soon as a drawing process is free."""
         self.waiting.append(epoch)
-        if self.process is None or self.process.poll() is not None:
-            self._collect()
+        for process in list(self.processes):
+            if process.poll() is not None:
+                self._collect(process)
+        if len(self.processes) < self.at_once:
             self._start()
 
     def draw_missing(self) -> None:
@@ -457,10 +465,11 @@ class Drawer:
 
     def finish(self) -> None:
         """Wait until every figure is there."""
-        self._collect()
-        if self.waiting:
-            self._start()
-            self._collect()
+        while self.processes or self.waiting:
+            if self.waiting and len(self.processes) < self.at_once:
+                self._start()
+            else:
+                self._collect(self.processes[0])
 
     def animate(self) -> None:
         """Have the film of all epochs made; it is there after `finish`."""
@@ -472,20 +481,20 @@ class Drawer:
         self._run("--epochs", *map(str, epochs))
 
     def _run(self, *flags: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "plots.py"), str(self.path), *flags],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C ends the training, not the figure that is being drawn
+        self.processes.append(
+            subprocess.Popen(
+                [sys.executable, str(HERE / "plots.py"), str(self.path), *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C ends the training, not the figure that is being drawn
+            )
         )
 
-    def _collect(self) -> None:
-        if self.process is None:
-            return
-        _, errors = self.process.communicate()
-        if self.process.returncode:
-            lines = errors.strip().splitlines() or [f"exit status {self.process.returncode}"]
+    def _collect(self, process: subprocess.Popen[str]) -> None:
+        self.processes.remove(process)
+        _, errors = process.communicate()
+        if process.returncode:
+            lines = errors.strip().splitlines() or [f"exit status {process.returncode}"]
             self.log(f"A figure could not be drawn: {lines[-1]}")
-        self.process = None

@@ -1,12 +1,13 @@
 """How fast training is: ours against the ordinary loop, and against the convolutions alone.
 
-    python benchmarks/train.py > benchmarks/results/train_cpu.txt
+    python benchmarks/train.py --variant="--compile on" > benchmarks/results/train_cpu.txt
 
 In one process, taking turns: an epoch (or its first --images) of main.py's training, and of the loop
 that people write by default: torchvision's data set, PIL transforms, a DataLoader with workers, eager
-float32, `.item()` after each batch. Same model, batch size and number of images. Then the time of each
-part of our step, and the share of it that the step's convolutions would take alone, each pass timed by
-itself in the better of two memory layouts, in the same precision.
+float32, layers of torch.nn, `.item()` after each batch. Same model, batch size and number of images. In
+each turn also the step's convolutions alone, each pass timed by itself in the better of two memory
+layouts, in our precision: no step can be faster. Then the time of each part of our step. Each --variant
+is main.py's training once more, with further flags.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import contextlib
 import itertools
 import platform
-import statistics
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ from parallel import Group
 from utils import plus_minus, processor_name
 
 BATCH = 128
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
 CONVOLUTIONS = ((1, 32, 28), (32, 32, 28), (32, 64, 14), (64, 64, 14), (64, 128, 7), (128, 128, 7))  # in, out, side
 
 
@@ -80,6 +82,9 @@ def ordinary(root: str, device: torch.device, workers: int) -> Callable[[int, in
         pin_memory=device.type == "cuda", persistent_workers=workers > 0,
     )  # fmt: skip
     model, head = LeNetPP().to(device), SoftmaxHead(2, 10).to(device)
+    for place, layer in enumerate(model.stages):
+        if isinstance(layer, nn.PReLU):
+            model.stages[place] = nn.PReLU().to(device)  # torch's own
     center_loss = CenterLoss(10, 2).to(device)
     optimizer_model = torch.optim.SGD([*model.parameters(), *head.parameters()], 0.001, momentum=0.9, weight_decay=5e-4)
     optimizer_center = torch.optim.SGD(center_loss.parameters(), 0.5)
@@ -146,29 +151,37 @@ def parts_of_a_step(
     return {name: 1000 * seconds / count for name, seconds in (spent | {"whole step": whole}).items()}
 
 
-def ceiling(device: torch.device, dtype: torch.dtype) -> float:
-    """Return the milliseconds that a step's convolution passes take alone, each in its better layout."""
-    total = 0.0
-    for inputs, outputs, side in CONVOLUTIONS:
-        images, weight = torch.randn(BATCH, inputs, side, side), torch.randn(outputs, inputs, 5, 5)
-        best: dict[str, float] = {}
-        for layout in (torch.contiguous_format, torch.channels_last):
-            x, w = (t.to(device, dtype, memory_format=layout) for t in (images, weight))
-            bias = torch.zeros(outputs, device=device, dtype=dtype)
-            dy = torch.randn_like(F.conv2d(x, w, bias, padding=2))
-            passes = {
-                "forward": lambda x=x, w=w, bias=bias: F.conv2d(x, w, bias, padding=2),
-                "data": lambda x=x, w=w, dy=dy: _backward(dy, x, w, (True, False, False)),
-                "weight": lambda x=x, w=w, dy=dy: _backward(dy, x, w, (False, True, True)),
-            }
-            if inputs == 1:
-                del passes["data"]  # nobody needs the gradient of the images
-            for name, work in passes.items():
-                work(), work()
-                seconds = min(clock(lambda work=work: [work() for _ in range(4)], device) / 4 for _ in range(4))
-                best[name] = min(best.get(name, float("inf")), seconds)
-        total += sum(best.values())
-    return 1000 * total
+class Ceiling:
+    """The convolution passes of a step, each in its better layout."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.passes: list[Callable[[], object]] = []
+        for inputs, outputs, side in CONVOLUTIONS:
+            layouts = [self._passes(inputs, outputs, side, dtype, layout) for layout in LAYOUTS]
+            self.passes += [min(rivals, key=self._seconds) for rivals in zip(*layouts, strict=True)]
+
+    def milliseconds(self) -> float:
+        """Return what the passes take now, one after the other, each a few times in a row."""
+        return 1000 * sum(map(self._seconds, self.passes))
+
+    def _passes(
+        self, inputs: int, outputs: int, side: int, dtype: torch.dtype, layout: torch.memory_format
+    ) -> list[Callable[[], object]]:
+        x = torch.randn(BATCH, inputs, side, side).to(self.device, dtype, memory_format=layout)
+        w = torch.randn(outputs, inputs, 5, 5).to(self.device, dtype, memory_format=layout)
+        bias = torch.zeros(outputs, device=self.device, dtype=dtype)
+        dy = torch.randn_like(F.conv2d(x, w, bias, padding=2))
+        forward, data, weight = (
+            lambda: F.conv2d(x, w, bias, padding=2),
+            lambda: _backward(dy, x, w, (True, False, False)),
+            lambda: _backward(dy, x, w, (False, True, True)),
+        )
+        return [forward, weight] if inputs == 1 else [forward, data, weight]  # images need no gradient
+
+    def _seconds(self, work: Callable[[], object]) -> float:
+        work()
+        return clock(lambda: [work() for _ in range(10)], self.device) / 10
 
 
 def _backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, which: tuple[bool, bool, bool]) -> Any:
@@ -186,6 +199,9 @@ def main() -> None:
     )
     parser.add_argument("--use-cpu", action="store_true")
     parser.add_argument("--data-root", default="data", metavar="DIR")
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="FLAGS", help="time ours with these flags too"
+    )
     parser.add_argument("more", nargs="*", help="further flags for main.py, after --")
     args = parser.parse_args()
     count = args.images // BATCH
@@ -193,39 +209,47 @@ def main() -> None:
     device, _ = choose_device(0, args.use_cpu)
     data = load("mnist", Path(args.data_root))
     trainer, train_ours, settings = ours(data, device, ["-d", "mnist", *args.more])
-    train_ordinary = ordinary(args.data_root, device, args.workers)
+    loops = {"ours": train_ours}
+    for flags in args.variant:
+        _, loops[f"ours {flags}"], _ = ours(data, device, ["-d", "mnist", *args.more, *flags.split()])
+    loops["ordinary"] = ordinary(args.data_root, device, args.workers)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor_name()}, {torch.get_num_threads()} threads"  # fmt: skip
-    print(f"`python benchmarks/train.py {' '.join(sys.argv[1:])}`")
+    print(f"`python benchmarks/train.py {shlex.join(sys.argv[1:])}`")
     print(f"{name}; Python {platform.python_version()}, torch {torch.__version__}")
     print(
         f"Ours: {settings['precision']} ({settings['precision_why']}), compile {settings['compile']} ({settings['compile_why']})"
     )
     print(
-        f"Batch {BATCH}, {count * BATCH} images a turn, {args.rounds} turns each, loader with {args.workers} workers\n"
+        f"Batch {BATCH}, {count * BATCH} images a turn, n = {args.rounds} turns, loader with {args.workers} workers\n"
     )
 
-    first = clock(lambda: train_ours(1, 2), device)
-    train_ordinary(1, 2)
-    seconds: dict[str, list[float]] = {"ours": [], "ordinary": []}
-    for turn in range(args.rounds):
-        seconds["ours"].append(clock(lambda turn=turn: train_ours(turn + 1, count), device))  # type: ignore[misc]
-        seconds["ordinary"].append(clock(lambda turn=turn: train_ordinary(turn + 1, count), device))  # type: ignore[misc]
-    for key, taken in seconds.items():
-        print(f"{key:9} {plus_minus([count * BATCH / s for s in taken], 0):>16} images/s   {plus_minus([60_000 / BATCH / count * s for s in taken], 2)} s an epoch")  # fmt: skip
-    ratios = [theirs / own for own, theirs in zip(*seconds.values(), strict=True)]
-    print(
-        f"ratio     {plus_minus(ratios, 2):>16} times (n = {args.rounds}); the first two batches took {first:.1f} s\n"
-    )
+    first = {name: clock(lambda train=train: train(1, 2), device) for name, train in loops.items()}  # type: ignore[misc]
+    convolutions = Ceiling(device, torch.bfloat16 if settings["precision"] == "bf16" else torch.float32)
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    alone: list[float] = []  # milliseconds a step
+    for turn in range(1, args.rounds + 1):
+        for name, train in loops.items():
+            start = time.perf_counter()
+            train(turn, count)
+            seconds[name].append(time.perf_counter() - start)
+        alone.append(convolutions.milliseconds())
 
-    print("Our step, milliseconds, each part waited for:")
-    steps = parts_of_a_step(trainer, train_ours, min(count, 60), device)
-    for key, milliseconds in steps.items():
+    print("| loop | images/s | seconds an epoch | times the ordinary loop | first two batches |")
+    print("|---|---|---|---|---|")
+    for name, taken in seconds.items():
+        rates = [count * BATCH / s for s in taken]
+        epochs = [60_000 / BATCH / count * s for s in taken]
+        ratios = [theirs / own for own, theirs in zip(taken, seconds["ordinary"], strict=True)]
+        print(
+            f"| {name} | {plus_minus(rates, 0)} | {plus_minus(epochs, 1)} | {plus_minus(ratios, 2)} | {first[name]:.1f} s |"
+        )
+
+    steps = [1000 * s / count for s in seconds["ours"]]
+    shares = [100 * least / step for least, step in zip(alone, steps, strict=True)]
+    print(f"\nOur step: {plus_minus(steps, 1)} ms; its convolutions alone: {plus_minus(alone, 1)} ms, {plus_minus(shares, 1)} % of it")  # fmt: skip
+    print("The parts of our step in milliseconds, each waited for:")
+    for key, milliseconds in parts_of_a_step(trainer, train_ours, min(count, 60), device).items():
         print(f"  {key:30}{milliseconds:8.2f}")
-    alone = ceiling(device, torch.bfloat16 if settings["precision"] == "bf16" else torch.float32)
-    ours_ms = 1000 * statistics.mean(seconds["ours"]) / count
-    print(
-        f"Its convolutions alone: {alone:.2f} ms, {100 * alone / ours_ms:.0f} % of the {ours_ms:.2f} ms that a step takes"
-    )
 
 
 if __name__ == "__main__":
