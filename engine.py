@@ -18,7 +18,7 @@ from datasets import Batches, normalize
 from margin_heads import ArcFace, CosFace, MarginHead
 from models import SoftmaxHead, spread_directions
 
-EVALUATION_BATCH = {"cpu": 250, "cuda": 2_000}  # a CPU's caches hold no more
+EVALUATION_BATCH = {"cpu": 250, "cuda": 2_000}  # more is no faster on a CPU
 MARGIN_HEADS = {"arcface": ArcFace, "cosface": CosFace}
 START_RADIUS = 5.0  # of class weights and centres alike, in feature units
 

@@ -11,7 +11,9 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from utils import RunError
 
@@ -56,7 +58,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
         return ("bf16", "this GPU computes it natively") if native else ("fp32", "no native bf16 on this GPU")
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     native = any(getattr(torch.cpu, check, bool)() for check in checks)
-    return ("bf16", "this processor computes it natively") if native else ("fp32", "no native bf16 on this processor")
+    return ("bf16", "this processor computes it natively") if native else ("fp32", "not known to compute bf16 natively")
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
@@ -73,7 +75,7 @@ def choose_compile(wanted: str, device: torch.device) -> tuple[str, str]:
     back: nowhere so far (benchmarks/results/train_cpu.txt)."""
     if wanted != "auto":
         return wanted, "as asked for"
-    return "off", "not yet measured on GPUs" if device.type == "cuda" else "wins nothing on CPUs"
+    return "off", "not yet measured on GPUs" if device.type == "cuda" else "no faster on the CPU that was measured"
 
 
 def compiled(features: Callable[[Tensor], Tensor], batch_size: int) -> Callable[[Tensor], Tensor]:
@@ -82,3 +84,37 @@ def compiled(features: Callable[[Tensor], Tensor], batch_size: int) -> Callable[
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # misses CUDA where there is none
     fast = torch.compile(features, dynamic=False)
     return lambda images: fast(images) if len(images) == batch_size else features(images)
+
+
+def vectorize_prelu(model: nn.Module) -> None:
+    """Replace each `nn.PReLU` that has one slope by one whose backward pass CPUs compute in vectors, as they do
+    not torch's own (a tenth of a step, benchmarks/results/train_cpu.txt): the same parameter, values and gradients.
+    """
+    for module in model.modules():
+        for name, layer in module.named_children():
+            if type(layer) is nn.PReLU and layer.num_parameters == 1:
+                setattr(module, name, _PReLU(layer.weight))
+
+
+class _PReLU(nn.PReLU):
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _PReLUFunction.apply(x, self.weight.to(x.dtype))
+
+
+class _PReLUFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.slope = slope.item()
+        ctx.save_for_backward(x)
+        return F.leaky_relu(x, ctx.slope)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        (x,) = ctx.saved_tensors
+        dx = torch.ops.aten.leaky_relu_backward(dy, x, ctx.slope, False)
+        return dx, x.clamp(max=0).mul_(dy).sum().view(1)

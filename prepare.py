@@ -18,7 +18,7 @@ from arguments import BASICS, OPTIONS
 from center_loss import CenterLoss
 from datasets import Batches, Digits
 from engine import Trainer, build_network, build_optimizers, initial_centers, length_of_run
-from hardware import autocast, choose_compile, choose_precision, compiled, make_deterministic
+from hardware import autocast, choose_compile, choose_precision, compiled, make_deterministic, vectorize_prelu
 from parallel import Group
 from recipes import resolve
 from utils import RunError, RunLog, seed_everything
@@ -157,6 +157,8 @@ def build(settings: dict[str, Any], batches: Batches, num_classes: int, group: G
     )
     for module in (network.model, network.head, center_loss):
         module.to(group.device)
+    if group.device.type == "cpu" and settings["compile"] == "off":
+        vectorize_prelu(network.model)
     spread = group.spread(network.model)
     return Trainer(
         **vars(network),

@@ -17,7 +17,7 @@ import datasets
 from arguments import BASICS, OPTIONS, parse_arguments
 from recipes import resolve
 from runs import epochs_of, is_finished, keeps_every_epoch, read_config
-from utils import hours
+from utils import hours, usable_cores
 
 MAIN = Path(__file__).resolve().parent / "main.py"
 
@@ -130,7 +130,7 @@ def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
     """
     env = dict(os.environ)
     if jobs > 1 and "OMP_NUM_THREADS" not in env:
-        env["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+        env["OMP_NUM_THREADS"] = str(max(1, usable_cores() // jobs))
     waiting = list(enumerate(runs, 1))
     active: list[tuple[int, Wanted, subprocess.Popen[bytes]]] = []
     failed: dict[str, str] = {}

@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from runs import kept_epochs
+
 try:
     import fcntl
 except ImportError:  # not a Unix
@@ -136,7 +138,7 @@ def write_config(path: Path, settings: dict[str, Any], **more: Any) -> None:
         "settings": settings,
         **more,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "machine": {"processor": processor_name(), "threads": torch.get_num_threads(), "cores": os.cpu_count()},
+        "machine": {"processor": processor_name(), "threads": torch.get_num_threads(), "cores": usable_cores()},
         "git_commit": _git_commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
@@ -439,37 +441,33 @@ def save_features(path: Path, epoch: int, centers: Tensor, **evaluations: Any) -
 
 
 class Drawer:
-    """Draws epochs in other processes while training goes on: in one, or on many cores in several at once."""
+    """Draws epochs in another process, one at a time, while training goes on."""
 
     def __init__(self, path: Path, log: Callable[[str], None]) -> None:
         self.path = path
         self.log = log
         self.waiting: list[int] = []
-        self.processes: list[subprocess.Popen[str]] = []
-        self.at_once = max(1, usable_cores() // 4)
+        self.process: subprocess.Popen[str] | None = None
 
     def draw(self, epoch: int) -> None:
-        """Have that epoch's figures drawn as soon as a drawing process is free."""
+        """Have that epoch's figures drawn as soon as the drawing process is free."""
         self.waiting.append(epoch)
-        for process in list(self.processes):
-            if process.poll() is not None:
-                self._collect(process)
-        if len(self.processes) < self.at_once:
+        if self.process is None or self.process.poll() is not None:
+            self._collect()
             self._start()
 
     def draw_missing(self) -> None:
         """Have every epoch drawn whose features are kept and whose figures are not there."""
-        for file in (self.path / "features").glob("epoch_[0-9]*.npz"):
-            if not all((self.path / part / f"{file.stem}.png").exists() for part in ("train", "test")):
-                self.draw(int(file.stem.removeprefix("epoch_")))
+        for epoch in kept_epochs(self.path):
+            if not all((self.path / part / f"epoch_{epoch}.png").exists() for part in ("train", "test")):
+                self.draw(epoch)
 
     def finish(self) -> None:
         """Wait until every figure is there."""
-        while self.processes or self.waiting:
-            if self.waiting and len(self.processes) < self.at_once:
-                self._start()
-            else:
-                self._collect(self.processes[0])
+        self._collect()
+        if self.waiting:
+            self._start()
+            self._collect()
 
     def animate(self) -> None:
         """Have the film of all epochs made; it is there after `finish`."""
@@ -481,20 +479,20 @@ class Drawer:
         self._run("--epochs", *map(str, epochs))
 
     def _run(self, *flags: str) -> None:
-        self.processes.append(
-            subprocess.Popen(
-                [sys.executable, str(HERE / "plots.py"), str(self.path), *flags],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,  # Ctrl-C ends the training, not the figure that is being drawn
-            )
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "plots.py"), str(self.path), *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C ends the training, not the figure that is being drawn
         )
 
-    def _collect(self, process: subprocess.Popen[str]) -> None:
-        self.processes.remove(process)
-        _, errors = process.communicate()
-        if process.returncode:
-            lines = errors.strip().splitlines() or [f"exit status {process.returncode}"]
+    def _collect(self) -> None:
+        if self.process is None:
+            return
+        _, errors = self.process.communicate()
+        if self.process.returncode:
+            lines = errors.strip().splitlines() or [f"exit status {self.process.returncode}"]
             self.log(f"A figure could not be drawn: {lines[-1]}")
+        self.process = None

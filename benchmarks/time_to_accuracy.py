@@ -4,12 +4,13 @@
 
 Trains the runs that are missing, one after the other, and prints for each length the test accuracy at
 its end and the seconds of training (without evaluation and figures), and the shortest length whose
-every seed reaches a threshold. `--only-read` trains nothing.
+every run reaches a threshold. `--only-read` trains nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def main() -> None:
     args = parser.parse_args()
     wanted = [
         sweep.Wanted(f"{epochs}-epochs-{seed}", ["--max-epoch", str(epochs), "--seed", str(seed), *args.more])
-        for epochs in args.epochs
+        for epochs in sorted(args.epochs)
         for seed in args.seeds
     ]
     missing = sweep.find(wanted, args.runs, [])
@@ -46,11 +47,11 @@ def main() -> None:
         for reason in sweep.train(missing, jobs=1).values():
             sys.exit(reason)
 
-    print("`python benchmarks/time_to_accuracy.py " + " ".join(args.more) + "`\n")
+    print(f"`python benchmarks/time_to_accuracy.py {shlex.join(sys.argv[1:])}`\n")
     print("| epochs | test accuracy (%) | seconds of training | each seed | n |\n|---|---|---|---|---|")
     shortest: dict[float, str] = {}
     made_on = set()
-    for epochs in args.epochs:
+    for epochs in sorted(args.epochs):
         there = [run.path for run in wanted if run.flags[1] == str(epochs) and run.path and runs.is_finished(run.path)]
         if not there:
             continue
@@ -64,7 +65,7 @@ def main() -> None:
         for path in there:
             made_on.add(runs.made_on(runs.read_config(path)))
     for threshold in THRESHOLDS:
-        print(f"\nEvery seed reaches {threshold} % after: {shortest.get(threshold, 'none of these lengths')}")
+        print(f"\nEvery run reaches {threshold} % after: {shortest.get(threshold, 'none of these lengths')}")
     print("\nMade on: " + "; ".join(sorted(made_on)) + ".")
 
 

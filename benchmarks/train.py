@@ -5,9 +5,9 @@
 In one process, taking turns: an epoch (or its first --images) of main.py's training, and of the loop
 that people write by default: torchvision's data set, PIL transforms, a DataLoader with workers, eager
 float32, layers of torch.nn, `.item()` after each batch. Same model, batch size and number of images. In
-each turn also the step's convolutions alone, each pass timed by itself in the better of two memory
-layouts, in our precision: no step can be faster. Then the time of each part of our step. Each --variant
-is main.py's training once more, with further flags.
+each turn also the step's convolutions, each pass timed alone in the better of two memory layouts, in our
+precision. Then the time of each part of our step. Each --variant is main.py's training once more, with
+further flags.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from arguments import BASICS, OPTIONS, parse_arguments
 from center_loss import CenterLoss
 from datasets import Digits, load
 from engine import Trainer
-from hardware import choose_device
+from hardware import autocast, choose_device
 from models import LeNetPP, SoftmaxHead
 from parallel import Group
 from utils import plus_minus, processor_name
@@ -50,10 +50,8 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def ours(
-    data: Digits, device: torch.device, flags: list[str]
-) -> tuple[Trainer, Callable[[int, int], None], dict[str, Any]]:
-    """Return main.py's trainer, what trains it on the first batches of an epoch, and its settings."""
+def ours(data: Digits, device: torch.device, flags: list[str]) -> tuple[Trainer, Callable[[int], None], dict[str, Any]]:
+    """Return main.py's trainer, what trains it on the first batches of its first epoch, and its settings."""
     group = Group(device)
     args = parse_arguments(flags)
     settings = BASICS | args.settings
@@ -61,10 +59,12 @@ def ours(
     settings = prepare.complete(settings, args.settings, data, group)
     run = prepare.group_run(group, data, settings, OPTIONS | args.options, None, None, Path())
 
-    def train(epoch: int, count: int) -> None:
-        for number, (_, losses) in enumerate(
-            run.trainer.train_epoch(itertools.islice(run.batches_of(epoch)[0], count)), 1
-        ):
+    if settings["batch_size"] != BATCH or len(data.train_labels) != 60_000:
+        sys.exit(f"{' '.join(flags)}: every loop trains with the same batches of {BATCH} images of MNIST")
+
+    def train(count: int) -> None:
+        autocast(settings["precision"], device)  # what float32 convolutions are is of the whole process
+        for number, (_, losses) in enumerate(run.trainer.train_epoch(itertools.islice(run.batches_of(1)[0], count)), 1):
             if number % 50 == 0:
                 losses.tolist()  # as --print-freq reads them
         wait(device)
@@ -72,7 +72,7 @@ def ours(
     return run.trainer, train, settings
 
 
-def ordinary(root: str, device: torch.device, workers: int) -> Callable[[int, int], None]:
+def ordinary(root: str, device: torch.device, workers: int) -> Callable[[int], None]:
     """Return what trains the ordinary way on so many batches."""
     from torchvision import datasets, transforms
 
@@ -82,15 +82,14 @@ def ordinary(root: str, device: torch.device, workers: int) -> Callable[[int, in
         pin_memory=device.type == "cuda", persistent_workers=workers > 0,
     )  # fmt: skip
     model, head = LeNetPP().to(device), SoftmaxHead(2, 10).to(device)
-    for place, layer in enumerate(model.stages):
-        if isinstance(layer, nn.PReLU):
-            model.stages[place] = nn.PReLU().to(device)  # torch's own
     center_loss = CenterLoss(10, 2).to(device)
     optimizer_model = torch.optim.SGD([*model.parameters(), *head.parameters()], 0.001, momentum=0.9, weight_decay=5e-4)
     optimizer_center = torch.optim.SGD(center_loss.parameters(), 0.5)
 
-    def train(epoch: int, count: int) -> None:
+    def train(count: int) -> None:
         total = 0.0
+        if device.type == "cuda":
+            torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]  # torch's default
         for images, labels in itertools.islice(loader, count):
             images, labels = images.to(device), labels.to(device)
             features = model(images)
@@ -133,7 +132,7 @@ def timed(spent: dict[str, float], name: str, owner: Any, attribute: str, device
 
 
 def parts_of_a_step(
-    trainer: Trainer, train: Callable[[int, int], None], count: int, device: torch.device
+    trainer: Trainer, train: Callable[[int], None], count: int, device: torch.device
 ) -> dict[str, float]:
     """Return the milliseconds that the parts of a step take, and the whole."""
     spent: dict[str, float] = {}
@@ -146,7 +145,7 @@ def parts_of_a_step(
             ("optimizers", trainer.optimizer_center, "step"),
         ):
             stack.enter_context(timed(spent, name, owner, attribute, device))
-        whole = clock(lambda: train(1, count), device)
+        whole = clock(lambda: train(count), device)
     spent["batches, losses and the rest"] = whole - sum(spent.values())
     return {name: 1000 * seconds / count for name, seconds in (spent | {"whole step": whole}).items()}
 
@@ -204,6 +203,8 @@ def main() -> None:
     )
     parser.add_argument("more", nargs="*", help="further flags for main.py, after --")
     args = parser.parse_args()
+    if not 3 * BATCH <= args.images <= 60_000:
+        parser.error(f"--images must lie between {3 * BATCH} and 60000; got {args.images}")
     count = args.images // BATCH
 
     device, _ = choose_device(0, args.use_cpu)
@@ -223,14 +224,14 @@ def main() -> None:
         f"Batch {BATCH}, {count * BATCH} images a turn, n = {args.rounds} turns, loader with {args.workers} workers\n"
     )
 
-    first = {name: clock(lambda train=train: train(1, 2), device) for name, train in loops.items()}  # type: ignore[misc]
+    first = {name: clock(lambda train=train: train(2), device) for name, train in loops.items()}  # type: ignore[misc]
     convolutions = Ceiling(device, torch.bfloat16 if settings["precision"] == "bf16" else torch.float32)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     alone: list[float] = []  # milliseconds a step
-    for turn in range(1, args.rounds + 1):
+    for _ in range(args.rounds):
         for name, train in loops.items():
             start = time.perf_counter()
-            train(turn, count)
+            train(count)
             seconds[name].append(time.perf_counter() - start)
         alone.append(convolutions.milliseconds())
 

@@ -7,8 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.prelu import PReLU
-
 
 class LeNetPP(nn.Module):
     """LeNet++: [conv 5×5, PReLU] twice and 2×2 max-pooling, at 32, 64 and 128 channels, then a
@@ -41,7 +39,7 @@ class LeNetPP(nn.Module):
             *_stage(64, 128, last_pool),  # (B, 128, 3, 3)
         )
         self.fc = nn.Linear(128 * 3 * 3, feat_dim)
-        self.fc_prelu = PReLU() if feature_prelu else nn.Identity()
+        self.fc_prelu = nn.PReLU() if feature_prelu else nn.Identity()
         self._initialize(init)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -75,9 +73,9 @@ class LeNetPP(nn.Module):
 def _stage(channels_in: int, channels: int, pool: nn.Module) -> list[nn.Module]:
     return [
         nn.Conv2d(channels_in, channels, kernel_size=5, padding=2),
-        PReLU(),
+        nn.PReLU(),
         nn.Conv2d(channels, channels, kernel_size=5, padding=2),
-        PReLU(),
+        nn.PReLU(),
         pool,
     ]
 

@@ -9,11 +9,12 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from center_loss import CenterLoss
-from datasets import Batches, Digits
+from datasets import Batches, Digits, normalize
 from engine import Trainer, build_head, build_optimizers, initial_centers, length_of_run, lr_schedule
-from hardware import compiled
+from hardware import autocast, compiled, vectorize_prelu
 from models import LeNetPP
 from recipes import RECIPES, resolve
 
@@ -158,3 +159,36 @@ def test_compiled_training_is_the_same_training(mnist5k: Digits) -> None:
     torch.testing.assert_close(fast_losses, eager_losses, rtol=1e-3, atol=1e-3)
     for one, other in zip(fast.model.parameters(), eager.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_vectorized_prelu_is_prelu(mnist5k: Digits, precision: str) -> None:
+    """A whole step's gradients, for one set of parameters; a slope may be negative."""
+    gradients = []
+    for fast in (False, True):
+        torch.manual_seed(0)
+        model = LeNetPP(feature_prelu=True)
+        torch.nn.init.constant_(model.stages[1].weight, -0.3)
+        model.to(memory_format=torch.channels_last)
+        names = [name for name, _ in model.named_parameters()]
+        if fast:
+            vectorize_prelu(model)
+            assert not any(type(layer) is nn.PReLU for layer in model.modules())
+            assert [name for name, _ in model.named_parameters()] == names
+        with autocast(precision, torch.device("cpu"))():
+            features = model(normalize(mnist5k.train_images[:64], 33.32, 78.57))
+        features.square().mean().backward()
+        gradients.append([features, *(p.grad for p in model.parameters())])
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+
+
+def test_vectorized_prelu_in_float64() -> None:
+    layer = nn.Sequential(nn.PReLU(init=0.1).double(), nn.PReLU(3).double())
+    vectorize_prelu(layer)
+    assert type(layer[1]) is nn.PReLU  # one slope a channel
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    slope = layer[0].weight
+    assert torch.autograd.gradcheck(
+        lambda x, slope: torch.func.functional_call(layer[0], {"weight": slope}, x), (x, slope)
+    )

@@ -8,7 +8,6 @@ from torch import nn
 
 import models
 from models import LeNetPP, SoftmaxHead, spread_directions
-from models.prelu import PReLU
 
 
 @pytest.mark.parametrize("feat_dim", [1, 2, 64])
@@ -71,31 +70,3 @@ def test_softmax_head_is_linear_and_ignores_labels() -> None:
 def test_bad_arguments(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("slope", [0.25, -0.3])
-def test_fast_prelu_is_prelu(slope: float, dtype: torch.dtype, layout: torch.memory_format) -> None:
-    """The same values and gradients; also under autocast, as in a bf16 run, and at 0."""
-    x, dy = (torch.randn(6, 8, 5, 5).to(dtype, memory_format=layout) for _ in range(2))
-    x[0, 0] = 0
-    results = []
-    for prelu in (nn.PReLU(init=slope), PReLU(init=slope)):
-        leaf = x.clone().requires_grad_()
-        prelu.to(torch.promote_types(dtype, torch.float32))
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            y = prelu(leaf)
-        y.backward(dy)
-        assert prelu.weight.grad is not None
-        results.append((y, leaf.grad, prelu.weight.grad))
-    for ours, theirs in zip(*results, strict=True):
-        assert ours.dtype == theirs.dtype
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
-
-
-def test_model_loads_weights_of_plain_prelu() -> None:
-    model = LeNetPP(feature_prelu=True)
-    names = {name for name, layer in model.named_modules() if isinstance(layer, nn.PReLU)}
-    assert len(names) == 7
-    assert {f"{name}.weight" for name in names} <= model.state_dict().keys()
