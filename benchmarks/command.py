@@ -82,7 +82,7 @@ def main() -> None:
         print(f"an epoch's figures      {plus_minus(drawing, 2)} s, {share:.1f} % of its training")
         print(f"peak memory of the run  {peak:.2f} GiB, {torch_alone:.2f} of it from importing torch")
         made_on = runs.made_on(runs.read_config(Path(path)))
-    print(f"\n`python benchmarks/command.py {shlex.join(sys.argv[1:])}`, n = {args.rounds}; {usable_cores()} cores; made on {made_on}.")  # fmt: skip
+    print(f"\n`{shlex.join(['python', 'benchmarks/command.py', *sys.argv[1:]])}`, n = {args.rounds}; {usable_cores()} cores; made on {made_on}.")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def main() -> None:
     there = {key: run.path for key, run in wanted.items() if run.path and runs.is_finished(run.path)}
     accuracy = {key: runs.read_epochs_csv(path)[-1]["test_accuracy"] for key, path in there.items()}
     first, *others = VARIANTS
-    print(f"Test accuracy in percent after {args.epochs} epochs, `python benchmarks/precision.py {shlex.join(sys.argv[1:])}`:\n")  # fmt: skip
+    print(f"Test accuracy in percent after {args.epochs} epochs, `{shlex.join(['python', 'benchmarks/precision.py', *sys.argv[1:]])}`:\n")  # fmt: skip
     print("| | " + " | ".join(f"seed {seed}" for seed in args.seeds) + " | mean ± std | n |")
     print("|---" * (len(args.seeds) + 3) + "|")
     for name in VARIANTS:

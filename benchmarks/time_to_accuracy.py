@@ -47,7 +47,7 @@ def main() -> None:
         for reason in sweep.train(missing, jobs=1).values():
             sys.exit(reason)
 
-    print(f"`python benchmarks/time_to_accuracy.py {shlex.join(sys.argv[1:])}`\n")
+    print(f"`{shlex.join(['python', 'benchmarks/time_to_accuracy.py', *sys.argv[1:]])}`\n")
     print("| epochs | test accuracy (%) | seconds of training | each seed | n |\n|---|---|---|---|---|")
     shortest: dict[float, str] = {}
     made_on = set()
@@ -56,11 +56,11 @@ def main() -> None:
         if not there:
             continue
         accuracies, seconds = (list(values) for values in zip(*map(read, there), strict=True))
-        print(f"| {epochs} | {plus_minus(accuracies, 2)} | {plus_minus(seconds, 2)} | {', '.join(f'{a:.2f}' for a in accuracies)} | {len(there)} |")  # fmt: skip
+        print(f"| {epochs} | {plus_minus(accuracies, 2)} | {plus_minus(seconds, 1)} | {', '.join(f'{a:.2f}' for a in accuracies)} | {len(there)} |")  # fmt: skip
         for threshold in THRESHOLDS:
             if min(accuracies) >= threshold:
                 shortest.setdefault(
-                    threshold, f"{epochs} epochs, {plus_minus(seconds, 2)} s of training (n = {len(there)})"
+                    threshold, f"{epochs} epochs, {plus_minus(seconds, 1)} s of training (n = {len(there)})"
                 )
         for path in there:
             made_on.add(runs.made_on(runs.read_config(path)))

@@ -215,7 +215,7 @@ def main() -> None:
         _, loops[f"ours {flags}"], _ = ours(data, device, ["-d", "mnist", *args.more, *flags.split()])
     loops["ordinary"] = ordinary(args.data_root, device, args.workers)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor_name()}, {torch.get_num_threads()} threads"  # fmt: skip
-    print(f"`python benchmarks/train.py {shlex.join(sys.argv[1:])}`")
+    print(f"`{shlex.join(['python', 'benchmarks/train.py', *sys.argv[1:]])}`")
     print(f"{name}; Python {platform.python_version()}, torch {torch.__version__}")
     print(
         f"Ours: {settings['precision']} ({settings['precision_why']}), compile {settings['compile']} ({settings['compile_why']})"
