@@ -162,7 +162,7 @@ def build(settings: dict[str, Any], batches: Batches, num_classes: int, group: G
     spread = group.spread(network.model)
     return Trainer(
         **vars(network),
-        spread=compiled(spread, settings["batch_size"]) if settings["compile"] == "on" else spread,
+        spread=compiled(spread, settings["batch_size"], group.device) if settings["compile"] == "on" else spread,
         center_loss=center_loss,
         **build_optimizers(network.model, network.head, center_loss, settings, batches),
         clip=settings["clip"],

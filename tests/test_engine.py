@@ -21,7 +21,9 @@ from recipes import RECIPES, resolve
 SETTINGS = dict(feat_dim=2, head="softmax")
 
 
-def make_trainer(digits: Digits, weight_cent: float, recipe: str = "default", **by_hand) -> tuple[Trainer, Batches]:
+def make_trainer(
+    digits: Digits, weight_cent: float, recipe: str = "default", device: str = "cpu", **by_hand
+) -> tuple[Trainer, Batches]:
     settings = SETTINGS | resolve(recipe, "mnist", {"max_epoch": 1} | by_hand)
     torch.manual_seed(0)
     batches = Batches(digits.train_images[:256], digits.train_labels[:256], 64, seed=0, shift=settings["shift"])
@@ -31,6 +33,8 @@ def make_trainer(digits: Digits, weight_cent: float, recipe: str = "default", **
         10, 2, update=settings["center_update"], weight=weight_cent,
         init=initial_centers(settings["center_init"], head.weight),
     )  # fmt: skip
+    for module in (model, head, center_loss):
+        module.to(device)
     trainer = Trainer(
         model=model, head=head, center_loss=center_loss, spread=model,
         **build_optimizers(model, head, center_loss, settings, batches),
@@ -142,16 +146,23 @@ def test_initial_centers(name: str) -> None:
         assert centers.abs().max() <= math.sqrt(1.5)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize(
+    "device",
+    [
+        pytest.param("cpu", marks=pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")),
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+    ],
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_compiled_training_is_the_same_training(mnist5k: Digits) -> None:
+def test_compiled_training_is_the_same_training(mnist5k: Digits, device: str) -> None:
     """Four batches in float32, the last smaller than the others."""
+    digits = mnist5k.to(torch.device(device))
     trainers = []
     for compile_ in (False, True):
-        trainer, _ = make_trainer(mnist5k, 0.1)
+        trainer, _ = make_trainer(digits, 0.1, device=device)
         if compile_:
-            trainer.spread = compiled(trainer.model, 64)
-        batches = Batches(mnist5k.train_images[:224], mnist5k.train_labels[:224], 64, seed=0, shift=1)
+            trainer.spread = compiled(trainer.model, 64, torch.device(device))
+        batches = Batches(digits.train_images[:224], digits.train_labels[:224], 64, seed=0, shift=1)
         losses = [loss for _, loss in trainer.train_epoch(batches.epoch(1))]
         assert len(losses) == 4
         trainers.append((trainer, torch.stack(losses)))
