@@ -88,7 +88,7 @@ def compiled(features: Callable[[Tensor], Tensor], batch_size: int, device: torc
 
 def vectorize_prelu(model: nn.Module) -> None:
     """Replace each `nn.PReLU` that has one slope by one whose backward pass CPUs compute in vectors, as they do
-    not torch's own (a tenth of a step, benchmarks/results/train_cpu.txt): the same parameter, values and gradients.
+    not torch's own, a tenth of a step on two cores: the same parameter, values and gradients.
     """
     for module in model.modules():
         for name, layer in module.named_children():

@@ -20,6 +20,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,15 +225,13 @@ def main() -> None:
         f"Batch {BATCH}, {count * BATCH} images a turn, n = {args.rounds} turns, loader with {args.workers} workers\n"
     )
 
-    first = {name: clock(lambda train=train: train(2), device) for name, train in loops.items()}  # type: ignore[misc]
+    first = {name: clock(partial(train, 2), device) for name, train in loops.items()}
     convolutions = Ceiling(device, torch.bfloat16 if settings["precision"] == "bf16" else torch.float32)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     alone: list[float] = []  # milliseconds a step
     for _ in range(args.rounds):
         for name, train in loops.items():
-            start = time.perf_counter()
-            train(count)
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock(partial(train, count), device))
         alone.append(convolutions.milliseconds())
 
     print("| loop | images/s | seconds an epoch | times the ordinary loop | first two batches |")
