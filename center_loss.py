@@ -1,7 +1,7 @@
 """Center loss for PyTorch, in one file: copy it into your project.
 
 Wen, Zhang, Li, Qiao: A Discriminative Feature Learning Approach for Deep Face
-Recognition, ECCV 2016. Needs torch and nothing else. MIT licence.
+Recognition, ECCV 2016. Needs torch and nothing else. MIT license.
 
     center_loss = CenterLoss(num_classes=10, feat_dim=2)
     optimizer_center = torch.optim.SGD(center_loss.parameters(), lr=0.5)
@@ -23,15 +23,15 @@ _LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 class CenterLoss(nn.Module):
-    r"""Pull every feature towards the learned centre of its class.
+    r"""Pull every feature towards the learned center of its class.
 
     .. math:: L_C = k \sum_{i=1}^{B} \lVert x_i - c_{y_i} \rVert^2
 
     (Wen et al., eq. 2) with ``k = 1/B`` for the mean and ``k = 1`` for the sum, times ½
-    if ``half``. The features receive its gradient (eq. 3). The centres receive
+    if ``half``. The features receive its gradient (eq. 3). The centers receive
 
     - ``update="gradient"``: its gradient, as the widely copied implementation does. In an SGD
-      step a centre moves by ``lr * 2 * n / B`` of the way to the mean of its ``n`` samples;
+      step a center moves by ``lr * 2 * n / B`` of the way to the mean of its ``n`` samples;
     - ``update="paper"``: the step of eq. 4, whatever ``half`` and ``reduction`` are,
 
       .. math:: \Delta c_j = \frac{\sum_i \delta(y_i = j)\,(c_j - x_i)}{1 + \sum_i \delta(y_i = j)}
@@ -40,22 +40,22 @@ class CenterLoss(nn.Module):
       weight decay, performs ``c_j <- c_j - alpha * Δc_j``.
 
     Both are multiplied by the gradient that comes from above (loss scaling, a factor outside),
-    and neither by ``weight``. A class that is absent from the batch keeps its centre.
+    and neither by ``weight``. A class that is absent from the batch keeps its center.
 
     Args:
         num_classes: number of classes C, at least 1.
         feat_dim: feature dimension D, at least 1.
-        use_gpu: ``True`` puts the centres on CUDA, or leaves them on the CPU with a warning if
+        use_gpu: ``True`` puts the centers on CUDA, or leaves them on the CPU with a warning if
             there is none; by default (``None``, and ``False``) they follow ``.to(device)``.
         update: ``"gradient"`` or ``"paper"``, see above.
         weight: λ of eq. 5, applied inside: scales the value returned and what the features
-            feel, but not what the centres feel, so that 0 is legal and centres still learn.
+            feel, but not what the centers feel, so that 0 is legal and centers still learn.
         half: whether the ½ of eq. 2 is there; by default only with ``update="paper"``.
         reduction: ``"mean"`` or ``"sum"`` over the batch.
         init: ``"normal"`` (standard normal), ``"zeros"``, ``"circle"`` (evenly spaced on a circle
             in the first two dimensions), or a tensor of shape (C, D).
         radius: radius of that circle, in feature units.
-        sparse: give the centres a sparse gradient, so that a step costs O(B·D) and not O(C·D).
+        sparse: give the centers a sparse gradient, so that a step costs O(B·D) and not O(C·D).
             For ``torch.optim.SGD`` without momentum and weight decay, or ``SparseAdam``.
         exchange: whether processes exchange their batches where that is needed, see below; False
             if every process is given the gathered features of all of them.
@@ -65,9 +65,9 @@ class CenterLoss(nn.Module):
         last_value: scalar, detached: the loss of the last call without ``weight``.
 
     Under DistributedDataParallel wrap the loss as well as the network: the mean of the ranks' losses,
-    the gradients and the centres are then those of one process with all the samples (with
+    the gradients and the centers are then those of one process with all the samples (with
     ``reduction="mean"`` and batches of one size). With ``sparse=True`` do not wrap it: it exchanges
-    the rows itself; start it from the same centres in every process.
+    the rows itself; start it from the same centers in every process.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -114,12 +114,12 @@ class CenterLoss(nn.Module):
             self.cuda()
         elif use_gpu:
             warnings.warn(
-                "CenterLoss(use_gpu=True): no CUDA device here, the centres stay on the CPU",
+                "CenterLoss(use_gpu=True): no CUDA device here, the centers stay on the CPU",
                 stacklevel=2,
             )
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return ``weight`` times the centre loss of a batch, a scalar.
+        """Return ``weight`` times the center loss of a batch, a scalar.
 
         Args:
             features: floating point, (B, D) or (B, D, 1, 1), any range. Half precision is
@@ -148,12 +148,12 @@ class CenterLoss(nn.Module):
             value = k * F.mse_loss(features, centers.detach(), reduction="sum")
             self.last_value = value.detach()
 
-            # What the centres feel: a term that has their gradient and adds nothing to the value.
+            # What the centers feel: a term that has their gradient and adds nothing to the value.
             pull = self._pull(features.detach(), centers, labels, k)
             return self.weight * value + (pull - pull.detach())
 
     def _pull(self, features: Tensor, centers: Tensor, labels: Tensor, k: float) -> Tensor:
-        """Return a scalar whose gradient with respect to the centres is what they shall receive."""
+        """Return a scalar whose gradient with respect to the centers is what they shall receive."""
         gap = centers.detach() - features  # (B, D)
         if self._exchanges():
             gap, labels = _all_gather_batch(gap, labels)  # (sum of B, D)
@@ -172,7 +172,7 @@ class CenterLoss(nn.Module):
         return wanted and torch.is_grad_enabled() and self.centers.requires_grad and _world_size() > 1
 
     def _gather(self, labels: Tensor) -> Tensor:
-        """Return each sample's centre, (B, D); an index kernel, which checks the range on the CPU."""
+        """Return each sample's center, (B, D); an index kernel, which checks the range on the CPU."""
         if torch.compiler.is_compiling() or labels.is_cuda:
             in_range = ((labels >= 0) & (labels < self.num_classes)).all()
             torch._assert_async(in_range, f"labels must lie in [0, {self.num_classes})")

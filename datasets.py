@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils import UserError
+
 SIDE = 28
 STALL_SECONDS = 30.0
 LARGEST_IDX = 1 << 30  # bytes: no header makes us read more
@@ -33,8 +35,8 @@ EXPECTED = {  # file stem: shape
 }
 
 
-class DataError(Exception):
-    """Data that cannot be had or cannot be trusted; the message is one line for the user."""
+class DataError(UserError):
+    """Data that cannot be had or cannot be trusted."""
 
 
 class Unavailable(DataError):
@@ -106,7 +108,7 @@ class Digits:
             test_labels=test[test >= 0],
         )
 
-    def part(self, known_classes: Sequence[int] | None, hold_out: int) -> tuple[Digits, Tensor, Tensor]:
+    def for_training(self, known_classes: Sequence[int] | None, hold_out: int) -> tuple[Digits, Tensor, Tensor]:
         """Return what a run with these flags trains and tests on, and the images and labels that it keeps
         out of its training."""
         return (self.only(known_classes) if known_classes else self).hold_out(hold_out)
@@ -409,6 +411,6 @@ class Batches:
 
 
 def normalize(images: Tensor, mean: float, std: float) -> Tensor:
-    """Return (images - mean) / std, grey levels 0 to 255, as float32 (B, 1, 28, 28), channels last."""
+    """Return (images - mean) / std, gray levels 0 to 255, as float32 (B, 1, 28, 28), channels last."""
     normalized = (images.unsqueeze(1).float() - mean) / std
     return normalized.contiguous(memory_format=torch.channels_last)

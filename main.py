@@ -5,170 +5,266 @@ python main.py --gpu 0 --plot
 
 from __future__ import annotations
 
-import argparse
 import os
-import signal
 import sys
-import time
-from typing import TYPE_CHECKING
 
-from arguments import parse_arguments
+from training.arguments import Request, parse_arguments
 
-if TYPE_CHECKING:
-    from prepare import Run
-    from utils import LossMeter, RunLog
-
-# Torch is imported inside the functions, behind the parsing: --help and a bad flag answer at once.
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
+if __name__ == "__main__":
     if os.environ.get("RANK", "0") != "0":  # of the processes that torchrun starts the first one speaks
         sys.stdout = open(os.devnull, "w")
-    args = parse_arguments(argv)
-    if args.workers is not None:
-        print("Note: --workers does nothing: the images lie on the device, there is nothing left for workers to do")
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a console without λ
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    REQUEST = parse_arguments()
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import datasets
+import utils
+from datasets import Digits
+from rundir.directory import check_save_dir, how_to_go_on, make_run_directory, refuse_links, write_config
+from rundir.loading import Checkpoint, check_same_plan, load_checkpoint, load_state, restore_random_states
+from rundir.writing import (  # fmt: skip
+    Drawer,
+    Events,
+    LossMeter,
+    RunLog,
+    random_states,
+    require_tensorboard,
+    save_checkpoint,
+    save_features,
+)
+from training.building import Training, build_training
+from training.hardware import choose_device, decide
+from training.parallel import Group
+from training.settings import Choice, Options, Plan, resolve, take
+from training.trainer import Diverged
+from utils import Interrupted, UserError
+
+
+def main(argv: list[str]) -> int:
+    """Run a command line; return the exit status."""
+    return run(parse_arguments(argv))
+
+
+def run(request: Request) -> int:
+    """Train as asked for; return the exit status."""
+    for note in request.notes:
+        print(note)
+    return utils.run_command("main.py", partial(train, request))
+
+
+def train(request: Request) -> int:
+    """Lead the training, or follow the process that does."""
+    device, device_line = choose_device(request.gpu, request.use_cpu)
+    group = Group(device)
     try:
-        return report_errors(args)
-    except KeyboardInterrupt as interrupt:
-        print(f"\nInterrupted. {interrupt}", file=sys.stderr)
-        return 130
+        if group.rank == 0:
+            lead(request, group, device_line)
+        else:
+            follow(group)
     finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def report_errors(args: argparse.Namespace) -> int:
-    """Train; turn what can go wrong into one line and an exit status."""
-    import torch
-
-    from datasets import DataError
-    from engine import Diverged
-    from utils import RunError
-
-    try:
-        train(args)
-    except (RunError, DataError, ValueError) as error:
-        print(f"main.py: error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of a pipe has left
-        sys.stderr.close()
-        return 1
-    except OSError as error:  # a full disk, for one
-        print(f"main.py: stopped: {error.filename or 'output'}: {error.strerror or error}", file=sys.stderr)
-        return 1
-    except torch.OutOfMemoryError:
-        print("main.py: error: the GPU's memory is full; try a smaller --batch-size", file=sys.stderr)
-        return 1
-    except Diverged as error:
-        print(f"main.py: stopped: {error}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            raise
-        reason = str(error).strip().splitlines()[0]
-        print(f"main.py: stopped: process {os.environ['RANK']}: {reason}", file=sys.stderr)
-        return 1
+        group.leave()
     return 0
 
 
-def train(args: argparse.Namespace) -> None:
-    """Build a run, or take one up, and loop over its epochs."""
-    from hardware import choose_device
-    from parallel import Group
-    from prepare import prepare, take_part
+@dataclass
+class Session:
+    """A run that trains from epoch `first` on: what the first process decides for all."""
 
-    device, device_line = choose_device(args.gpu, args.use_cpu)
-    group = Group(device)
+    plan: Plan
+    checkpoint: Checkpoint | None
+    stop_after: int | None
+    directory: Path = Path()
+    best: float = -1.0
+    elapsed: float = 0.0  # seconds, in earlier sessions
+
+    def build(self, group: Group, data: Digits) -> Training:
+        """Return what trains, from the seed or the checkpoint."""
+        training = build_training(self.plan, data, group)
+        if self.checkpoint is not None:
+            load_state(training.trainer, self.checkpoint, self.directory)
+            restore_random_states(self.checkpoint.states.get("random"))
+            self.best, self.elapsed = self.checkpoint.best, self.checkpoint.elapsed
+        self.first = self.checkpoint.epoch + 1 if self.checkpoint else 1
+        self.last = min(training.epochs, self.stop_after or training.epochs)
+        return training
+
+
+def lead(request: Request, group: Group, device_line: str) -> None:
+    """Settings → data → trainer → run directory → epochs."""
+    # Settings: the recipe's and the flags', or those of the run that is taken up again.
+    checkpoint = take_up(request)
+    there = checkpoint.plan if checkpoint else None
+    options = take(there.options, request.options, request.by_hand) if there else request.options
+    if options.tensorboard:
+        require_tensorboard()
+
+    # Data: verified, on the CPU.
+    notices: list[str] = []
+    name = there.settings.dataset if there else request.settings.dataset
+    data = datasets.load(name, Path(options.data_root), notices.append)
+    if checkpoint and checkpoint.checksums != data.checksums:
+        raise UserError(f"{request.resume}: was trained on other data than there is in {options.data_root}")
+
+    # Trainer: the same in every process.
+    plan = replace(there, options=options) if there else decided(request, options, data.name, group)
+    session = group.agree(Session(plan, checkpoint, request.stop_after, request.resume or Path()))
+    training = session.build(group, data)
+
+    # Run directory: a new one, or the one that is resumed.
+    if checkpoint:
+        print(f"{device_line}. Resuming {session.directory} after epoch {checkpoint.epoch}")
+        if session.first > training.epochs:
+            print(f"{session.directory}: already finished, after epoch {training.epochs}")
+        cut = session.first <= session.last
+        log = RunLog(session.directory, data.name, checkpoint.sizes, checkpoint.tail, cut)
+    else:
+        session.directory = make_run_directory(request.save_dir, run_name(plan), request.overwrite)
+        write_config(session.directory, plan, training.data, training.epochs, group.device, group.size)
+        log = RunLog(session.directory, data.name)
+        greet(log, session, training, [device_line, f"Creating dataset: {data.name}", *notices])
+
+    # Epochs.
     try:
-        if group.rank > 0:
-            follow(take_part(group))
-        else:
-            lead(*prepare(args, group, device_line))
+        train_epochs(session, training, log)
+    except KeyboardInterrupt:
+        raise Interrupted(how_to_go_on(session.directory)) from None
     finally:
-        group.leave()
+        log.close()
 
 
-def lead(run: Run, log: RunLog) -> None:
-    """Train, evaluate, log, draw and save, epoch by epoch."""
-    import utils
+def follow(group: Group) -> None:
+    """Take part in the training that the first process leads; write nothing."""
+    session: Session = group.agree(None)
+    data = datasets.load(session.plan.settings.dataset, Path(session.plan.options.data_root))
+    training = session.build(group, data)
+    for epoch in range(session.first, session.last + 1):
+        for _ in training.trainer.train_epoch(training.batches_of(epoch)[0]):
+            pass
 
+
+def take_up(request: Request) -> Checkpoint | None:
+    """Return the checkpoint of the run that is to be resumed; check that a new run has a place."""
+    if request.resume is None:
+        check_save_dir(request.save_dir, request.overwrite)
+        return None
+    refuse_links(request.resume)
+    checkpoint = load_checkpoint(request.resume / "checkpoint.pt")
+    free = {*vars(request.options)}  # may change
+    asked = vars(request.settings) | vars(request.execution)
+    check_same_plan(request.resume, checkpoint.plan, {name: asked[name] for name in request.by_hand - free})
+    return checkpoint
+
+
+def decided(request: Request, options: Options, dataset: str, group: Group) -> Plan:
+    """Return the plan of a new run, with everything that was left open decided."""
+    settings = resolve(request.settings, request.by_hand, dataset)
+    settings, execution, choices = decide(settings, request.execution, group.device)
+    why = "as asked for" if request.settings.dataset == dataset else "MNIST first, else the digits that are here"
+    choices["dataset"] = Choice(request.settings.dataset, why)
+    return Plan(settings=settings, execution=execution, options=options, choices=choices)
+
+
+def run_name(plan: Plan) -> str:
+    """Return what a run's directory is called: its losses."""
+    settings = plan.settings
+    center = ["center"] if settings.weight_cent > 0 else []
+    head = [] if settings.head == "softmax" and center else [settings.head]
+    return "+".join(head + center)
+
+
+def greet(log: RunLog, session: Session, training: Training, first_lines: list[str]) -> None:
+    """Log what is about to be trained."""
+    plan, data = session.plan, training.data
+    settings = plan.settings
+    for line in first_lines:
+        log(line)
+    classes = "" if len(data.classes) == 10 else f" of the classes {', '.join(map(str, data.classes))}"
+    held = f"; {settings.hold_out} training images held out" if settings.hold_out else ""
+    log(f"{len(data.train_labels)} training and {len(data.test_labels)} test images{classes}{held}")
+    log(f"Creating model: {settings.model} ({settings.feat_dim}-D features, {settings.head} head)")
+    log(f"Recipe: {settings.recipe}, seed {settings.seed}")
+    log(f"Precision: {settings.precision}, {plan.choices['precision'].why}. Compile: {plan.execution.compile}, {plan.choices['compile'].why}")  # fmt: skip
+    log(f"Loss = XentLoss + {settings.weight_cent:g} * CenterLoss (centers: {settings.center_update} update)")
+    log(f"Run directory: {session.directory}")
+
+
+def train_epochs(session: Session, training: Training, log: RunLog) -> None:
+    """Train what is left of a run; draw, film and say what has become of it."""
     start = time.monotonic()
-    options, data, trainer = run.options, run.data, run.trainer
-    drawer = utils.Drawer(run.path, log)
-    events = utils.Events(run.path) if options["tensorboard"] else None
-    if options["plot"]:
+    options, directory = session.plan.options, session.directory
+    drawer = Drawer(directory, log)
+    events = Events(directory) if options.tensorboard else None
+    if options.plot:
         drawer.draw_missing()  # of a run that was cut off
     try:
-        for epoch in range(run.first, run.last + 1):
-            log(f"==> Epoch {epoch}/{run.epochs}")
-            epoch_start = time.monotonic()
-            meter = run_epoch(run, log, epoch)
-            seconds = time.monotonic() - epoch_start
-
-            test_loss = accuracy = None
-            plot = options["plot"] and (epoch % options["plot_freq"] == 0 or epoch == run.last)
-            if plot or epoch == run.last or epoch % options["eval_freq"] == 0:
-                log("==> Test")
-                test = trainer.evaluate(data.test_images, data.test_labels)
-                test_loss, accuracy = test.loss, test.accuracy
-                log(f"Accuracy (%): {accuracy:.2f}\t Error rate (%): {100 - accuracy:.2f}")
-            log.epoch_row(epoch, meter.mean_loss, test_loss, accuracy, seconds)
-            if events is not None:
-                events.scalars(epoch, meter, test_loss, accuracy)
-            if plot or epoch == run.last:
-                train_set = trainer.evaluate(data.train_images, data.train_labels)
-                utils.save_features(run.path, epoch, trainer.center_loss.centers, train=train_set, test=test)
-            if plot:
+        for epoch in range(session.first, session.last + 1):
+            log(f"==> Epoch {epoch}/{training.epochs}")
+            meter, seconds = train_epoch(session, training, log, epoch)
+            drawn = options.plot and (epoch % options.plot_freq == 0 or epoch == session.last)
+            end_epoch(session, training, log, epoch, meter, seconds, drawn, start, events)
+            if drawn:
                 drawer.draw(epoch)
-
-            better = accuracy is not None and accuracy > run.best
-            run.best = max(run.best, accuracy if accuracy is not None else run.best)
-            state = run.checkpoint(epoch, run.elapsed + time.monotonic() - start, log.sizes())
-            if better:
-                utils.save_checkpoint(run.path / "best.pt", state)
-            utils.save_checkpoint(run.path / "checkpoint.pt", state)
-        trained = run.first <= run.last
-        if options["animate"] and run.last == run.epochs and (trained or not (run.path / "animation.gif").exists()):
+        trained = session.first <= session.last
+        whole = session.last == training.epochs
+        if options.animate and whole and (trained or not (directory / "animation.gif").exists()):
             drawer.animate()
-        if trained:
-            log(f"Finished. Total elapsed time (h:m:s): {utils.hours(run.elapsed + time.monotonic() - start)}")
-        if run.first > run.epochs:
-            print(f"{run.path}: already finished, after epoch {run.epochs}")
-        elif run.last < run.epochs:
-            print(f"Stopped after epoch {max(run.last, run.first - 1)} of {run.epochs}. {utils.how_to_go_on(run.path)}")
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(utils.how_to_go_on(run.path)) from None
+        if trained and whole:
+            log(f"Finished. Total elapsed time (h:m:s): {utils.hours(session.elapsed + time.monotonic() - start)}")
+        if not whole:
+            done = max(session.last, session.first - 1)
+            print(f"Stopped after epoch {done} of {training.epochs}. {how_to_go_on(directory)}")
     finally:
         drawer.finish()
         if events is not None:
             events.close()
-        log.close()
 
 
-def follow(run: Run) -> None:
-    """Take part in the training that the first process leads; write nothing."""
-    for epoch in range(run.first, run.last + 1):
-        for _ in run.trainer.train_epoch(run.batches_of(epoch)[0]):
-            pass
-
-
-def run_epoch(run: Run, log: RunLog, epoch: int) -> LossMeter:
-    """Train one epoch; return its losses."""
-    from engine import Diverged
-    from utils import LossMeter, how_to_go_on, progress_bar
-
-    batches, count = run.batches_of(epoch)
-    meter = LossMeter(log, epoch, count, run.settings["weight_cent"], run.options["print_freq"])
-    for lr, losses in progress_bar(run.trainer.train_epoch(batches), count, f"Epoch {epoch}/{run.epochs}"):
+def train_epoch(session: Session, training: Training, log: RunLog, epoch: int) -> tuple[LossMeter, float]:
+    """Train one epoch; return its losses and the seconds that it took."""
+    start = time.monotonic()
+    batches, count = training.batches_of(epoch)
+    plan = session.plan
+    meter = LossMeter(log, epoch, count, plan.settings.weight_cent, plan.options.print_freq)
+    steps = training.trainer.train_epoch(batches)
+    for lr, losses in utils.progress_bar(steps, count, f"Epoch {epoch}/{training.epochs}"):
         if not meter.add(lr, losses):
             raise Diverged(
                 f"the loss is not finite at batch {meter.count} of epoch {epoch}. Try a smaller --lr-model, "
-                f"a smaller --weight-cent or --precision fp32. {how_to_go_on(run.path)}"
+                f"a smaller --weight-cent or --precision fp32. {how_to_go_on(session.directory)}"
             )
-    return meter
+    return meter, time.monotonic() - start
+
+
+def end_epoch(
+    session: Session, training: Training, log: RunLog, epoch: int, meter: LossMeter, seconds: float,
+    drawn: bool, start: float, events: Events | None,
+) -> None:  # fmt: skip
+    """Evaluate, keep features and checkpoint, and, when they are on the disk, say how the epoch went."""
+    data, trainer, directory = training.data, training.trainer, session.directory
+    keep = drawn or epoch == session.last
+    test_loss = accuracy = None
+    if keep or epoch % session.plan.options.eval_freq == 0:
+        log("==> Test")
+        test = trainer.evaluate(data.test_images, data.test_labels)
+        test_loss, accuracy = test.loss, test.accuracy
+    if keep:
+        train_set = trainer.evaluate(data.train_images, data.train_labels)
+        save_features(directory, epoch, trainer.center_loss.centers, train=train_set, test=test)
+    log.prepare_epoch(epoch, meter.mean_loss, test_loss, accuracy, seconds)
+    better = accuracy is not None and accuracy > session.best
+    session.best = max(session.best, accuracy if accuracy is not None else session.best)
+    state = trainer.state_dict() | session.plan.to_json() | {
+        "random": random_states(), "checksums": data.checksums, "epoch": epoch, "best": session.best,
+        "elapsed": session.elapsed + time.monotonic() - start, "sizes": log.sizes(), "tail": log.tail,
+    }  # fmt: skip
+    save_checkpoint(state, *([directory / "best.pt"] if better else []), directory / "checkpoint.pt")
+    log.report_epoch()
+    if events is not None:
+        events.scalars(epoch, meter, test_loss, accuracy)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(REQUEST))

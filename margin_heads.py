@@ -2,7 +2,7 @@
 
 ArcFace: Deng, Guo, Xue, Zafeiriou: ArcFace: Additive Angular Margin Loss for Deep Face
 Recognition, CVPR 2019, eq. 3. CosFace: Wang et al.: CosFace: Large Margin Cosine Loss for Deep
-Face Recognition, CVPR 2018, eq. 4. Needs torch and nothing else. MIT licence.
+Face Recognition, CVPR 2018, eq. 4. Needs torch and nothing else. MIT license.
 
     head = ArcFace(feat_dim=512, num_classes=10575, s=64.0, m=0.5)
     loss = F.cross_entropy(head(features, labels), labels)   # training: with the margin
@@ -90,7 +90,7 @@ class ArcFace(MarginHead):
 
     Args:
         feat_dim: feature dimension D.
-        num_classes: number of classes C. With D = 2, neighbours are ``2π/C`` apart, and all can
+        num_classes: number of classes C. With D = 2, neighbors are ``2π/C`` apart, and all can
             be right with their margin only if ``m < 2π/C`` (0.63 for 10 classes).
         s: scale, positive. The paper's value is 64; the default is for D = 2 and C = 10.
         m: margin in radians, in [0, π/2]. The paper's value is 0.5; the default is for D = 2.

@@ -1,4 +1,4 @@
-"""Time and peak memory of a centre-loss step: forward + backward + SGD on the centres.
+"""Time and peak memory of a center-loss step: forward + backward + SGD on the centers.
 
     python benchmarks/center_loss.py | tee benchmarks/results/center_loss.txt
 
@@ -104,7 +104,7 @@ def main() -> None:
         f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
     )
     print(
-        "forward + backward + centre step, checks included; median (fastest to slowest) of alternating rounds; peak memory incl. centres"
+        "forward + backward + center step, checks included; median (fastest to slowest) of alternating rounds; peak memory incl. centers"
     )
     print(f"{'C':>9} {'D':>4} {'B':>4} | {'ours ms':>26} {'MiB':>7} | {'direct ms':>30} {'MiB':>7} | ratio")
     for shape in SHAPES:

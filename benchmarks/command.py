@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import runs
+
 from utils import HERE, plus_minus, usable_cores
 
 GIB = 2**30

@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from runs import made_on, read_config, read_epochs_csv
+
 from utils import HERE, plus_minus
 
 FLAGS: dict[str, list[str]] = {"ten": [], "two": ["--max-epoch", "2"]}  # of the runs, by name

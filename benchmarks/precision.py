@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import runs
 import sweep
+
 from utils import plus_minus
 
 VARIANTS = {  # the first is what the others are held against

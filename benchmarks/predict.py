@@ -3,7 +3,7 @@
     python benchmarks/predict.py --run log/held-out > benchmarks/results/predict.txt
 
 Takes 500 test digits, 50 of each class, changes them in several ways, and runs each through what
-predict.py does with a file: read, found, centred, classified.
+predict.py does with a file: read, found, centered, classified.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
-
-import datasets
 import metrics
 import openset
 import plots
-from predict import BadImage, Prediction, Reader, from_grey, read_image, to_digit
+import torch
 from runs import epochs_of, read_run
+
+import datasets
+from predict import BadImage, Prediction, Reader, from_gray, read_image, to_digit
 from utils import processor_name
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -48,7 +48,7 @@ def inverted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def colored(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Return it in one colour on a ground of another, at least 120 of 441 away."""
+    """Return it in one color on a ground of another, at least 120 of 441 away."""
     ink = ground = np.zeros(3)
     while np.linalg.norm(ink - ground) < 120:
         ink, ground = rng.uniform(0, 255, (2, 3))
@@ -57,7 +57,7 @@ def colored(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def everything(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Return it rescaled, every second one inverted, then on a coloured ground."""
+    """Return it rescaled, every second one inverted, then on a colored ground."""
     image = rescaled(image, rng)
     return colored(inverted(image, rng) if rng.random() < 0.5 else image, rng)
 
@@ -78,8 +78,8 @@ CHANGES: dict[str, Change] = {
     "as they are": lambda image, rng: image,
     "inverted": inverted,
     "rescaled, 20 to 400 pixels": rescaled,
-    "coloured ink and ground": colored,
-    "rescaled, half of them inverted, coloured": everything,
+    "colored ink and ground": colored,
+    "rescaled, half of them inverted, colored": everything,
     "the same with margins, shadow and noise": shaded,
 }
 
@@ -113,7 +113,7 @@ def main() -> None:
     settings, dataset = run.settings, run.config["dataset"]
     print(f"Run: {plots.loss_name(settings)}, {settings['recipe']} recipe, {epochs_of(run.path)[1]} epochs, seed {settings['seed']}, {dataset['train']} training images, test accuracy {metrics.accuracy(run.arrays['test_predictions'], run.arrays['test_labels']):.2f} %")  # fmt: skip
     print(f"{processor_name()}, Python {platform.python_version()}, torch {torch.__version__}")
-    print(f"Unknown: over {reader.threshold:.2f} from the centre, as 1 % of {reader.calibrated_on} training digits are, held out: {reader.held_out}\n")  # fmt: skip
+    print(f"Unknown: over {reader.threshold:.2f} from the center, as 1 % of {reader.calibrated_on} training digits are, held out: {reader.held_out}\n")  # fmt: skip
 
     share = 500 // len(data.classes)
     chosen = torch.cat([(data.test_labels == label).nonzero()[:share, 0] for label in range(len(data.classes))])
@@ -132,7 +132,7 @@ def main() -> None:
 
     letters = datasets.load_images(args.letters, openset.data_root(run)).numpy()
     found = [
-        one for one in read(reader, [partial(to_digit, from_grey(letter)) for letter in letters]) if one is not None
+        one for one in read(reader, [partial(to_digit, from_gray(letter)) for letter in letters]) if one is not None
     ]
     unknown = 100 * np.mean([not one.known for one in found])
     print(

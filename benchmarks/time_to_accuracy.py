@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import runs
 import sweep
+
 from utils import plus_minus
 
 THRESHOLDS = (98.51, 99.0)  # what the widely copied code logs at its epoch 30; a round number

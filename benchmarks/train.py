@@ -26,18 +26,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import prepare
 import torch
 import torch.nn.functional as F
-from torch import nn
-
-import prepare
 from arguments import BASICS, OPTIONS, parse_arguments
-from center_loss import CenterLoss
-from datasets import Digits, load
 from engine import Trainer
 from hardware import autocast, choose_device
-from models import LeNetPP, SoftmaxHead
 from parallel import Group
+from torch import nn
+
+from center_loss import CenterLoss
+from datasets import Digits, load
+from models import LeNetPP, SoftmaxHead
 from utils import plus_minus, processor_name
 
 BATCH = 128

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,21 +42,49 @@ def mnist5k() -> datasets.Digits:
     return datasets.load("mnist5k", Path("nowhere"))
 
 
+def run_here(program: Callable[[list[str]], int], *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command's `main` in this process, which spares the import of torch; return what it printed."""
+    out, err = io.StringIO(), io.StringIO()
+    words = list(map(str, arguments))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            status = program(words)
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
+    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture(scope="session")
 def run_main() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run main.py with these arguments; the log goes where `cwd` is, not into the repository."""
+    """Run main.py with these arguments, in this process."""
+    import main
 
-    def run(*arguments: object, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONWARNINGS": "error::DeprecationWarning:__main__"},
-        )
+    return partial(run_here, main.main)
 
-    return run
+
+def spawn(program: str, *arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process of its own, as a user does; an end that never comes is the test run's to see."""
+    options: dict[str, Any] = {"env": os.environ | {"PYTHONWARNINGS": "error::DeprecationWarning:__main__"}} | more
+    return subprocess.run(
+        [sys.executable, str(ROOT / program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        **options,
+    )
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def wait_until(there: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    """Wait for what a process is to bring about, however slow the machine is, unless it ends before."""
+    while not there() and process.poll() is None:
+        time.sleep(0.02)
 
 
 def write_idx(path: Path, array) -> Path:  # type: ignore[no-untyped-def]

@@ -35,7 +35,7 @@ def wait_for(process: subprocess.Popen[bytes], path: Path, moment: str, rng: ran
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         return
-    while process.poll() is None and not (path / ".checkpoint.pt.partial").exists():
+    while process.poll() is None and not any(path.glob(".partial-*-checkpoint.pt")):
         time.sleep(0.0005)
 
 
@@ -83,13 +83,13 @@ def kill_and_resume(folder: Path, kills: int, seed: int = 0) -> dict[str, int]:
     counts = {"while a checkpoint was being written": 0, "elsewhere": 0, "after the end": 0}
     for number in range(kills):
         moment = "checkpoint" if number % 2 == 0 else "anywhen"
-        (killed / ".checkpoint.pt.partial").unlink(missing_ok=True)  # of the kill before
+        [file.unlink() for file in killed.glob(".partial-*")]  # of the kill before
         process = start(killed, flags)
         wait_for(process, killed, moment, rng)
         process.send_signal(signal.SIGKILL)
         if process.wait() != -signal.SIGKILL:
             counts["after the end"] += 1
-        elif (killed / ".checkpoint.pt.partial").exists():
+        elif any(killed.glob(".partial-*-checkpoint.pt")):
             counts["while a checkpoint was being written"] += 1
         else:
             counts["elsewhere"] += 1

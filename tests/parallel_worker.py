@@ -14,24 +14,24 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import datasets
-import engine
-import prepare
-from arguments import BASICS
-from parallel import Group
-from recipes import resolve
+from training import building
+from training import trainer as loop
+from training.parallel import Group
+from training.settings import Execution, Settings, resolve
 
 
 def train(group: Group, path: Path, recipe: str) -> None:
-    settings = BASICS | resolve(recipe, "mnist", {"batch_size": 7, "max_epoch": 1, "precision": "fp32"})
+    asked = Settings(recipe=recipe, batch_size=7, max_epoch=1, precision="fp32")
+    settings = resolve(asked, {"batch_size", "max_epoch", "precision"}, "mnist")
     data = datasets.load("mnist5k", Path("nowhere"))
     some = torch.arange(0, 4_000, 4_000 // 136)[:136]
-    batches = datasets.Batches(data.train_images[some], data.train_labels[some], 7, seed=1, shift=settings["shift"])
-    trainer = prepare.build(settings, batches, 10, group)
+    batches = datasets.Batches(data.train_images[some], data.train_labels[some], 7, seed=1, shift=settings.shift)
+    trainer = building.build_trainer(settings, Execution(compile="off"), batches, 10, group)
     for module in (trainer.model, trainer.head, trainer.center_loss):
         module.double()
-    trainer.spread = group.spread(trainer.model)
+    trainer.forward = group.over_all(trainer.model)
     trainer.precision = contextlib.nullcontext
-    engine.normalize = lambda *arguments: datasets.normalize(*arguments).double()
+    loop.normalize = lambda *arguments: datasets.normalize(*arguments).double()
     losses = torch.stack([values for _, values in trainer.train_epoch(batches.epoch(1))])
     assert len(losses) == 20
     if group.rank == 0:

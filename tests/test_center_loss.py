@@ -116,8 +116,8 @@ def test_paper_step_is_equation_4(sparse: bool, weight: float, n: int, reduction
 
 
 def test_equation_4_worked_by_hand() -> None:
-    # Two samples of class 0 at 1 and 4, centre 0 at 0: Δc = ((0 - 1) + (0 - 4)) / (1 + 2) = -5/3.
-    # One sample of class 1 at 2, centre 1 at 10: Δc = (10 - 2) / (1 + 1) = 4. Class 2 is absent.
+    # Two samples of class 0 at 1 and 4, center 0 at 0: Δc = ((0 - 1) + (0 - 4)) / (1 + 2) = -5/3.
+    # One sample of class 1 at 2, center 1 at 10: Δc = (10 - 2) / (1 + 1) = 4. Class 2 is absent.
     loss = CenterLoss(3, 1, update="paper", init=torch.tensor([[0.0], [10.0], [7.0]]))
     loss(torch.tensor([[1.0], [4.0], [2.0]]), torch.tensor([0, 0, 1])).backward()
     torch.testing.assert_close(loss.centers.grad, torch.tensor([[-5 / 3], [4.0], [0.0]]))
@@ -153,7 +153,7 @@ def test_weight_reaches_features_and_not_centers(update: str) -> None:
 
 @pytest.mark.parametrize("update", ["gradient", "paper"])
 def test_single_optimizer_with_rescaled_gradient(update: str) -> None:
-    """The published second usage: λ outside, then the centres' gradient divided by λ."""
+    """The published second usage: λ outside, then the centers' gradient divided by λ."""
     features, labels = random_batch(dtype=torch.float32)
     loss = CenterLoss(5, 3, update=update)
     before = loss.centers.detach().clone()

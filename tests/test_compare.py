@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, write_idx
+from conftest import ROOT, rows, run_here, spawn, wait_until, write_idx
 
 import compare
-import metrics
-import sweep
-from openset import Scored
-from runs import FinishedRun, epochs_of, is_finished, read_run
+from analysis import metrics, sweep, tables
+from analysis.comparison import parse_comparison
+from analysis.openset import Scored
+from analysis.wanted import Wanted
+from rundir.reading import Record, Run, epochs_of, is_finished, read_run
+from training.settings import Execution, Options, Plan, Settings
 
 # Two digits, one epoch: seconds.
 QUICK = ["--", "-d", "mnist5k", "--use-cpu", "--known-classes", "3", "8", "--max-epoch", "1", "--batch-size", "128"]
 
 
-def run_compare(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "compare.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
-
-
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Softmax and centre loss, two seeds of each, two at once; and what was printed."""
+    """Softmax and center loss, two seeds of each, two at once; and what was printed."""
     out = tmp_path_factory.mktemp("log") / "compare"
-    done = run_compare("--seeds", 1, 2, "--jobs", 2, "--out", out, *QUICK)
+    done = spawn("compare.py", "--seeds", 1, 2, "--jobs", 2, "--out", out, *QUICK)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return out, done.stdout
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def test_it_trains_each_loss_with_each_seed(compared: tuple[Path, str]) -> None:
@@ -102,7 +92,7 @@ def test_started_again_it_trains_what_is_missing_alone(compared: tuple[Path, str
     out, _ = compared
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/config.json")}
     table = (out / "comparison.csv").read_text()
-    again = run_compare("--seeds", 1, 2, "--out", out, *QUICK)
+    again = run_here(compare.main, "--seeds", 1, 2, "--out", out, *QUICK)
     assert again.returncode == 0, again.stderr
     assert "4 runs, 4 of them are there" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/config.json")} == before
@@ -115,7 +105,7 @@ def test_runs_are_compared_without_training(compared: tuple[Path, str], tmp_path
     shutil.copytree(out / "runs" / "center-1", elsewhere)
     letters = np.random.default_rng(0).integers(0, 256, (50, 28, 28), dtype=np.uint8)
     write_idx(tmp_path / "letters" / "raw" / "t10k-images-idx3-ubyte", letters)
-    done = run_compare("--runs", elsewhere, "--out", tmp_path / "out", "--unknowns", tmp_path / "letters")
+    done = run_here(compare.main, "--runs", elsewhere, "--out", tmp_path / "out", "--unknowns", tmp_path / "letters")
     assert done.returncode == 0, done.stderr
     (row,) = rows(tmp_path / "out" / "runs.csv")
     (same,) = (run for run in rows(out / "runs.csv") if run["run"].endswith("center-1"))
@@ -135,7 +125,7 @@ def test_settings_decide_what_is_reused(compared: tuple[Path, str], tmp_path: Pa
     everything = [flag for flag in flags if flag not in ("--known-classes", "3", "8")]
     assert not sweep.is_that_run(path, everything)
     assert not sweep.is_that_run(tmp_path, flags)
-    wanted = [sweep.Wanted("center-1", flags), sweep.Wanted("center-1", [*flags, "--max-epoch", "2"])]
+    wanted = [Wanted("center-1", flags), Wanted("center-1", [*flags, "--max-epoch", "2"])]
     (missing,) = sweep.find(wanted, path.parent, [])
     assert wanted[0].path == path
     assert missing.path == path.parent / "center-1-2"  # the name is taken by a run with other settings
@@ -147,7 +137,7 @@ def test_a_film_needs_the_features_of_every_epoch(compared: tuple[Path, str], tm
     config = json.loads((path / "config.json").read_text())
     config["settings"]["max_epoch"] = config["epochs"] = 3
     (path / "config.json").write_text(json.dumps(config))
-    wanted = sweep.Wanted("center-1", ["--weight-cent", "0.1", *QUICK[1:-3], "3", *QUICK[-2:]])
+    wanted = Wanted("center-1", ["--weight-cent", "0.1", *QUICK[1:-3], "3", *QUICK[-2:]])
     for kept, every_epoch, taken in (
         (True, True, path),
         (False, False, path),
@@ -165,7 +155,7 @@ def test_auto_takes_the_small_digits_only_while_there_is_no_mnist(
     path = tmp_path / "run"
     shutil.copytree(compared[0] / "runs" / "center-1", path)
     config = json.loads((path / "config.json").read_text())
-    config["settings"]["asked_dataset"] = "auto"
+    config["choices"]["dataset"]["asked"] = "auto"
     (path / "config.json").write_text(json.dumps(config))
     flags = ["--weight-cent", "0.1", *QUICK[3:], "--data-root", str(tmp_path)]
     assert sweep.is_that_run(path, flags)
@@ -193,21 +183,18 @@ def test_ended_it_keeps_what_was_trained_and_goes_on_there(tmp_path: Path) -> No
     out = tmp_path / "compare"
     longer = [*QUICK[:-3], "4", *QUICK[-2:], "--print-freq", "1"]
     arguments = ["--losses", "center", "--out", out, *longer]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "compare.py"), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    command = [sys.executable, str(ROOT / "compare.py"), *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     run = out / "runs" / "center-1"
-    deadline = time.monotonic() + 120
-    while not (run / "checkpoint.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_until((run / "checkpoint.pt").exists, process)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert b"The same command goes on" in errors
     assert not is_anywhere_running(str(run))
     assert 1 <= epochs_of(run)[0] < 4
     assert "Interrupted" in run.with_name("center-1.out").read_text()
-    again = run_compare(*arguments)
+    again = run_here(compare.main, *arguments)
     assert again.returncode == 0, again.stderr
     assert "1 runs, 0 of them are there" in again.stdout
     assert "Resuming" in run.with_name("center-1.out").read_text()
@@ -223,26 +210,32 @@ def is_anywhere_running(word: str) -> bool:
 
 
 def test_plan_of_a_sweep_and_of_the_open_set() -> None:
-    runs = list(compare.plan(compare.parse(["--weights-cent", "0", "0.01", "1", "--seeds", "4", "5"])))
+    runs = list(parse_comparison(["--weights-cent", "0", "0.01", "1", "--seeds", "4", "5"]).plan())
     assert [run.name for run in runs] == [f"center-{w}-{s}" for s in (4, 5) for w in ("0", "0.01", "1")]
-    runs = list(compare.plan(compare.parse(["--losses", "softmax", "center", "--weights-cent", "0", "1"])))
+    runs = list(parse_comparison(["--losses", "softmax", "center", "--weights-cent", "0", "1"]).plan())
     assert [run.name for run in runs] == ["softmax-1", "center-1-1"]  # λ = 0 is there already
-    runs = list(compare.plan(compare.parse(["--losses", "arcface+center", "--", "--recipe", "paper"])))
+    runs = list(parse_comparison(["--losses", "arcface+center", "--", "--recipe", "paper"]).plan())
     assert runs[0].flags[:4] == ["--head", "arcface", "--weight-cent", "0.01"]
-    runs = list(compare.plan(compare.parse(["--losses", "softmax", "arcface", "--", "--scale", "20"])))
+    runs = list(parse_comparison(["--losses", "softmax", "arcface", "--", "--scale", "20"]).plan())
     assert ["--scale" in run.flags for run in runs] == [False, True]
-    runs = list(compare.plan(compare.parse(["--open-set"])))
+    runs = list(parse_comparison(["--open-set"]).plan())
     assert len(runs) == 10
     assert runs[4].name == "softmax-split5-1"
     assert runs[4].flags[-7:] == ["--known-classes", "6", "3", "4", "9", "8", "2"]
 
 
-def test_rows_are_named_by_what_differs() -> None:
-    def run(**settings: object) -> FinishedRun:
-        base = dict(head="softmax", weight_cent=0.1, seed=1, recipe="default", max_epoch=10)
-        return FinishedRun(Path(), {"settings": base | settings}, {})
+def made_up(**settings) -> Run:
+    """A run of which only the settings matter."""
+    plan = Plan(
+        settings=Settings(**{"weight_cent": 0.1} | settings), execution=Execution(), options=Options(), choices={}
+    )
+    record = Record("", plan, "mnist5k", tuple(range(10)), 4_000, 1_000, {}, 1, "here")
+    return Run(Path(), record, {})
 
-    named = compare.by_row([run(), run(seed=2), run(max_epoch=2), run(weight_cent=0.0)])
+
+def test_rows_are_named_by_what_differs() -> None:
+    run = made_up
+    named = tables.by_row([run(), run(seed=2), run(max_epoch=2), run(weight_cent=0.0)])
     assert {name: len(group) for name, group in named.items()} == {
         "softmax + center loss (λ = 0.1), max_epoch 10": 2,
         "softmax + center loss (λ = 0.1), max_epoch 2": 1,
@@ -251,13 +244,40 @@ def test_rows_are_named_by_what_differs() -> None:
     other = dict(max_epoch=5, recipe="paper", clip=1.0, shift=0, stepsize=None, gamma=0.5)
     base = dict(clip=2.0, shift=1, stepsize=None, gamma=None)
     several = [run(**base), run(**other), run(**other | {"gamma": 0.8})]
-    assert list(compare.by_row(several).values()) == [[one] for one in several]
+    assert list(tables.by_row(several).values()) == [[one] for one in several]
 
 
 def test_numbers_that_a_run_lacks_do_not_stop_the_table() -> None:
     table = {"loss": [{"accuracy": 10.0}, {"accuracy": 12.0, "drift": float("inf")}]}
-    text = compare.markdown(table, {"accuracy": "↑", "drift": "↓"})
+    text = tables.means(table, {"accuracy": "↑", "drift": "↓"})
     assert text.splitlines()[-1] == "| loss | 11.00 ± 1.41 | nan ± nan | 2 |"
+
+
+def test_differences_are_paired_by_seed() -> None:
+    """Against Student's interval worked by hand: gaps 0.1, 0.2, 0.3; t(0.975, 2) = 4.3027."""
+    accuracy = {
+        (0.0, 1): 99.0,
+        (0.0, 2): 99.1,
+        (0.0, 3): 99.2,
+        (0.1, 3): 99.5,
+        (0.1, 2): 99.3,
+        (0.1, 1): 99.1,
+        (1.0, 1): 99.0,
+    }
+    rows = tables.by_row(made_up(weight_cent=weight, seed=seed) for weight, seed in accuracy)
+    text = tables.paired(rows, lambda run: accuracy[run.settings.weight_cent, run.settings.seed])
+    assert text is not None
+    (row,) = text.splitlines()[2:]  # one seed has no interval
+    assert "softmax + center loss (λ = 0.1) − softmax only (λ = 0)" in row
+    half = 4.3027 * 0.1 / 3**0.5
+    assert f"| +0.20 | {0.2 - half:+.2f} to {0.2 + half:+.2f} | +0.30, +0.20, +0.10 | 3 |" in row
+    assert tables.paired({"a": [made_up()], "b": [made_up(seed=1)]}, lambda run: 1.0) is None
+
+
+def test_a_table_cannot_be_broken_out_of() -> None:
+    text = tables.markdown(["run"], [["<script>alert(1)</script>\n| x |"]])
+    assert "<script>" not in text
+    assert len(text.splitlines()) == 3
 
 
 def test_open_set_leaves_out_runs_that_were_not_scored(compared: tuple[Path, str], tmp_path: Path) -> None:
@@ -275,7 +295,7 @@ def test_open_set_leaves_out_runs_that_were_not_scored(compared: tuple[Path, str
         (["--seeds", "-1"], "must be a whole number at least 0"),
         (["--weights-cent", "nan"], "must be a number at least 0"),
         (["--jobs", "0"], "must be a whole number at least 1"),
-        (["--runs", "a", "--seeds", "1"], "leave --losses, --weights-cent, --seeds and -- out"),
+        (["--runs", "a", "--seeds", "1"], "leave --losses, --weights-cent, --seeds, --variants and -- out"),
         (["--unknowns", "a/letters", "b/letters/raw"], "two of them would be called letters"),
         (["--", "--scale", "20"], "--scale and --margin need a loss with a margin head"),
         (["--losses", "arcface", "--", "--scale", "no"], "must be a number above 0"),
@@ -288,7 +308,7 @@ def test_open_set_leaves_out_runs_that_were_not_scored(compared: tuple[Path, str
 )
 def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        compare.parse(arguments)
+        parse_comparison(arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
@@ -310,7 +330,7 @@ def test_bad_input_ends_with_one_line_before_training(
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (["--runs", tmp_path / "nothing"], "holds no run"),
-        (["--runs", cut_off], "has finished 1 of 2 epochs; go on with python main.py --resume"),
+        (["--runs", cut_off], "has finished 1 of 2 epochs; go on with "),
         (["--runs", damaged], "damaged"),
         (["--runs", without], "no checkpoint here"),
         (["--unknowns", "emnist"], "emnist: neither a folder nor one of mnist, fashion-mnist, kmnist"),

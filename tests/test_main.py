@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, rows, spawn, wait_until
 from PIL import Image
 
-from arguments import parse_arguments
-from plots import COLORS
+from analysis.plots import COLORS
+from training.arguments import parse_arguments
+from utils import command_line
 
 SHORT = ("-d", "mnist5k", "--use-cpu", "--batch-size", 128)
 
 
 @pytest.fixture(scope="module")
-def plotted(run_main, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def plotted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run of two epochs with --animate, which means --plot, and what it printed."""
     path = tmp_path_factory.mktemp("run") / "center"
-    done = run_main("-d", "mnist5k", "--use-cpu", "--max-epoch", 2, "--animate", "--print-freq", 20, "--save-dir", path)
+    done = spawn("main.py", "-d", "mnist5k", "--use-cpu", "--max-epoch", 2, "--animate", "--print-freq", 20, "--save-dir", path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return path, done.stdout
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_log_keeps_the_familiar_form(plotted: tuple[Path, str]) -> None:
@@ -141,7 +136,7 @@ def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: P
     common = (*SHORT, "--max-epoch", 2, "--known-classes", 3, 8, "--seed", 5)
     assert run_main(*common, "--save-dir", whole, "--print-freq", 7, "--plot").returncode == 0
     first = run_main(*common, "--save-dir", parts, "--stop-after", 1)
-    assert f"Continue with: python main.py --resume {parts}" in first.stdout
+    assert f"Continue with: {command_line('main.py', '--resume', parts)}" in first.stdout
     with open(parts / "batches.csv", "a") as file:
         file.write("2,1,a row of an epoch that was cut off\n")
     second = run_main("--resume", parts, "-d", "mnist5k", "--plot")
@@ -198,24 +193,16 @@ def test_words_of_the_widely_copied_repository(run_main, tmp_path: Path) -> None
     assert (tmp_path / "train" / "epoch_1.png").exists()
 
 
-def test_interrupt_says_how_to_continue(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "main.py"),
-        *map(str, SHORT),
-        "--max-epoch",
-        "50",
-        "--save-dir",
-        str(tmp_path),
-    ]
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGHUP"])
+def test_interrupt_says_how_to_continue(tmp_path: Path, signal_name: str) -> None:
+    flags = [*SHORT, "--max-epoch", 50, "--known-classes", 0, 1, "--save-dir", tmp_path]
+    command = [sys.executable, str(ROOT / "main.py"), *map(str, flags)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "checkpoint.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    wait_until((tmp_path / "checkpoint.pt").exists, process)
+    process.send_signal(getattr(signal, signal_name))
+    _, errors = process.communicate()
     assert process.returncode == 130
-    assert f"Continue with: python main.py --resume {tmp_path}" in errors
+    assert f"Continue with: {command_line('main.py', '--resume', tmp_path)}" in errors
     assert "Traceback" not in errors
 
 
@@ -230,11 +217,24 @@ def test_divergence_stops_the_run(run_main, tmp_path: Path) -> None:
 
 
 def test_defaults_wait_for_the_recipe() -> None:
-    args = parse_arguments(["--recipe", "paper", "--lr-cent", "0.5", "--plot"])
-    assert args.settings == {"recipe": "paper", "lr_cent": 0.5}
-    assert args.options == {"plot": True}
+    request = parse_arguments(["--recipe", "paper", "--lr-cent", "0.5", "--plot"])
+    assert request.by_hand == {"recipe", "lr_cent", "plot"}
+    assert (request.settings.recipe, request.settings.lr_cent, request.options.plot) == ("paper", 0.5, True)
 
 
-def test_help_is_quick_because_torch_is_not_imported() -> None:
-    code = "import sys, main; main.parse_arguments([]); sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+@pytest.mark.parametrize("program", ["main.py", "compare.py", "predict.py"])
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
+def test_help_is_quick_because_torch_is_not_imported_and_prints_anywhere(program: str, encoding: str) -> None:
+    code = f"""
+import runpy, sys
+sys.argv = [{program!r}, "--help"]
+try:
+    runpy.run_path({program!r}, run_name="__main__")
+except SystemExit as end:
+    assert end.code == 0
+sys.exit("torch" in sys.modules or "numpy" in sys.modules)
+"""
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, env=env, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"--help" in done.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import metrics
+from analysis import metrics
 
 # Two classes, two points each: means (0, 1) and (4, 1), every point 1 from its own mean.
 FEATURES = np.array([[0.0, 0], [0, 2], [4, 0], [4, 2]])
@@ -107,7 +107,7 @@ def test_known_scores() -> None:
     assert scores["softmax probability"][0] == pytest.approx(np.log(p / (1 - p)))
     assert scores["softmax probability"][2] > scores["softmax probability"][1]  # both are 1 in float64
     assert scores["max logit"].tolist() == [2, 900, 901]
-    assert scores["centre distance"] == pytest.approx([0, -np.sqrt(10), -1])
+    assert scores["center distance"] == pytest.approx([0, -np.sqrt(10), -1])
     assert scores["class mean distance"] == pytest.approx([-1, -4, 0])
 
 
@@ -137,7 +137,7 @@ def test_summary_has_every_number_and_refuses_what_is_not_finite() -> None:
     found = metrics.summary(features, labels, features, labels, labels, centers)
     assert found.keys() == metrics.BETTER.keys()
     assert found["drift"] == 0
-    assert found["nearest-centre accuracy"] > 99
+    assert found["nearest-center accuracy"] > 99
     features[7, 1] = np.inf
     with pytest.raises(ValueError, match="not finite"):
         metrics.summary(features, labels, features, labels, labels, centers)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from plots import COLORS, loss_name, scatter, to_two_dimensions
+from analysis.plots import COLORS, loss_name, scatter, to_two_dimensions
+from training.settings import Settings
 
 
 def test_more_than_two_dimensions_show_principal_components() -> None:
@@ -41,7 +42,7 @@ def test_scatter_draws_every_point_and_names_the_original_digits() -> None:
     scatter(ax, np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 2, np.zeros((2, 2)), [4, 9])
     assert len(ax.collections[0].get_offsets()) == 50
     assert [text.get_text() for text in ax.texts] == ["4", "9"]
-    assert ax.get_legend_handles_labels()[1] == ["4", "9", "centre"]
+    assert ax.get_legend_handles_labels()[1] == ["4", "9", "center"]
     assert ax.get_aspect() == 1.0
     assert len(set(COLORS)) == 10
 
@@ -56,7 +57,7 @@ def test_scatter_draws_every_point_and_names_the_original_digits() -> None:
     ],
 )
 def test_loss_name(head: str, weight: float, name: str) -> None:
-    assert loss_name({"head": head, "weight_cent": weight}) == name
+    assert loss_name(Settings(head=head, weight_cent=weight)) == name
 
 
 def test_command_draws_again_and_says_what_is_missing(tmp_path: Path) -> None:
@@ -66,12 +67,17 @@ def test_command_draws_again_and_says_what_is_missing(tmp_path: Path) -> None:
     for part in ("train", "test"):
         arrays[f"{part}_features"] = rng.normal(size=(20, 2)).astype(np.float16)
         arrays[f"{part}_labels"] = arrays[f"{part}_predictions"] = np.arange(20) % 2
+        arrays[f"{part}_scores"] = np.ones(20, np.float32)
     np.savez(tmp_path / "features" / "epoch_7.npz", **arrays)
-    config = {"settings": {"head": "softmax", "weight_cent": 0.1}, "dataset": {"name": "mnist5k", "classes": [3, 5]}}
+    config = {
+        "settings": {"head": "softmax", "weight_cent": 0.1},
+        "epochs": 7,
+        "dataset": {"name": "mnist5k", "classes": [3, 5]},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    command = [sys.executable, str(ROOT / "plots.py"), str(tmp_path)]
-    assert subprocess.run(command, check=False).returncode == 0
+    command = [sys.executable, "-m", "analysis.plots", str(tmp_path)]
+    assert subprocess.run(command, check=False, cwd=ROOT).returncode == 0
     assert (tmp_path / "train" / "epoch_7.png").exists()
-    missing = subprocess.run([*command, "--epochs", "8"], capture_output=True, text=True, check=False)
+    missing = subprocess.run([*command, "--epochs", "8"], capture_output=True, text=True, check=False, cwd=ROOT)
     assert missing.returncode == 2
     assert "no features of epoch 8" in missing.stderr

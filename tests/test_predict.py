@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from PIL import Image, ImageDraw
 
 import datasets
-from predict import BadImage, Reader, from_grey, read_image, to_digit
-from runs import read_run
+from analysis.pictures import BadImage, from_gray, read_image, to_digit
+from predict import Reader
+from rundir.reading import read_run
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def predict(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> 
 
 
 def picture(digit: np.ndarray, side: int, ink: tuple[int, ...], ground: tuple[int, ...]) -> Image.Image:
-    """Return a digit (28, 28) drawn in one colour on another."""
+    """Return a digit (28, 28) drawn in one color on another."""
     big = np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC), float)[..., None] / 255
     return Image.fromarray((big * ink + (1 - big) * np.array(ground)).astype(np.uint8))
 
@@ -84,7 +86,7 @@ def test_a_pen_stroke_is_as_strong_as_mnists(tmp_path: Path) -> None:
     assert 1 <= (found[14] > 128).sum() <= 4  # pixels across the stroke
 
 
-def test_grey_palette_transparent_and_deep_images_are_the_same_digit(tmp_path: Path) -> None:
+def test_gray_palette_transparent_and_deep_images_are_the_same_digit(tmp_path: Path) -> None:
     base = Image.new("L", (90, 90), 255)
     ImageDraw.Draw(base).ellipse([25, 10, 65, 80], outline=0, width=9)
     clear = Image.new("RGBA", base.size, (255, 255, 255, 0))  # white on nothing
@@ -92,11 +94,11 @@ def test_grey_palette_transparent_and_deep_images_are_the_same_digit(tmp_path: P
     turned = base.rotate(90, expand=True)
     exif = turned.getexif()
     exif[0x0112] = 6  # to be turned by the reader
-    images = {"grey.png": base, "palette.gif": base.convert("P"), "clear.png": clear, "deep.png": Image.fromarray(np.asarray(base).astype(np.uint16) * 200)}  # fmt: skip
+    images = {"gray.png": base, "palette.gif": base.convert("P"), "clear.png": clear, "deep.png": Image.fromarray(np.asarray(base).astype(np.uint16) * 200)}  # fmt: skip
     for name, image in images.items():
         image.save(tmp_path / name)
     turned.save(tmp_path / "turned.png", exif=exif)
-    wanted = to_digit(read_image(tmp_path / "grey.png"))
+    wanted = to_digit(read_image(tmp_path / "gray.png"))
     for name in (*images, "turned.png"):
         found = to_digit(read_image(tmp_path / name))
         assert np.abs(found.astype(int) - wanted).mean() < 3, name
@@ -142,7 +144,7 @@ def test_patterns_are_a_digit_or_refused(size: tuple[int, int]) -> None:
     patterns += [rng.integers(0, 3, size) for _ in range(20)]
     for pattern in patterns:
         with contextlib.suppress(BadImage):
-            found = to_digit(from_grey(100.0 * pattern))
+            found = to_digit(from_gray(100.0 * pattern))
             assert found.shape == (28, 28)
 
 
@@ -197,7 +199,7 @@ def test_a_folder_is_read_and_what_is_bad_does_not_stop_the_rest(run: Path, draw
     assert done.stderr == f"predict.py: {drawn / 'text.jpg'}: not an image, or of a format that is not known here\n"
     lines = done.stdout.splitlines()
     assert "as 1 % do of 150 training digits held out" in lines[0]
-    told = dict(re.match(r".*/(.+?)\.\w+: (.+?) \([\d.]+ %, [\d.]+ from its centre\)", line).groups() for line in lines[1:-1])  # type: ignore[union-attr]  # fmt: skip
+    told = dict(re.match(r".*/(.+?)\.\w+: (.+?) \([\d.]+ %, [\d.]+ from its center\)", line).groups() for line in lines[1:-1])  # type: ignore[union-attr]  # fmt: skip
     assert sum(answer == name[0] for name, answer in told.items()) >= 5
     assert len(told) == 6
     with Image.open(tmp_path / "predictions.png") as figure:
@@ -205,8 +207,8 @@ def test_a_folder_is_read_and_what_is_bad_does_not_stop_the_rest(run: Path, draw
 
 
 def test_digits_it_never_saw_are_unknown_more_often(run: Path, mnist5k: datasets.Digits) -> None:
-    reader = Reader(read_run(run), reject=5)
-    images = [from_grey(image) for image in mnist5k.test_images[::4].numpy()]
+    reader = Reader(read_run(run), torch.device("cpu"), reject=5)
+    images = [from_gray(image) for image in mnist5k.test_images[::4].numpy()]
     labels = mnist5k.test_labels[::4].numpy()
     known = np.array([one.known for one in reader.read(np.array([to_digit(image) for image in images]))])
     seen = np.isin(labels, [0, 1, 7])

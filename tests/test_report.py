@@ -18,10 +18,10 @@ from conftest import ROOT
 from PIL import Image
 
 import datasets
-import plots
-from openset import Scored
-from report import write_report
-from runs import FinishedRun, read_run
+from analysis import film
+from analysis.openset import Scored
+from analysis.report import write_report
+from rundir.reading import Run, read_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "1", "3", "8", "--max-epoch", "2", "--batch-size", "128"]
@@ -71,7 +71,7 @@ def test_an_ffmpeg_that_fails_leaves_the_gif(compared: Path, tmp_path: Path, cap
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
     with rc_context({"animation.ffmpeg_path": str(broken)}):
-        made = plots.animate([compared / "runs" / "center-1"], tmp_path / "film.gif")
+        made = film.animate([compared / "runs" / "center-1"], tmp_path / "film.gif")
     assert made == [tmp_path / "film.gif"]
     assert [path.name for path in tmp_path.iterdir() if path != broken] == ["film.gif"]
     assert "film.mp4 could not be made: ffmpeg failed" in capfd.readouterr().err
@@ -162,7 +162,7 @@ def test_hovering_over_a_point_shows_its_digit(page: Any) -> None:
     tip.locator(".digit").wait_for(state="visible")
     text = tip.locator("div", has=page.locator("small")).last.inner_text()
     shown = int(re.search(r"test image (\d+)", text).group(1))  # type: ignore[union-attr]
-    assert re.search(r"to its centre \d+\.\d\d", text)
+    assert re.search(r"to its center \d+\.\d\d", text)
     images = datasets.load("mnist5k", Path("nowhere")).only([1, 3, 8])
     assert f"label {images.classes[images.test_labels[shown]]}" in text
     with Image.open(BytesIO(tip.locator(".digit").screenshot())) as shot:
@@ -189,7 +189,7 @@ def test_a_listed_digit_is_found_in_every_panel(page: Any) -> None:
     button.click()
     told = page.locator("#inspector").inner_text()
     assert told.startswith(f"A {label}\n")
-    assert told.count("from its centre") == 2  # in the test set of both runs
+    assert told.count("from its center") == 2  # in the test set of both runs
     assert button.get_attribute("aria-pressed") == "true"
 
 
@@ -216,7 +216,7 @@ def test_nothing_runs_over_the_side(page: Any, width: int) -> None:
 
 def make_run(
     path: Path, epochs: int, dimension: int = 2, hold_out: int = 0, classes: tuple[int, ...] = (1, 3, 8)
-) -> FinishedRun:
+) -> Run:
     """Write a run directory with random features, and return it as compare.py reads it."""
     rng = np.random.default_rng(epochs)
     (path / "features").mkdir(parents=True)

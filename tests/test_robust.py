@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import gzip
 import os
 import pickle
@@ -17,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, rows, spawn
 from kill_and_resume import differences, equal
 
 import datasets
-import hardware
 import main
-import utils
+from rundir.directory import Guard
+from training import hardware
+from utils import UserError
 
 QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "100", "--max-epoch", "2"]
 
@@ -58,14 +58,15 @@ def test_threads_and_precision_are_kept_by_resume(finished: Path, tmp_path: Path
     path = tmp_path / "run"
     shutil.copytree(finished, path)
     state = torch.load(path / "checkpoint.pt", weights_only=True)
-    assert state["settings"]["threads"] == torch.get_num_threads() == 1
+    assert state["execution"]["threads"] == 1
     assert state["settings"]["precision"] in ("bf16", "fp32")
     torch.save(state | {"settings": state["settings"] | {"precision": "bf16"}}, path / "checkpoint.pt")
     code = f"""
-import main, prepare, torch
-prepare.choose_precision = prepare.choose_compile = None
-build = prepare.build
-prepare.build = lambda settings, *rest: print(settings["precision"]) or build(settings, *rest)
+import main, torch
+from training import building, hardware
+main.decide = hardware.choose_precision = hardware.choose_compile = None
+build = building.build_trainer
+building.build_trainer = lambda settings, *rest: print(settings.precision) or build(settings, *rest)
 main.main(["--resume", {str(path)!r}])
 print("threads", torch.get_num_threads())
 """
@@ -84,8 +85,7 @@ def test_deterministic_on_cuda(run_main, tmp_path: Path) -> None:
 
 
 def test_best_is_the_best_epoch(run_main, finished: Path) -> None:
-    with open(finished / "epochs.csv", newline="") as file:
-        accuracies = [float(row["test_accuracy"]) for row in csv.DictReader(file)]
+    accuracies = [float(row["test_accuracy"]) for row in rows(finished / "epochs.csv")]
     best = torch.load(finished / "best.pt", weights_only=True)
     assert best["epoch"] == 1 + int(np.argmax(accuracies))
     assert torch.load(finished / "checkpoint.pt", weights_only=True)["epoch"] == 2
@@ -94,11 +94,9 @@ def test_best_is_the_best_epoch(run_main, finished: Path) -> None:
 def test_two_processes_do_not_train_in_one_directory(run_main, finished: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     shutil.copytree(finished, path)
-    with open(path / "log_mnist5k.txt", "a") as log:
-        if not utils._lock(log) or utils.fcntl is None:
-            pytest.skip("no file locks here")
+    with contextlib.closing(Guard(path)):
         for arguments in (["--resume", path], [*QUICK, "--save-dir", path, "--overwrite"]):
-            done = run_main(*arguments)
+            done = spawn("main.py", *arguments)
             assert done.returncode == 2
             assert "another process is training" in done.stderr
     assert not differences(finished, path)
@@ -218,7 +216,19 @@ FLAGS = [  # flags, what the message says
     (["--margin", "0.2"], "belong to --head arcface or cosface"),
     (["--seed", "-1"], "must be a whole number at least 0"),
     (["--seed", "99999999999"], "must be a whole number at least 0 and at most"),
-    (["--gpu", "-1"], "must be a whole number at least 0"),
+    (["--gpu", "-2"], "must be a whole number at least -1"),
+    (["--gpu", "0,x"], "must be a whole number"),
+    (["--lambda", "1"], "did you mean --weight-cent?"),
+    (["--epochs", "3"], "did you mean --max-epoch?"),
+    (["--cpu"], "did you mean --use-cpu?"),
+    (["--device", "cpu"], "did you mean --gpu or --use-cpu?"),
+    (["--num-workers", "2"], "did you mean --workers"),
+    (["--version"], "did you mean git log"),
+    (["--set", "clip"], "must be NAME=VALUE"),
+    (["--set", "clipp=1"], "did you mean clip?"),
+    (["--set", "clip=-1"], "must be a number above 0"),
+    (["--set", "schedule=step"], "needs --stepsize and --gamma"),
+    (["--set", "feature_prelu=maybe"], "must be true or false"),
     (["--gpu", "first"], "must be a whole number"),
     (["--eval-freq", "0"], "must be a whole number at least 1"),
     (["--print-freq", "0"], "must be a whole number at least 1"),
@@ -328,7 +338,7 @@ def test_there_are_enough_cases() -> None:
 def test_a_gpu_that_is_not_there_beside_one_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(utils.RunError, match="--gpu 3: there are 1 CUDA devices here"):
+    with pytest.raises(UserError, match="--gpu 3: there are 1 CUDA devices here"):
         hardware.choose_device(3, use_cpu=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     device, line = hardware.choose_device(3, use_cpu=False)
@@ -339,16 +349,19 @@ def test_a_gpu_that_is_not_there_beside_one_that_is(monkeypatch: pytest.MonkeyPa
 # ---------------------------------------------------------------- a failing machine
 
 
-def run_limited(limit: int, *flags: object, program: str = "main.py") -> subprocess.CompletedProcess[str]:
+def run_limited(
+    limit: int, *flags: object, program: tuple[str, ...] = ("main.py",)
+) -> subprocess.CompletedProcess[str]:
     """Run main.py where no file may grow beyond `limit` bytes: writing fails as on a full disk."""
     resource = pytest.importorskip("resource")
     env = {key: value for key, value in os.environ.items() if not key.startswith("COV")}  # it writes, too
     return subprocess.run(
-        [sys.executable, str(ROOT / program), *map(str, flags)],
+        [sys.executable, *program, *map(str, flags)],
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
         env=env,
+        cwd=ROOT,
         check=False,
     )
 
@@ -366,7 +379,7 @@ def test_full_disk_leaves_the_last_checkpoint_intact(
     assert len(done.stderr.strip().splitlines()) == 1
     assert "File too large" in done.stderr
     assert (path / "checkpoint.pt").read_bytes() == before
-    assert not list(path.glob(".*.partial"))
+    assert not list(path.glob(".partial-*"))
     if what == "log":  # rows that were written in part are cut off again
         assert run_main("--resume", path).returncode == 0
         assert not differences(finished, path)
@@ -378,7 +391,7 @@ def test_full_disk_leaves_the_last_figure_intact(finished: Path, tmp_path: Path)
     for part in ("train", "test"):
         (path / part).mkdir()
         (path / part / "epoch_2.png").write_bytes(b"the last one")
-    done = run_limited(10_000, path, program="plots.py")
+    done = run_limited(10_000, path, program=("-m", "analysis.plots"))
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["plots.py: error: OSError: [Errno 27] File too large"]
     assert (path / "train" / "epoch_2.png").read_bytes() == b"the last one"

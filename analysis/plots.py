@@ -1,45 +1,45 @@
 """Draw what a run directory holds: arrays in, files out.
 
-python plots.py log/center --epochs 1 2 10
+python -m analysis.plots log/center --epochs 1 2 10
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runs import kept_epochs, read_arrays, read_config
+from rundir.reading import Record, kept_epochs, read_arrays, read_record
+from training.settings import Settings
+from utils import UserError, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Ten colours that people with colour-blindness tell apart (Petroff 2021); the class is also
-# written at its centre.
+# Ten colors that people with color-blindness tell apart (Petroff 2021); the class is also
+# written at its center.
 COLORS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 
 SCORE_AXES = {  # what the axis of a score says, where that is more than its name
     "softmax probability": "log-odds of the top softmax probability",
-    "centre distance": "− distance to the nearest centre",
+    "center distance": "− distance to the nearest center",
     "class mean distance": "− distance to the nearest class mean",
 }
 
 
 def scatter(
-    ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndarray, classes: list[int], size: float = 1.0
+    ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndarray, classes: Sequence[int], size: float = 1.0
 ) -> None:
-    """Draw features (N, 2), one colour a class, and the centres (C, 2), with equal axes.
+    """Draw features (N, 2), one color a class, and the centers (C, 2), with equal axes.
 
     Args:
         labels: integers (N,) in [0, C).
@@ -48,7 +48,7 @@ def scatter(
     """
     points = size * float(np.clip(20_000 / max(len(labels), 1), 0.6, 12.0))
     order = np.random.default_rng(0).permutation(len(labels))  # no class hides another by its number
-    colors = np.array(COLORS)[np.array(classes)]
+    colors = np.array(COLORS)[list(classes)]
     ax.scatter(
         features[order, 0],
         features[order, 1],
@@ -68,7 +68,7 @@ def scatter(
         edgecolors="black",
         linewidths=0.9,
         zorder=3,
-        label="centre",
+        label="center",
     )
     for (x, y), digit in zip(centers, classes, strict=True):
         ax.annotate(
@@ -96,10 +96,10 @@ def to_two_dimensions(train_features: np.ndarray, *others: np.ndarray) -> tuple[
     return [(array - mean) @ axes[:, :-3:-1] for array in arrays], "principal component"
 
 
-def loss_name(settings: dict[str, Any]) -> str:
+def loss_name(settings: Settings) -> str:
     """Return a run's losses for a title."""
-    name = {"softmax": "softmax", "arcface": "ArcFace", "cosface": "CosFace"}[settings["head"]]
-    weight = settings["weight_cent"]
+    name = {"softmax": "softmax", "arcface": "ArcFace", "cosface": "CosFace"}[settings.head]
+    weight = settings.weight_cent
     return f"{name} + center loss (λ = {weight:g})" if weight > 0 else f"{name} only (λ = 0)"
 
 
@@ -108,7 +108,7 @@ class Epoch:
     """What a run keeps of an epoch, ready to be drawn."""
 
     number: int
-    config: dict[str, Any]
+    record: Record
     arrays: dict[str, np.ndarray]  # as in features/epoch_N.npz
     points: dict[str, np.ndarray]  # train_features, test_features and centers in two dimensions
     axis: str  # what the axes show
@@ -116,15 +116,16 @@ class Epoch:
 
 def read_epochs(run: Path, epochs: Sequence[int]) -> Iterator[Epoch]:
     """Yield these epochs of a run; principal components are those of the last of them."""
-    config, last = read_config(run), read_arrays(run, epochs[-1])
-    dimension = last["centers"].shape[1]
+    record = read_record(run)
+    dimension = record.plan.settings.feat_dim
+    last = read_arrays(run, epochs[-1], len(record.classes), dimension)
     keys = ("train_features", "test_features", "centers")
     for epoch in epochs:
-        arrays = last if epoch == epochs[-1] else read_arrays(run, epoch)
+        arrays = last if epoch == epochs[-1] else read_arrays(run, epoch, len(record.classes), dimension)
         (_, *points), axis = to_two_dimensions(last["train_features"], *(arrays[key] for key in keys))
         if dimension > 2:
             axis = f"{axis} ({dimension}-D features)"
-        yield Epoch(epoch, config, arrays, dict(zip(keys, points, strict=True)), axis)
+        yield Epoch(epoch, record, arrays, dict(zip(keys, points, strict=True)), axis)
 
 
 def read_epoch(run: Path, epoch: int) -> Epoch:
@@ -139,16 +140,16 @@ def axis_labels(axis: str) -> tuple[str, str]:
 
 def draw_part(ax: Axes, epoch: Epoch, part: str, size: float = 1.0) -> None:
     """Draw one set of an epoch, ``train`` or ``test``, with title and axes."""
-    arrays, points, dataset = epoch.arrays, epoch.points, epoch.config["dataset"]
+    arrays, points, record = epoch.arrays, epoch.points, epoch.record
     labels = arrays[f"{part}_labels"]
-    scatter(ax, points[f"{part}_features"], labels, points["centers"], dataset["classes"], size)
+    scatter(ax, points[f"{part}_features"], labels, points["centers"], record.classes, size)
     accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
     which = {"train": "training set", "test": "test set"}[part]
     xlabel, ylabel = axis_labels(epoch.axis)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(
-        f"{loss_name(epoch.config['settings'])}\n"
-        f"{dataset['name']} {which}, epoch {epoch.number}, test accuracy {accuracy:.2f} %"
+        f"{loss_name(record.plan.settings)}\n"
+        f"{record.dataset} {which}, epoch {epoch.number}, test accuracy {accuracy:.2f} %"
     )
 
 
@@ -181,72 +182,6 @@ def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
         save(figure, path, dpi=200)
-
-
-def animate(runs: list[Path], path: Path, fps: int = 2) -> list[Path]:
-    """Write a film of what training did to the features, and return its files: a GIF, and an MP4
-    beside it where ffmpeg is there. A row a run, the training set left and the test set right; a
-    frame for each epoch that a run keeps. The axes stand still, and show all but one in a thousand
-    of a row's points of all epochs.
-
-    Raises:
-        ValueError: if no run keeps more than one epoch.
-    """
-    from matplotlib import rc_context
-    from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
-    from matplotlib.figure import Figure
-
-    kept = {run: kept_epochs(run) for run in runs}
-    frames = sorted(set().union(*kept.values()))
-    if len(frames) < 2:
-        raise ValueError(f"{runs[0]}: keeps the features of one epoch alone; a film needs runs made with --plot")
-    rows = [{epoch.number: _thin(epoch) for epoch in read_epochs(run, kept[run])} for run in runs]
-    places = [
-        limits([epoch.points[key] for epoch in row.values() for key in ("train_features", "test_features")])
-        for row in rows
-    ]
-
-    writers: dict[Path, AbstractMovieWriter] = {path.with_suffix(".gif"): PillowWriter(fps)}
-    if FFMpegWriter.isAvailable():
-        writers[path.with_suffix(".mp4")] = FFMpegWriter(fps)
-    with rc_context({"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6}):
-        for file, writer in writers.items():
-            figure = Figure(figsize=(7.2, 3.7 * len(rows)), layout="constrained")
-            axes = figure.subplots(len(rows), 2, squeeze=False)
-            with _noted(file), whole(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
-                for frame in [*frames, frames[-1], frames[-1]]:  # the end stays a while
-                    for row, (xlim, ylim), pair in zip(rows, places, axes, strict=True):
-                        epoch = max((e for e in row if e <= frame), default=min(row))
-                        for ax, part in zip(pair, ("train", "test"), strict=True):
-                            ax.clear()
-                            draw_part(ax, row[epoch], part, size=0.4)
-                            ax.set(xlim=xlim, ylim=ylim, adjustable="box")
-                    if figure.get_layout_engine() is not None:
-                        figure.draw_without_rendering()
-                        figure.set_layout_engine("none")  # the layout is the first frame's, or it would jump
-                    writer.grab_frame()
-    return [file for file in writers if file.exists()]
-
-
-@contextlib.contextmanager
-def _noted(file: Path) -> Iterator[None]:
-    """Let a film that ffmpeg fails at be missing, and say so."""
-    try:
-        yield
-    except (subprocess.CalledProcessError, BrokenPipeError):
-        print(f"plots.py: {file.name} could not be made: ffmpeg failed", file=sys.stderr)
-
-
-def _thin(epoch: Epoch, count: int = 10_000) -> Epoch:
-    """Return what is drawn of an epoch, with at most so many training samples, always the same ones."""
-    labels, points = epoch.arrays["train_labels"], epoch.points["train_features"]
-    chosen = np.random.default_rng(0).permutation(len(labels))[:count]
-    arrays = {key: epoch.arrays[key] for key in ("test_labels", "test_predictions")}
-    return replace(
-        epoch,
-        arrays=arrays | {"train_labels": labels[chosen]},
-        points=epoch.points | {"train_features": points[chosen]},
-    )
 
 
 def limits(points: list[np.ndarray]) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -301,17 +236,6 @@ def save(figure: Figure, path: Path, dpi: int) -> None:
         figure.savefig(unfinished, dpi=dpi, format="png")
 
 
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write, which becomes `path` when it is whole, and is removed otherwise."""
-    unfinished = path.with_name(f".{path.name}")
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description="Draw the feature scatters of runs again.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
@@ -323,6 +247,8 @@ def main() -> int:
         missing = sorted(set(args.epochs or []) - set(kept))
         if missing or not kept:
             parser.error(f"{run}: no features of epoch {missing[0] if missing else 1} are kept here")
+    from analysis.film import animate
+
     jobs: list[Callable[[], object]] = [
         partial(draw_epoch, run, epoch) for run in args.runs for epoch in args.epochs or kept_epochs(run)
     ]
@@ -332,7 +258,7 @@ def main() -> int:
     for job in jobs:  # one that fails does not keep the others from being drawn
         try:
             job()
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, UserError) as error:
             print(f"plots.py: error: {type(error).__name__}: {error}", file=sys.stderr)
             failed = 2
     return failed

@@ -28,7 +28,7 @@ VERIFICATION_SAMPLES = 2_000  # all pairs of so many samples: two million
 # What tables show of a run, and which way is better.
 CLASSES_BETTER = {
     "accuracy": "↑",
-    "nearest-centre accuracy": "↑",
+    "nearest-center accuracy": "↑",
     "compactness": "↓",
     "Fisher ratio": "↑",
     "silhouette": "↑",
@@ -66,7 +66,7 @@ def summary(
     euclidean, cosine = (verification(features, labels, metric) for metric in ("euclidean", "cosine"))
     return {
         "accuracy": accuracy(predictions, labels),
-        "nearest-centre accuracy": nearest_center_accuracy(features, labels, centers),
+        "nearest-center accuracy": nearest_center_accuracy(features, labels, centers),
         "compactness": compactness(features, labels),
         "Fisher ratio": fisher_ratio(features, labels),
         "silhouette": silhouette(features, labels),
@@ -121,7 +121,7 @@ def silhouette(features: Array, labels: Labels) -> float:
 
 
 def nearest_center_accuracy(features: Array, labels: Labels, centers: Array) -> float:
-    """Return the percentage of features (N, D) whose nearest centre (C, D) is their class's."""
+    """Return the percentage of features (N, D) whose nearest center (C, D) is their class's."""
     return accuracy(pairwise_distances(features, centers).argmin(axis=1), labels)
 
 
@@ -186,7 +186,7 @@ def known_scores(features: Array, logits: Array, centers: Array, means: Array) -
     return {
         "softmax probability": ordered[:, -1] - logsumexp(ordered[:, :-1], axis=1),
         "max logit": ordered[:, -1],
-        "centre distance": -pairwise_distances(features, centers).min(axis=1),
+        "center distance": -pairwise_distances(features, centers).min(axis=1),
         "class mean distance": -pairwise_distances(features, means).min(axis=1),
     }
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-import hardware
+import datasets
 import utils
-from utils import LossMeter, RunError, RunLog
+from rundir import directory, loading, writing
+from rundir.writing import LossMeter, RunLog
+from training import hardware
+from training.settings import Execution, Options, Plan, Settings
+from utils import UserError
 
 
 def test_loss_meter_shows_the_current_batch_and_the_running_mean(tmp_path: Path) -> None:
@@ -46,13 +51,13 @@ def test_resumed_log_is_cut_back_and_never_padded(tmp_path: Path) -> None:
     RunLog(tmp_path, "x", sizes).close()
     assert (tmp_path / "log_x.txt").read_text() == "kept\n"
     (tmp_path / "batches.csv").unlink()
-    with pytest.raises(RunError, match=r"batches\.csv: is shorter than when the checkpoint was written"):
+    with pytest.raises(UserError, match=r"batches\.csv: is shorter than when the checkpoint was written"):
         RunLog(tmp_path, "x", sizes)
 
 
 def test_directories_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(utils, "HERE", tmp_path)
-    names = [utils.make_run_directory(None, "center", False).name for _ in range(3)]
+    monkeypatch.setattr(directory, "HERE", tmp_path)
+    names = [directory.make_run_directory(None, "center", False).name for _ in range(3)]
     assert names == ["center", "center-2", "center-3"]
 
 
@@ -60,29 +65,31 @@ def test_overwrite_removes_the_run_alone(tmp_path: Path) -> None:
     for name in ("config.json", "log_mnist.txt", "train/epoch_1.png", "train/notes.md", "thesis.tex"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    utils.make_run_directory(tmp_path, "center", overwrite=True)
+    directory.make_run_directory(tmp_path, "center", overwrite=True)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert left == ["thesis.tex", "train/notes.md"]
+    assert left == [".lock", "thesis.tex", "train/notes.md"]
 
 
-def test_two_runs_never_share_a_directory(tmp_path: Path) -> None:
-    utils.write_config(tmp_path, {})
+def test_two_runs_never_share_a_directory(mnist5k: datasets.Digits, tmp_path: Path) -> None:
+    plan = Plan(settings=Settings(), execution=Execution(), options=Options(), choices={})
+    directory.write_config(tmp_path, plan, mnist5k, 10, torch.device("cpu"), 1)
     assert json.loads((tmp_path / "config.json").read_text())["machine"]["threads"] >= 1
     with pytest.raises(FileExistsError):
-        utils.write_config(tmp_path, {})
+        directory.write_config(tmp_path, plan, mnist5k, 10, torch.device("cpu"), 1)
 
 
 def test_unfinished_file_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    utils.save_checkpoint(path, {"format": 1, "epoch": 3})
+    writing.save_checkpoint({"epoch": 3}, path)
 
-    def fail(file) -> None:
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
+    def fail() -> None:
+        with utils.whole(path) as unfinished:
+            unfinished.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        utils.write_safely(path, fail)
-    assert utils.load_checkpoint(path)["epoch"] == 3
+        fail()
+    assert torch.load(path, weights_only=True) == {"epoch": 3, "format": writing.FORMAT}
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
@@ -96,20 +103,21 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
         (Runs(), "damaged or not a checkpoint"),
     ):
         torch.save(content, tmp_path / "checkpoint.pt")
-        with pytest.raises(RunError, match=message):
-            utils.load_checkpoint(tmp_path / "checkpoint.pt")
+        with pytest.raises(UserError, match=message):
+            loading.load_checkpoint(tmp_path / "checkpoint.pt")
     assert not (tmp_path / "executed").exists()
 
 
 def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
     layer = torch.nn.Linear(2, 3)
-    with pytest.raises(RunError, match="does not fit this model"):
-        utils.load_state(layer, torch.nn.Linear(3, 3).state_dict(), tmp_path)
+    checkpoint = SimpleNamespace(states=torch.nn.Linear(3, 3).state_dict())
+    with pytest.raises(UserError, match="does not fit this model"):
+        loading.load_state(layer, checkpoint, tmp_path)
 
 
 def test_figure_that_cannot_be_drawn_is_reported(tmp_path: Path) -> None:
     lines: list[str] = []
-    drawer = utils.Drawer(tmp_path, lines.append)
+    drawer = writing.Drawer(tmp_path, lines.append)
     drawer.draw(1)
     drawer.draw(2)
     drawer.finish()
@@ -124,7 +132,7 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.choose_device(3, False)[1] == "Currently using CPU (--gpu 3: no CUDA device was found)"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(RunError, match="--gpu 2: there are 2 CUDA devices"):
+    with pytest.raises(UserError, match="--gpu 2: there are 2 CUDA devices"):
         hardware.choose_device(2, False)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
     assert hardware.choose_device(1, False) == (torch.device("cuda", 1), "Currently using GPU: 1")
@@ -134,8 +142,8 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tensorboard_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with pytest.raises(RunError, match="needs the package tensorboard: pip install tensorboard"):
-        utils.require_tensorboard()
+    with pytest.raises(UserError, match="needs the package tensorboard: pip install tensorboard"):
+        writing.require_tensorboard()
 
 
 def test_hours() -> None:

@@ -13,33 +13,33 @@ from torch import nn
 
 from center_loss import CenterLoss
 from datasets import Batches, Digits, normalize
-from engine import Trainer, build_head, build_optimizers, initial_centers, length_of_run, lr_schedule
-from hardware import autocast, compiled, vectorize_prelu
 from models import LeNetPP
-from recipes import RECIPES, resolve
-
-SETTINGS = dict(feat_dim=2, head="softmax")
+from training.building import build_head, build_optimizers, initial_centers, length_of_run, lr_schedule
+from training.hardware import autocast, compiled, vectorize_prelu
+from training.settings import RECIPES, Settings, resolve
+from training.trainer import Trainer
 
 
 def make_trainer(
     digits: Digits, weight_cent: float, recipe: str = "default", device: str = "cpu", **by_hand
 ) -> tuple[Trainer, Batches]:
-    settings = SETTINGS | resolve(recipe, "mnist", {"max_epoch": 1} | by_hand)
+    by_hand = {"recipe": recipe, "max_epoch": 1} | by_hand
+    settings = resolve(Settings(**by_hand), by_hand, "mnist")
     torch.manual_seed(0)
-    batches = Batches(digits.train_images[:256], digits.train_labels[:256], 64, seed=0, shift=settings["shift"])
-    model = LeNetPP(2, init=settings["init"], feature_prelu=settings["feature_prelu"])
+    batches = Batches(digits.train_images[:256], digits.train_labels[:256], 64, seed=0, shift=settings.shift)
+    model = LeNetPP(2, init=settings.init, feature_prelu=settings.feature_prelu)
     head = build_head(settings, 10)
     center_loss = CenterLoss(
-        10, 2, update=settings["center_update"], weight=weight_cent,
-        init=initial_centers(settings["center_init"], head.weight),
+        10, 2, update=settings.center_update, weight=weight_cent,
+        init=initial_centers(settings.center_init, head.weight),
     )  # fmt: skip
     for module in (model, head, center_loss):
         module.to(device)
     trainer = Trainer(
-        model=model, head=head, center_loss=center_loss, spread=model,
-        **build_optimizers(model, head, center_loss, settings, batches),
-        precision=contextlib.nullcontext, pixel_mean=settings["pixel_mean"], pixel_std=settings["pixel_std"],
-        clip=settings["clip"],
+        model=model, head=head, center_loss=center_loss, forward=model,
+        **build_optimizers(model, head, center_loss, settings, len(batches)),
+        precision=contextlib.nullcontext, pixel_mean=settings.pixel_mean, pixel_std=settings.pixel_std,
+        clip=settings.clip,
     )  # fmt: skip
     return trainer, batches
 
@@ -69,8 +69,8 @@ def test_reference_loop_step_by_step(mnist5k: Digits) -> None:
 
 
 @pytest.mark.parametrize("center_update", ["gradient", "paper"])
-def test_lambda_does_not_change_how_centres_learn(mnist5k: Digits, center_update: str) -> None:
-    """With the network held still, every λ moves the centres to the same places."""
+def test_lambda_does_not_change_how_centers_learn(mnist5k: Digits, center_update: str) -> None:
+    """With the network held still, every λ moves the centers to the same places."""
     ends = []
     for weight in (0.0, 0.1, 1.0):
         trainer, batches = make_trainer(mnist5k, weight, center_update=center_update, lr_model=1e-30, center_hold=0)
@@ -84,13 +84,13 @@ def test_lambda_does_not_change_how_centres_learn(mnist5k: Digits, center_update
 
 
 def test_one_cycle() -> None:
-    factor = lr_schedule(dict(schedule="one-cycle", warmup=0.2), iterations=4_690, batches=469)
+    factor = lr_schedule(Settings(), iterations=4_690, batches=469)
     values = [factor(i) for i in range(4_690)]
     assert values[0] == pytest.approx(1 / 938)
     assert max(values) == pytest.approx(values[937]) == pytest.approx(1)
     assert 0 < values[-1] < 0.001
     assert factor(4_690) == 0  # asked for after the last step
-    short = lr_schedule(dict(schedule="one-cycle", warmup=0.2), iterations=8, batches=4)
+    short = lr_schedule(Settings(), iterations=8, batches=4)
     assert 0 < min(short(i) for i in range(8)) < max(short(i) for i in range(8)) <= 1
 
 
@@ -107,11 +107,11 @@ def test_paper_counts_in_iterations() -> None:
 
 
 def test_paper_groups() -> None:
-    """Biases at twice the rate and without decay; the centres by the same solver."""
-    settings = SETTINGS | resolve("paper", "mnist", {})
+    """Biases at twice the rate and without decay; the centers by the same solver."""
+    settings = RECIPES["paper"]
     model, head = LeNetPP(2, feature_prelu=True), build_head(settings, 10)
     batches = Batches(torch.zeros(128, 28, 28, dtype=torch.uint8), torch.zeros(128).long(), 128, 0)
-    built = build_optimizers(model, head, CenterLoss(), settings, batches)
+    built = build_optimizers(model, head, CenterLoss(), settings, len(batches))
     sgd, sgd_center, schedule = built["optimizer_model"], built["optimizer_center"], built["scheduler_center"]
     biases = {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
     for group in sgd.param_groups:
@@ -161,7 +161,7 @@ def test_compiled_training_is_the_same_training(mnist5k: Digits, device: str) ->
     for compile_ in (False, True):
         trainer, _ = make_trainer(digits, 0.1, device=device)
         if compile_:
-            trainer.spread = compiled(trainer.model, 64, torch.device(device))
+            trainer.forward = compiled(trainer.model, 64, torch.device(device))
         batches = Batches(digits.train_images[:224], digits.train_labels[:224], 64, seed=0, shift=1)
         losses = [loss for _, loss in trainer.train_epoch(batches.epoch(1))]
         assert len(losses) == 4

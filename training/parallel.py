@@ -1,8 +1,8 @@
 """Training over several processes, started by torchrun: each computes its part of every batch.
 
-All processes hold the same weights, centres and data and go through the same batches in the same
+All processes hold the same weights, centers and data and go through the same batches in the same
 order. A batch is cut into one part for each process; the features of all parts are gathered, so that
-head, losses and centres see the whole batch everywhere, as on one process.
+head, losses and centers see the whole batch everywhere, as on one process.
 """
 
 import os  # no "from __future__ import annotations": torch checks the hook's
@@ -33,9 +33,9 @@ class Group:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
-    def spread(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    def over_all(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return a function that computes the model's features over all processes, from the first's weights."""
-        return model if self.size == 1 else _Spread(model, self)
+        return model if self.size == 1 else _OverAll(model, self)
 
     def leave(self) -> None:
         """End the group."""
@@ -43,7 +43,7 @@ class Group:
             dist.destroy_process_group()
 
 
-class _Spread:
+class _OverAll:
     """Images (B, …) → features (B, D): each process computes ceil(B / processes) of them."""
 
     def __init__(self, model: nn.Module, group: Group) -> None:

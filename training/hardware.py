@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,14 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from utils import RunError
+from training.settings import Choice, Execution, Settings
+from utils import UserError
 
 
 def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
     """Return the device and the line for the log. Under torchrun a process takes the GPU of its local rank.
 
     Raises:
-        RunError: if there are GPUs, but not that one.
+        UserError: if there are GPUs, but not that one.
     """
     if use_cpu:
         return torch.device("cpu"), "Currently using CPU"
@@ -31,7 +33,7 @@ def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
     count = torch.cuda.device_count()
     gpu = int(os.environ.get("LOCAL_RANK", gpu))
     if gpu >= count:
-        raise RunError(f"--gpu {gpu}: there are {count} CUDA devices here, numbered from 0; or use --use-cpu")
+        raise UserError(f"--gpu {gpu}: there are {count} CUDA devices here, numbered from 0; or use --use-cpu")
     torch.cuda.set_device(gpu)
     return torch.device("cuda", gpu), f"Currently using GPU: {gpu}"
 
@@ -47,10 +49,10 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     """Return ``fp32``, ``tf32`` or ``bf16`` and why; ``auto`` is bf16 where the hardware computes it natively.
 
     Raises:
-        RunError: for tf32 without a GPU.
+        UserError: for tf32 without a GPU.
     """
     if wanted == "tf32" and device.type != "cuda":
-        raise RunError("--precision tf32: only NVIDIA GPUs have it; use fp32, bf16 or auto")
+        raise UserError("--precision tf32: only NVIDIA GPUs have it; use fp32, bf16 or auto")
     if wanted != "auto":
         return wanted, "as asked for"
     if device.type == "cuda":
@@ -76,6 +78,20 @@ def choose_compile(wanted: str, device: torch.device) -> tuple[str, str]:
     if wanted != "auto":
         return wanted, "as asked for"
     return "off", "not yet measured on GPUs" if device.type == "cuda" else "no faster on the CPU that was measured"
+
+
+def decide(
+    settings: Settings, execution: Execution, device: torch.device
+) -> tuple[Settings, Execution, dict[str, Choice]]:
+    """Return both with what was left open decided for this device, and why."""
+    precision, why_precision = choose_precision(settings.precision, device)
+    compile_, why_compile = choose_compile(execution.compile, device)
+    choices = {
+        "precision": Choice(settings.precision, why_precision),
+        "compile": Choice(execution.compile, why_compile),
+    }
+    execution = replace(execution, compile=compile_, threads=torch.get_num_threads())
+    return replace(settings, precision=precision), execution, choices
 
 
 def compiled(features: Callable[[Tensor], Tensor], batch_size: int, device: torch.device) -> Callable[[Tensor], Tensor]:

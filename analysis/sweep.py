@@ -2,58 +2,56 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 import datasets
-from arguments import BASICS, OPTIONS, parse_arguments
-from recipes import resolve
-from runs import epochs_of, is_finished, keeps_every_epoch, read_config
-from utils import hours, usable_cores
+from analysis.wanted import Wanted
+from rundir.directory import is_being_trained
+from rundir.reading import epochs_of, is_finished, keeps_every_epoch, read_record
+from training.arguments import parse_arguments
+from training.settings import Execution, Plan, resolve
+from utils import HERE, UserError, hours, say, usable_cores
 
-MAIN = Path(__file__).resolve().parent / "main.py"
-
-
-@dataclass
-class Wanted:
-    """A run that a comparison needs: `flags` for main.py, a `name` for its directory."""
-
-    name: str
-    flags: list[str]
-    path: Path | None = None  # where it is, or will be
-
-    @property
-    def log(self) -> Path:
-        """What main.py prints, beside the run's directory."""
-        assert self.path is not None
-        return self.path.with_name(f"{self.path.name}.out")
+MAIN = HERE / "main.py"
 
 
 def is_that_run(path: Path, flags: list[str]) -> bool:
     """Return whether a directory holds a run made with the same settings as these flags ask for."""
     try:
-        there = read_config(path)["settings"]
-        dataset, asked = there["dataset"], there["asked_dataset"]
-    except (OSError, ValueError, KeyError, TypeError):
+        plan = read_record(path).plan
+    except UserError:
         return False
-    args = parse_arguments(flags)
-    wanted = BASICS | args.settings
-    if wanted["dataset"] == "auto":  # what a run falls back to counts only while there is no MNIST
-        root = Path((OPTIONS | args.options)["data_root"])
-        expected = "mnist" if datasets.is_there("mnist", root) else dataset
-        if dataset != expected or (dataset != "mnist" and asked != "auto"):
+    request = parse_arguments(flags)
+    dataset = wanted = request.settings.dataset
+    if wanted == "auto":  # what a run falls back to counts only while there is no MNIST
+        dataset = "mnist" if datasets.is_there("mnist", Path(request.options.data_root)) else plan.settings.dataset
+        if dataset != "mnist" and plan.asked("dataset") != "auto":
             return False
-        wanted["dataset"] = dataset
-    wanted |= resolve(wanted["recipe"], dataset, args.settings) | {"dataset": wanted["dataset"]}
-    return all(value in [there[k] for k in (key, f"asked_{key}") if k in there] for key, value in wanted.items())
+    asked = resolve(request.settings, request.by_hand, dataset)
+    if asked.precision == plan.asked("precision"):
+        asked = replace(asked, precision=plan.settings.precision)
+    return asked == plan.settings and is_computed_so(plan, request.execution)
+
+
+def is_computed_so(plan: Plan, asked: Execution) -> bool:
+    """Return whether a run was computed as asked for; what it left open may have been decided in any way."""
+    there = plan.execution
+    compiled = asked.compile in (there.compile, plan.asked("compile")) or (asked.compile, there.compile) == (
+        "auto",
+        "off",
+    )
+    return compiled and asked.deterministic == there.deterministic
 
 
 def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], every_epoch: bool = False) -> list[Wanted]:
@@ -97,9 +95,9 @@ class Progress:
     @staticmethod
     def _guess(run: Wanted) -> int:
         """Return the epochs of a run that has not started, as its recipe has them."""
-        settings = parse_arguments(run.flags).settings
-        name, dataset = settings.get("recipe", "default"), settings.get("dataset", "mnist")
-        return resolve(name, dataset, settings)["max_epoch"] or 22
+        request = parse_arguments(run.flags)
+        dataset = "mnist" if request.settings.dataset == "auto" else request.settings.dataset
+        return resolve(request.settings, request.by_hand, dataset).max_epoch or 22
 
     def _total(self) -> int:
         return sum(
@@ -115,11 +113,6 @@ class Progress:
             return ""
         pace = (time.monotonic() - self.start) / (done - self.already)
         return f", {hours(pace * max(0, self.bar.total - done))} left"
-
-    def say(self, line: str) -> None:
-        """Print a line above the bar."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
 
 
 def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
@@ -139,7 +132,11 @@ def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
         while waiting or active:
             while waiting and len(active) < jobs:
                 number, run = waiting.pop(0)
-                progress.say(f"Run {number} of {len(runs)}: {run.path}{progress.left()}")
+                assert run.path is not None
+                if is_being_trained(run.path):
+                    failed[run.name] = f"{run.path} is still being trained by another process; wait for it, or end it"
+                    continue
+                say(f"Run {number} of {len(runs)}: {run.path}{progress.left()}")
                 active.append((number, run, _start(run, env)))
             time.sleep(0.2)
             progress.left()
@@ -148,7 +145,7 @@ def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
                 number, run, process = item
                 if process.returncode:
                     failed[run.name] = _reason(run, process.returncode)
-                    progress.say(f"Run {number} of {len(runs)} failed: {failed[run.name]}")
+                    say(f"Run {number} of {len(runs)} failed: {failed[run.name]}")
     finally:
         for *_, process in active:
             process.terminate()
@@ -172,7 +169,13 @@ def _start(run: Wanted, env: dict[str, str]) -> subprocess.Popen[bytes]:
             stderr=subprocess.STDOUT,
             env=env,
             start_new_session=True,  # Ctrl-C reaches it through us, once
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process like Ctrl-C when the one that started it is gone, however it went."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _reason(run: Wanted, status: int) -> str:

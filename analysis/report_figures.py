@@ -1,16 +1,13 @@
-"""One interactive page from run directories, with all that it needs inside: compare.py --report."""
+"""The figures of the interactive page: scatters that carry every epoch, curves, histograms."""
 
 from __future__ import annotations
 
 import base64
 import io
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bokeh.document import Document
-from bokeh.embed import components
+import pandas as pd
 from bokeh.models import (
     BooleanFilter,
     CDSView,
@@ -25,28 +22,24 @@ from bokeh.models import (
     WheelZoomTool,
 )
 from bokeh.plotting import figure
-from bokeh.resources import Resources
-from jinja2 import Environment, FileSystemLoader
 from PIL import Image
-from sklearn.metrics import confusion_matrix
 
-import metrics
-import openset
-import plots
-from runs import FinishedRun, epochs_of, kept_epochs
+from analysis import plots
+from analysis.openset import Scored
+from rundir.loading import data_of
+from rundir.reading import Run, kept_epochs, read_epochs
+from utils import UserError
 
-HERE = Path(__file__).resolve().parent
 SHOWN = {"train": 5_000, "test": 10_000}  # samples of a set, at most: what a browser moves at once
 EPOCHS = 20
 SHEET = 100  # images in a row of a sheet
-WRONG, AMBIGUOUS = 100, 40  # digits that are listed
 PARTS = {"train": "training set", "test": "test set"}
-DASHES = ("solid", "dashed", "dotted", "dashdot")  # runs differ not by colour alone
+DASHES = ("solid", "dashed", "dotted", "dashdot")  # runs differ not by color alone
 TIP = """
 <div style="display:flex;gap:8px;align-items:center;font:13px system-ui,sans-serif;color:#111">
   <div class="digit" role="img" aria-label="image of a @digit" style="width:84px;height:84px;image-rendering:pixelated;background-color:#000;
     background-image:var(--{sheet});background-size:{width}px;background-position:@left{{0}}px @top{{0}}px"></div>
-  <div>label <b>@digit</b><br>predicted <b>@predicted</b><br>to its centre <b>@distance{{0.00}}</b><br>
+  <div>label <b>@digit</b><br>predicted <b>@predicted</b><br>to its center <b>@distance{{0.00}}</b><br>
     <small>{part} image @number</small></div>
 </div>
 """
@@ -58,75 +51,20 @@ if (i !== undefined) window.choose(sheet, source.data.place[i]);
 """
 
 
-def write_report(path: Path, runs: list[FinishedRun], scored: list[openset.Scored]) -> list[Path]:
-    """Write the page for runs whose `numbers` are computed, and for the scores of unknown images;
-    return what was written.
-
-    Raises:
-        datasets.DataError: if the images of a run's data set cannot be had.
-        ValueError, KeyError: if features or tables of a run are damaged.
-    """
-    names = name_runs(runs)
-    sheets: dict[str, str] = {}
-    panels = [panel for number, run in enumerate(runs) for panel in _panels(run, number, sheets)]
-    figures = {f"{panel['part']}-{panel['run']}": panel.pop("figure") for panel in panels}
-    figures |= _curves(runs, names) | _histograms(runs, names, scored)
-    document = Document()
-    for key, plot in figures.items():
-        plot.name = key
-        document.add_root(plot)
-    document.js_on_event("document_ready", CustomJS(args={"panels": panels}, code="window.startReport(panels)"))
-    script, divs = components(figures)
-
-    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template("report_template.html").render(
-        title="; ".join(dict.fromkeys(plots.loss_name(run.settings) for run in runs)),
-        bokeh=Resources(mode="inline", components=["bokeh"]).render(),
-        script=script,
-        divs=divs,
-        sheets=sheets,
-        sheet_row=SHEET,
-        runs=[_facts(number, run, name) for number, (run, name) in enumerate(zip(runs, names, strict=True))],
-        panels=panels,
-        parts=PARTS,
-        colors=plots.COLORS,
-        digits=sorted({digit for run in runs for digit in run.config["dataset"]["classes"]}),
-        epochs=sorted({epoch for run in runs for epoch in shown_epochs(run)}),
-        better=metrics.BETTER,
-        differing=_differing(runs),
-        histograms={key: plot.xaxis[0].axis_label for key, plot in figures.items() if key.startswith("scores-")},
-        data=json.dumps({"runs": [{"epochs": shown_epochs(run)} for run in runs]}),
-    )
-    with plots.whole(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
-    return [path]
-
-
-def shown_epochs(run: FinishedRun) -> list[int]:
+def shown_epochs(run: Run) -> list[int]:
     """Return the epochs that the page shows of those that a run keeps: `EPOCHS` at most, evenly apart."""
     kept = kept_epochs(run.path)
     chosen = np.linspace(0, len(kept) - 1, min(len(kept), EPOCHS)).round().astype(int)
     return [kept[i] for i in chosen]
 
 
-def name_runs(runs: list[FinishedRun]) -> list[str]:
-    """Return what the page calls each run: its loss, with seed or folder where that is not enough."""
-    losses = [plots.loss_name(run.settings) for run in runs]
-    seeds = [f"{loss}, seed {run.settings['seed']}" for loss, run in zip(losses, runs, strict=True)]
-    folders = [f"{loss}, {run.path.name}" for loss, run in zip(losses, runs, strict=True)]
-    for names in (losses, seeds, folders):
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name} ({number})" for number, name in enumerate(folders, 1)]
-
-
 # ---------------------------------------------------------------- the scatters
 
 
-def _panels(run: FinishedRun, number: int, sheets: dict[str, str]) -> list[dict[str, Any]]:
+def panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any]]:
     """Return the two scatters of a run, with all their epochs; add the sheets of their images."""
     read = list(plots.read_epochs(run.path, shown_epochs(run)))
-    digits = openset.data_of(run)
+    digits = data_of(run)
     xlim, ylim = plots.limits([epoch.points[f"{part}_features"] for epoch in read for part in PARTS])
     ranges = {"x_range": Range1d(start=xlim[0], end=xlim[1]), "y_range": Range1d(start=ylim[0], end=ylim[1])}
     centers = {str(epoch.number): epoch.points["centers"].astype(float).round(4).tolist() for epoch in read}
@@ -134,7 +72,7 @@ def _panels(run: FinishedRun, number: int, sheets: dict[str, str]) -> list[dict[
     panels = []
     for part, images in (("train", digits.train_images), ("test", digits.test_images)):
         every = read[-1].arrays[f"{part}_labels"].astype(int)
-        chosen = np.sort(_sample(len(every), part))
+        chosen = np.sort(sample(len(every), part))
         labels = every[chosen]
         sheet = f"{part}-{digits.name}-{''.join(map(str, digits.classes))}-{len(images)}"
         sheets.setdefault(sheet, _sheet(images[chosen].numpy()))
@@ -146,8 +84,8 @@ def _panels(run: FinishedRun, number: int, sheets: dict[str, str]) -> list[dict[
                 "classes": list(digits.classes),
                 "store": ColumnDataSource(_columns(read, part, chosen, digits.classes)),
                 "centers": centers,
-                "alt": f"{len(chosen)} points of the {PARTS[part]} in {len(digits.classes)} colours, a class each, the "
-                f"digit written at its centre. Test accuracy {run.numbers['accuracy']:.2f} % after the last epoch.",
+                "alt": f"{len(chosen)} points of the {PARTS[part]} in {len(digits.classes)} colors, a class each, the "
+                f"digit written at its center. Test accuracy {run.numbers['accuracy']:.2f} % after the last epoch.",
                 **_scatter(_points(labels, chosen, digits.classes), part, sheet, ranges, read[-1].axis),
             }
         )
@@ -155,7 +93,7 @@ def _panels(run: FinishedRun, number: int, sheets: dict[str, str]) -> list[dict[
 
 
 def _columns(read: list[plots.Epoch], part: str, chosen: np.ndarray, classes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Return what a scatter shows of each epoch: the points, how far they lie from the centre of their class,
+    """Return what a scatter shows of each epoch: the points, how far they lie from the center of their class,
     and what they are predicted to be."""
     columns = {}
     for epoch in read:
@@ -167,7 +105,7 @@ def _columns(read: list[plots.Epoch], part: str, chosen: np.ndarray, classes: tu
     return columns
 
 
-def _sample(count: int, part: str) -> np.ndarray:
+def sample(count: int, part: str) -> np.ndarray:
     """Return which of so many samples of a set are shown: always the same."""
     return np.random.default_rng(0).permutation(count)[: SHOWN[part]]
 
@@ -210,7 +148,7 @@ def _points(labels: np.ndarray, chosen: np.ndarray, classes: tuple[int, ...]) ->
 
 
 def _scatter(source: ColumnDataSource, part: str, sheet: str, ranges: dict[str, Range1d], axis: str) -> dict[str, Any]:
-    """Return a scatter of these points and of the centres, and what the page needs to fill it."""
+    """Return a scatter of these points and of the centers, and what the page needs to fill it."""
     visible = BooleanFilter(booleans=[True] * len(source.data["digit"]))
     plot = _figure(**ranges, aspect_ratio=1, min_border_left=46, min_border_bottom=46, min_border_right=8, min_border_top=8)  # fmt: skip
     plot.xaxis.axis_label, plot.yaxis.axis_label = plots.axis_labels(axis)
@@ -253,7 +191,7 @@ def _figure(**options: Any) -> Any:
 # ---------------------------------------------------------------- curves and histograms
 
 
-def _curves(runs: list[FinishedRun], names: list[str]) -> dict[str, Any]:
+def curves(runs: list[Run], names: list[str]) -> dict[str, Any]:
     """Return the learning curves: test accuracy by epoch, both losses by batch."""
     accuracy = _figure(height=300, x_axis_label="epoch", y_axis_label="test accuracy (%)")
     losses = {
@@ -263,20 +201,34 @@ def _curves(runs: list[FinishedRun], names: list[str]) -> dict[str, Any]:
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
         common = {"color": plots.COLORS[number % 10], "legend_label": name, "name": name}
         style = common | {"line_dash": DASHES[number % 4], "line_width": 2}
-        epochs = np.atleast_1d(np.genfromtxt(run.path / "epochs.csv", names=True, delimiter=","))
-        done = np.isfinite(epochs["test_accuracy"])
-        accuracy.line(epochs["epoch"][done], epochs["test_accuracy"][done], **style)
-        accuracy.scatter(epochs["epoch"][done], epochs["test_accuracy"][done], size=7, **common)
-        batches = np.atleast_1d(np.genfromtxt(run.path / "batches.csv", names=True, delimiter=","))
+        tested = [row for row in read_epochs(run.path) if np.isfinite(row.test_accuracy)]
+        at_epochs, accuracies = [row.epoch for row in tested], [row.test_accuracy for row in tested]
+        accuracy.line(at_epochs, accuracies, **style)
+        accuracy.scatter(at_epochs, accuracies, size=7, **common)
+        batches = read_batches(run)
         block = -(-len(batches) // 300)  # a point is a mean over so many batches
-        whole = batches[: len(batches) // block * block]
-        at = whole["epoch"] - 1 + whole["batch"] / batches["batch"].max()
+        means = batches.groupby(batches.index // block).mean()
+        at = means["epoch"] - 1 + means["batch"] / batches["batch"].max()
         for key, plot in losses.items():
-            plot.line(at.reshape(-1, block).mean(1), whole[key].reshape(-1, block).mean(1), **style)
+            plot.line(at, means[key], **style)
     for plot in (accuracy, *losses.values()):
         plot.add_tools(PanTool(), WheelZoomTool(modifiers="ctrl"), ResetTool(), HoverTool(tooltips="$name @x{0.0}: @y{0.000}"))  # fmt: skip
         _legend(plot)
     return {"curve-accuracy": accuracy, "curve-xent": losses["loss_xent"], "curve-center": losses["loss_center"]}
+
+
+def read_batches(run: Run) -> pd.DataFrame:
+    """Return a run's batches.csv.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    file = run.path / "batches.csv"
+    try:
+        table = pd.read_csv(file, dtype=float)
+        return table[["epoch", "batch", "loss", "loss_xent", "loss_center", "lr"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{file}: damaged: {str(error).splitlines()[0][:200]}") from None
 
 
 def _legend(plot: Any) -> None:
@@ -287,7 +239,7 @@ def _legend(plot: Any) -> None:
     plot.add_layout(legend, "above")
 
 
-def _histograms(runs: list[FinishedRun], names: list[str], scored: list[openset.Scored]) -> dict[str, Any]:
+def histograms(runs: list[Run], names: list[str], scored: list[Scored]) -> dict[str, Any]:
     """Return a histogram of each score of each run, known against unknown samples."""
     panels: dict[tuple[int, str], dict[str, np.ndarray]] = {}
     for part in scored:
@@ -308,54 +260,3 @@ def _histograms(runs: list[FinishedRun], names: list[str], scored: list[openset.
         _legend(plot)
         figures[f"scores-{number}-{score.replace(' ', '-')}"] = plot
     return figures
-
-
-# ---------------------------------------------------------------- what is written beside the figures
-
-
-def _facts(number: int, run: FinishedRun, name: str) -> dict[str, Any]:
-    """Return what the page says of a run, for its last epoch."""
-    arrays, classes = run.arrays, list(run.config["dataset"]["classes"])
-    digits = np.array(classes)
-    labels, predictions = (arrays[f"test_{key}"].astype(int) for key in ("labels", "predictions"))
-    shown = np.sort(_sample(len(labels), "test"))
-    labels, predictions, scores = (a[shown] for a in (labels, predictions, arrays["test_scores"]))
-
-    def listed(chosen: np.ndarray) -> list[dict[str, Any]]:
-        return [
-            {
-                "place": int(i),
-                "label": int(digits[labels[i]]),
-                "predicted": int(digits[predictions[i]]),
-                "score": 100 * float(scores[i]),
-            }
-            for i in chosen
-        ]
-
-    wrong = np.flatnonzero(labels != predictions)
-    right = np.flatnonzero(labels == predictions)
-    confusion = confusion_matrix(arrays["test_labels"], arrays["test_predictions"], labels=range(len(classes)))
-    return {
-        "number": number,
-        "name": name,
-        "path": str(run.path),
-        "command": run.config["command"],
-        "epochs": epochs_of(run.path)[1],
-        "dataset": run.config["dataset"],
-        "settings": run.settings,
-        "numbers": run.numbers,
-        "wrong_count": len(wrong),
-        "wrong": listed(wrong[np.argsort(-scores[wrong], kind="stable")][:WRONG]),
-        "ambiguous": listed(right[np.argsort(scores[right], kind="stable")][:AMBIGUOUS]),
-        "confusion": [
-            (digit, [(int(n), n / max(row.sum(), 1)) for n in row])
-            for digit, row in zip(classes, confusion, strict=True)
-        ],
-    }
-
-
-def _differing(runs: list[FinishedRun]) -> dict[str, list[str]]:
-    """Return the settings in which runs differ, each with every run's value."""
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    table = {key: [str(run.settings.get(key)) for run in runs] for key in keys}
-    return {key: values for key, values in table.items() if len(set(values)) > 1 and not key.startswith("asked_")}

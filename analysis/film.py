@@ -1,0 +1,82 @@
+"""A film of what training did to the features, from the epochs that runs keep."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from analysis.plots import Epoch, draw_part, limits, read_epochs
+from rundir.reading import kept_epochs
+from utils import UserError, whole
+
+
+def animate(runs: list[Path], path: Path, fps: int = 2) -> list[Path]:
+    """Write a film of what training did to the features, and return its files: a GIF, and an MP4
+    beside it where ffmpeg is there. A row a run, the training set left and the test set right; a
+    frame for each epoch that a run keeps. The axes stand still, and show all but one in a thousand
+    of a row's points of all epochs.
+
+    Raises:
+        UserError: if no run keeps more than one epoch.
+    """
+    from matplotlib import rc_context
+    from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
+    from matplotlib.figure import Figure
+
+    kept = {run: kept_epochs(run) for run in runs}
+    frames = sorted(set().union(*kept.values()))
+    if len(frames) < 2:
+        raise UserError(f"{runs[0]}: keeps the features of one epoch alone; a film needs runs made with --plot")
+    rows = [{epoch.number: _thin(epoch) for epoch in read_epochs(run, kept[run])} for run in runs]
+    places = [
+        limits([epoch.points[key] for epoch in row.values() for key in ("train_features", "test_features")])
+        for row in rows
+    ]
+
+    writers: dict[Path, AbstractMovieWriter] = {path.with_suffix(".gif"): PillowWriter(fps)}
+    if FFMpegWriter.isAvailable():
+        writers[path.with_suffix(".mp4")] = FFMpegWriter(fps)
+    with rc_context({"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6}):
+        for file, writer in writers.items():
+            figure = Figure(figsize=(7.2, 3.7 * len(rows)), layout="constrained")
+            axes = figure.subplots(len(rows), 2, squeeze=False)
+            with _noted(file), whole(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
+                for frame in [*frames, frames[-1], frames[-1]]:  # the end stays a while
+                    for row, (xlim, ylim), pair in zip(rows, places, axes, strict=True):
+                        epoch = max((e for e in row if e <= frame), default=min(row))
+                        for ax, part in zip(pair, ("train", "test"), strict=True):
+                            ax.clear()
+                            draw_part(ax, row[epoch], part, size=0.4)
+                            ax.set(xlim=xlim, ylim=ylim, adjustable="box")
+                    if figure.get_layout_engine() is not None:
+                        figure.draw_without_rendering()
+                        figure.set_layout_engine("none")  # the layout is the first frame's, or it would jump
+                    writer.grab_frame()
+    return [file for file in writers if file.exists()]
+
+
+@contextlib.contextmanager
+def _noted(file: Path) -> Iterator[None]:
+    """Let a film that ffmpeg fails at be missing, and say so."""
+    try:
+        yield
+    except (subprocess.CalledProcessError, BrokenPipeError):
+        print(f"plots.py: {file.name} could not be made: ffmpeg failed", file=sys.stderr)
+
+
+def _thin(epoch: Epoch, count: int = 10_000) -> Epoch:
+    """Return what is drawn of an epoch, with at most so many training samples, always the same ones."""
+    labels, points = epoch.arrays["train_labels"], epoch.points["train_features"]
+    chosen = np.random.default_rng(0).permutation(len(labels))[:count]
+    arrays = {key: epoch.arrays[key] for key in ("test_labels", "test_predictions")}
+    return replace(
+        epoch,
+        arrays=arrays | {"train_labels": labels[chosen]},
+        points=epoch.points | {"train_features": points[chosen]},
+    )

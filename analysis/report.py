@@ -1,0 +1,135 @@
+"""One interactive page from run directories, with all that it needs inside: compare.py --report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bokeh.document import Document
+from bokeh.embed import components
+from bokeh.models import CustomJS
+from bokeh.resources import Resources
+from jinja2 import Environment, FileSystemLoader
+from sklearn.metrics import confusion_matrix
+
+from analysis import metrics, plots
+from analysis.openset import Scored
+from analysis.report_figures import PARTS, SHEET, curves, histograms, panels, sample, shown_epochs
+from rundir.reading import Run
+from utils import whole
+
+HERE = Path(__file__).resolve().parent
+WRONG, AMBIGUOUS = 100, 40  # digits that are listed
+
+
+def write_report(path: Path, runs: list[Run], scored: list[Scored]) -> list[Path]:
+    """Write the page for runs whose `numbers` are computed, and for the scores of unknown images;
+    return what was written.
+
+    Raises:
+        UserError: if the images of a run's data set cannot be had, or its features or tables are damaged.
+    """
+    names = name_runs(runs)
+    sheets: dict[str, str] = {}
+    scatters = [panel for number, run in enumerate(runs) for panel in panels(run, number, sheets)]
+    figures = {f"{panel['part']}-{panel['run']}": panel.pop("figure") for panel in scatters}
+    figures |= curves(runs, names) | histograms(runs, names, scored)
+    document = Document()
+    for key, plot in figures.items():
+        plot.name = key
+        document.add_root(plot)
+    document.js_on_event("document_ready", CustomJS(args={"panels": scatters}, code="window.startReport(panels)"))
+    script, divs = components(figures)
+
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("report_template.html").render(
+        title="; ".join(dict.fromkeys(plots.loss_name(run.settings) for run in runs)),
+        bokeh=Resources(mode="inline", components=["bokeh"]).render(),
+        script=script,
+        divs=divs,
+        sheets=sheets,
+        sheet_row=SHEET,
+        runs=[facts_of(number, run, name) for number, (run, name) in enumerate(zip(runs, names, strict=True))],
+        panels=scatters,
+        parts=PARTS,
+        colors=plots.COLORS,
+        digits=sorted({digit for run in runs for digit in run.record.classes}),
+        epochs=sorted({epoch for run in runs for epoch in shown_epochs(run)}),
+        better=metrics.BETTER,
+        differing=_differing(runs),
+        histograms={key: plot.xaxis[0].axis_label for key, plot in figures.items() if key.startswith("scores-")},
+        data=json.dumps({"runs": [{"epochs": shown_epochs(run)} for run in runs]}),
+    )
+    with whole(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    return [path]
+
+
+def name_runs(runs: list[Run]) -> list[str]:
+    """Return what the page calls each run: its loss, with seed or folder where that is not enough."""
+    losses = [plots.loss_name(run.settings) for run in runs]
+    seeds = [f"{loss}, seed {run.settings.seed}" for loss, run in zip(losses, runs, strict=True)]
+    folders = [f"{loss}, {run.path.name}" for loss, run in zip(losses, runs, strict=True)]
+    for names in (losses, seeds, folders):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(folders, 1)]
+
+
+# ---------------------------------------------------------------- what is written beside the figures
+
+
+def facts_of(number: int, run: Run, name: str) -> dict[str, Any]:
+    """Return what the page says of a run, for its last epoch."""
+    arrays, classes = run.arrays, list(run.record.classes)
+    digits = np.array(classes)
+    labels, predictions = (arrays[f"test_{key}"].astype(int) for key in ("labels", "predictions"))
+    shown = np.sort(sample(len(labels), "test"))
+    labels, predictions, scores = (a[shown] for a in (labels, predictions, arrays["test_scores"]))
+
+    def listed(chosen: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {
+                "place": int(i),
+                "label": int(digits[labels[i]]),
+                "predicted": int(digits[predictions[i]]),
+                "score": 100 * float(scores[i]),
+            }
+            for i in chosen
+        ]
+
+    wrong = np.flatnonzero(labels != predictions)
+    right = np.flatnonzero(labels == predictions)
+    confusion = confusion_matrix(arrays["test_labels"], arrays["test_predictions"], labels=range(len(classes)))
+    return {
+        "number": number,
+        "name": name,
+        "path": str(run.path),
+        "command": run.record.command,
+        "epochs": run.record.epochs,
+        "dataset": {"name": run.record.dataset, "train": run.record.train, "test": run.record.test},
+        "settings": settings_of(run),
+        "numbers": run.numbers,
+        "wrong_count": len(wrong),
+        "wrong": listed(wrong[np.argsort(-scores[wrong], kind="stable")][:WRONG]),
+        "ambiguous": listed(right[np.argsort(scores[right], kind="stable")][:AMBIGUOUS]),
+        "confusion": [
+            (digit, [(int(n), n / max(row.sum(), 1)) for n in row])
+            for digit, row in zip(classes, confusion, strict=True)
+        ],
+    }
+
+
+def settings_of(run: Run) -> dict[str, object]:
+    """Return every setting of a run, and how it was computed, by name."""
+    plan = run.record.plan
+    return dataclasses.asdict(plan.settings) | dataclasses.asdict(plan.execution)
+
+
+def _differing(runs: list[Run]) -> dict[str, list[str]]:
+    """Return the settings in which runs differ, each with every run's value."""
+    table = {key: [str(settings_of(run)[key]) for run in runs] for key in settings_of(runs[0])}
+    return {key: values for key, values in table.items() if len(set(values)) > 1}

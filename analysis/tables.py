@@ -1,0 +1,136 @@
+"""Tables of runs: which runs make a row, mean ± standard deviation, differences paired by seed, as Markdown and CSV."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from analysis.plots import loss_name
+from rundir.reading import Run
+from utils import mean_and_std, plus_minus, whole
+
+Rows = dict[str, list[Run]]
+Table = dict[str, list[dict[str, float]]]  # a row's name: the numbers of each of its runs
+FINE = ("compactness", "silhouette", "drift")  # numbers that show three digits
+
+
+def by_row(runs: Iterable[Run], aside: Sequence[str] = ("seed",)) -> Rows:
+    """Return the runs by what a row of a table calls them: the loss, and what else differs in the settings,
+    but for those `aside`."""
+    groups: dict[object, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_without(run, aside), []).append(run)
+    names = {key: loss_name(group[0].settings) for key, group in groups.items()}
+    differing = {}
+    for key, group in groups.items():
+        twins = [groups[other][0].settings for other in groups if names[other] == names[key]]
+        values = {f.name: getattr(group[0].settings, f.name) for f in fields(group[0].settings)}
+        differing[key] = [
+            f"{name} {value}"
+            for name, value in values.items()
+            if name not in aside and any(getattr(twin, name) != value for twin in twins)
+        ]
+    rows: Rows = {}
+    for shown in (4, None):  # all of them where four do not tell the rows apart
+        rows = {", ".join([names[key], *differing[key][:shown]]): group for key, group in groups.items()}
+        if len(rows) == len(groups):
+            break
+    return rows
+
+
+def _without(run: Run, aside: Sequence[str]) -> object:
+    there = {name: value for name, value in (("seed", 0), ("known_classes", None)) if name in aside}
+    return replace(run.settings, **there)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- Markdown
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; what would break out of a cell is written so that it does not."""
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for row in rows:
+        lines.append("| " + " | ".join(str(cell).replace("<", "&lt;").replace("\n", " ") for cell in row) + " |")
+    return "\n".join(lines)
+
+
+def means(table: Table, better: Mapping[str, str], label: str = "loss") -> str:
+    """Return a table with one row a name: mean ± standard deviation of each number, and n."""
+    header = [label, *(f"{name} {way}".rstrip() for name, way in better.items()), "n"]
+    rows = []
+    for name, runs in table.items():
+        cells = [plus_minus([run.get(key, math.nan) for run in runs], 3 if key in FINE else 2) for key in better]
+        rows.append([name, *cells, str(len(runs))])
+    return markdown(header, rows)
+
+
+def each_seed(rows: Rows, number: Callable[[Run], float], digits: int = 2, label: str = "") -> str:
+    """Return a table of one number with a column for each seed, the mean ± standard deviation, and n."""
+    seeds = sorted({run.settings.seed for group in rows.values() for run in group})
+    body = []
+    for name, group in rows.items():
+        values = {run.settings.seed: number(run) for run in group}
+        cells = [f"{values[seed]:.{digits}f}" if seed in values else "" for seed in seeds]
+        body.append([name, *cells, plus_minus(list(values.values()), digits), str(len(values))])
+    return markdown([label, *(f"seed {seed}" for seed in seeds), "mean ± std", "n"], body)
+
+
+def paired(rows: Rows, number: Callable[[Run], float]) -> str | None:
+    """Return a table of how far each row lies from the first, seed by seed: mean difference with its 95 %
+    confidence interval (Student's t), or None where no two rows share two seeds."""
+    (first, base), *others = rows.items()
+    there = {run.settings.seed: number(run) for run in base}
+    body = []
+    for name, group in others:
+        gaps = [number(run) - there[run.settings.seed] for run in group if run.settings.seed in there]
+        if len(gaps) > 1:
+            low, high = confidence_interval(gaps)
+            each = ", ".join(f"{gap:+.2f}" for gap in gaps)
+            body.append(
+                [f"{name} − {first}", f"{np.mean(gaps):+.2f}", f"{low:+.2f} to {high:+.2f}", each, str(len(gaps))]
+            )
+    return markdown(["accuracy, paired by seed", "mean", "95 % interval", "each seed", "n"], body) if body else None
+
+
+def confidence_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Return the confidence interval of the mean of at least two values, by Student's t."""
+    mean, std = mean_and_std(list(values))
+    assert std is not None, "a single value has no interval"
+    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * std / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+# ---------------------------------------------------------------- CSV
+
+
+def means_csv(path: Path, table: Table, better: Iterable[str], labels: Sequence[str] = ("loss",)) -> None:
+    """Write the table of means with one column for each mean and one for each deviation."""
+    lines = []
+    for name, runs in table.items():
+        line: dict[str, object] = dict(zip(labels, name.split(" | "), strict=True)) | {"n": len(runs)}
+        for key in better:
+            line[f"{key} mean"], line[f"{key} std"] = mean_and_std([run.get(key, math.nan) for run in runs])
+        lines.append(line)
+    write_csv(path, pd.DataFrame(lines))
+
+
+def runs_csv(path: Path, rows: Rows, better: Iterable[str]) -> None:
+    """Write the same numbers of every single run."""
+    lines = [
+        {"loss": name, "seed": run.settings.seed, "run": str(run.path)} | {key: run.numbers.get(key) for key in better}
+        for name, group in rows.items()
+        for run in group
+    ]
+    write_csv(path, pd.DataFrame(lines))
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, ten significant digits, whole or not at all."""
+    with whole(path) as unfinished:
+        table.to_csv(unfinished, index=False, float_format="%.10g", lineterminator="\n")

@@ -1,0 +1,179 @@
+"""A run's checkpoint and network, read back and checked; and the data that it was trained on."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import datasets
+from rundir.reading import Run
+from rundir.writing import FORMAT
+from training.building import build_network, length_of_run
+from training.hardware import autocast
+from training.settings import Plan, plan_from_json
+from training.trainer import Network
+from utils import UserError, command_line
+
+LARGEST_CHECKPOINT = 1 << 30  # bytes
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What it takes to go on after an epoch."""
+
+    plan: Plan
+    epoch: int
+    best: float  # test accuracy so far, percent
+    elapsed: float  # seconds
+    sizes: Mapping[str, int]  # of the log and CSV files, bytes
+    tail: Mapping[str, str]  # what comes after
+    checksums: Mapping[str, str]
+    states: Mapping[str, Any]  # state_dicts by name, and the random states
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return a checkpoint's content, on the CPU; runs no code from the file.
+
+    Raises:
+        UserError: if there is none, it is not one of ours, or it holds what no run has.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no checkpoint here; a run writes its first after its first epoch")
+    if path.stat().st_size > LARGEST_CHECKPOINT:
+        raise UserError(f"{path}: damaged or not a checkpoint (larger than 1 GiB)")
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes make it
+        raise UserError(f"{path}: damaged or not a checkpoint ({type(error).__name__})") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("format"), int):
+        raise UserError(f"{path}: not a checkpoint of main.py")
+    if not 1 <= raw["format"] <= FORMAT:
+        raise UserError(
+            f"{path}: of format {raw['format']}, and this version of main.py reads {FORMAT}: get one that fits"
+        )
+    plan = plan_from_json(raw, str(path))
+    try:
+        return _checked(raw, plan)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: damaged: {str(error)[:200]}") from None
+
+
+def _checked(raw: dict[str, Any], plan: Plan) -> Checkpoint:
+    """Return the checkpoint; raise ValueError for an entry that no run has."""
+    sizes, tail = raw["sizes"], raw.get("tail", {})
+    settings = plan.settings
+    last = settings.max_epoch or length_of_run(settings, 1)[0]
+    if type(raw["epoch"]) is not int or not 1 <= raw["epoch"] <= last:
+        raise ValueError(f"epoch: {raw['epoch']!r}: must be a whole number from 1 to {last}")
+    for name in ("best", "elapsed"):
+        if type(raw[name]) not in (int, float) or not math.isfinite(raw[name]):
+            raise ValueError(f"{name}: {raw[name]!r}: must be a number")
+    for name in ("log", "batches", "epochs"):
+        if type(sizes[name]) is not int or sizes[name] < 0 or not isinstance(tail.get(name, ""), str):
+            raise ValueError(f"sizes: {sizes[name]!r}: must be a number of bytes")
+    if not all(isinstance(value, str) for value in raw["checksums"].values()):
+        raise ValueError("checksums: must be texts")
+    for name in ("model", "head", "center_loss"):
+        for key, value in raw[name].items():
+            if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
+                raise ValueError(f"{name}: {key}: must be a tensor of numbers")
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise ValueError(f"{name}: {key}: is larger than what the file holds of it")
+    states = {key: raw[key] for key in raw if key not in ("settings", "execution", "options", "choices", "format")}
+    return Checkpoint(
+        plan, raw["epoch"], float(raw["best"]), float(raw["elapsed"]), sizes, tail, raw["checksums"], states
+    )
+
+
+def load_state(network: Network, checkpoint: Checkpoint, path: Path) -> None:
+    """Load a checkpoint into a `Trainer`, or into a `Network`.
+
+    Raises:
+        UserError: if it does not fit.
+    """
+    try:
+        network.load_state_dict(dict(checkpoint.states))
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: the checkpoint does not fit this model ({reason})") from None
+
+
+def restore_random_states(states: Any) -> None:
+    """Take up the states, as far as they and the devices are there."""
+    if not isinstance(states, Mapping) or not isinstance(states.get("cpu"), Tensor):
+        return
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"] and torch.cuda.is_initialized() and torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def check_same_plan(directory: Path, plan: Plan, asked: Mapping[str, object]) -> None:
+    """Raise UserError if something asked for by hand contradicts the run that is to be continued."""
+    wrong = []
+    for name, value in asked.items():
+        there = getattr(plan.settings if hasattr(plan.settings, name) else plan.execution, name)
+        if value not in (there, plan.asked(name)):
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            wrong.append(f"--{name.replace('_', '-')} {shown} (there: {there})")
+    if wrong:
+        raise UserError(f"--resume {directory}: the run was made with other settings, leave out: {', '.join(wrong)}")
+
+
+# ---------------------------------------------------------------- a finished run's network and data
+
+
+def load_network(run: Run, device: torch.device) -> Network:
+    """Return a finished run's network, ready to evaluate on the device.
+
+    Raises:
+        UserError: if its checkpoint is missing, damaged or not of its last epoch.
+    """
+    checkpoint = load_checkpoint(run.path / "checkpoint.pt")
+    if checkpoint.epoch != run.record.epochs:
+        go_on = command_line("main.py", "--resume", run.path)
+        raise UserError(f"{run.path}: its checkpoint is of another epoch; go on with {go_on}")
+    settings = checkpoint.plan.settings
+    network = build_network(settings, len(run.record.classes), autocast(settings.precision, device))
+    load_state(network, checkpoint, run.path)
+    network.model.to(device)
+    network.head.to(device)
+    return network
+
+
+_load = functools.cache(datasets.load)  # several runs have the same data
+
+
+def load_data(run: Run) -> datasets.Digits:
+    """Return the whole data set that a run was trained on, all classes of it.
+
+    Raises:
+        UserError: if it cannot be had, or is not the same.
+    """
+    data = _load(run.record.dataset, data_root(run))
+    if data.checksums != run.record.checksums:
+        raise UserError(f"{run.path}: was trained on other data than there is in {data_root(run)}")
+    return data
+
+
+def data_of(run: Run) -> datasets.Digits:
+    """Return the samples that a run was trained and tested on, in the order of its features."""
+    data, _, _ = held_out_of(run)
+    return data
+
+
+def held_out_of(run: Run) -> tuple[datasets.Digits, Tensor, Tensor]:
+    """Return the same, and the images and labels that --hold-out kept out of training."""
+    return load_data(run).for_training(run.settings.known_classes, run.settings.hold_out)
+
+
+def data_root(run: Run) -> Path:
+    """Return where the run's data are: where it found them, or in the default place."""
+    root = Path(run.record.plan.options.data_root)
+    return root if root.is_dir() else Path("data")

@@ -1,0 +1,64 @@
+"""The published settings, value by value, and who wins over whom."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from training.building import MARGIN_HEADS
+from training.settings import PAPER, RECIPES, REFERENCE, Settings, contradiction, resolve
+
+
+def test_reference_is_as_published() -> None:
+    published = dict(
+        lr_model=0.001, momentum=0.9, weight_decay=5e-4, stepsize=(20,), gamma=0.5, step_unit="epoch", max_epoch=100,
+        batch_size=128, lr_cent=0.5, momentum_cent=0.0, weight_cent=1.0, feature_prelu=True, head_bias=True,
+        center_update="gradient", shift=0, clip=None,
+    )  # fmt: skip
+    assert {key: getattr(REFERENCE, key) for key in published} == published
+
+
+def test_paper_is_as_released() -> None:
+    released = dict(
+        lr_model=0.01, momentum=0.9, weight_decay=5e-4, gamma=0.8, step_unit="iteration", max_iterations=10_000,
+        batch_size=128, lr_cent=0.01, momentum_cent=0.9, center_schedule=True, weight_cent=0.01, init="xavier",
+        center_init="xavier", head_init="xavier", bias_lr_factor=2.0, bias_decay=False, overlapping_pool=True,
+        feature_prelu=True, head_bias=False, center_update="paper", pixel_mean=127.5, pixel_std=128.0, shift=0,
+    )  # fmt: skip
+    assert {key: getattr(PAPER, key) for key in released} == released
+    assert PAPER.stepsize == (5_000, 8_000)
+
+
+def asked(**by_hand) -> Settings:
+    """Resolved settings of a recipe, a data set and values given by hand."""
+    dataset = by_hand.pop("dataset", "mnist")
+    return resolve(Settings(**by_hand), by_hand, dataset)
+
+
+def test_recipes_say_their_names() -> None:
+    assert {name: recipe.recipe for name, recipe in RECIPES.items()} == {
+        n: n for n in ("default", "reference", "paper")
+    }
+    assert RECIPES["default"].max_epoch == 10
+    assert all(contradiction(recipe) is None for recipe in RECIPES.values())
+
+
+def test_by_hand_wins_over_data_set_wins_over_recipe() -> None:
+    assert asked().batch_size == 128
+    assert asked(dataset="mnist5k").batch_size == 64
+    assert asked(dataset="mnist5k", batch_size=7).batch_size == 7
+    assert asked(dataset="mnist5k", recipe="reference").batch_size == 128
+
+
+@pytest.mark.parametrize("head", ["arcface", "cosface"])
+def test_margin_heads_stand_alone_with_their_own_defaults(head: str) -> None:
+    parameters = inspect.signature(MARGIN_HEADS[head]).parameters
+    settings = asked(head=head)
+    assert (settings.weight_cent, settings.scale, settings.margin) == (
+        0.0,
+        parameters["s"].default,
+        parameters["m"].default,
+    )
+    assert asked(head=head, weight_cent=0.3, margin=0.1).weight_cent == 0.3
+    assert asked(head="softmax").scale is None

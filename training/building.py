@@ -1,0 +1,244 @@
+"""From `Settings` to what trains: network, head, centers, optimizers and schedules on the device."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+import models
+from center_loss import CenterLoss
+from datasets import Batches, Digits
+from margin_heads import ArcFace, CosFace, MarginHead
+from models import SoftmaxHead, spread_directions
+from training.hardware import autocast, compiled, make_deterministic, vectorize_prelu
+from training.parallel import Group
+from training.settings import START_RADIUS, Execution, Plan, Settings
+from training.trainer import Network, Trainer
+from utils import UserError
+
+MARGIN_HEADS = {"arcface": ArcFace, "cosface": CosFace}
+
+
+@dataclass
+class Training:
+    """What trains a run: its data on the device, their batches, the trainer."""
+
+    data: Digits
+    batches: Batches
+    trainer: Trainer
+    epochs: int
+    iterations: int
+
+    def batches_of(self, epoch: int) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:
+        """Return an epoch's batches, the last epoch's perhaps cut short, and how many."""
+        count = min(len(self.batches), self.iterations - (epoch - 1) * len(self.batches))
+        return itertools.islice(self.batches.epoch(epoch), count), count
+
+
+class Optimizers(TypedDict):
+    """Optimizers and schedules under the names that `Trainer` has for them."""
+
+    optimizer_model: torch.optim.Optimizer
+    optimizer_center: torch.optim.Optimizer
+    scheduler_model: torch.optim.lr_scheduler.LRScheduler
+    scheduler_center: torch.optim.lr_scheduler.LRScheduler
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python and torch; no other is drawn from."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def build_training(plan: Plan, data: Digits, group: Group) -> Training:
+    """Return what trains a run on the whole data set `data`, the same in every process of the group."""
+    settings = plan.settings
+    data, _, _ = data.for_training(settings.known_classes, settings.hold_out)
+    data = data.to(group.device)
+    batches = Batches(data.train_images, data.train_labels, settings.batch_size, settings.seed, settings.shift)
+    trainer = build_trainer(settings, plan.execution, batches, len(data.classes), group)
+    return Training(data, batches, trainer, *length_of_run(settings, len(batches)))
+
+
+def build_trainer(
+    settings: Settings, execution: Execution, batches: Batches, num_classes: int, group: Group
+) -> Trainer:
+    """Return network, head, losses, optimizers and schedules on the group's device, from the seed.
+
+    Raises:
+        UserError: for a margin that its head does not take.
+    """
+    if execution.deterministic:
+        make_deterministic()
+    if execution.threads is not None:
+        torch.set_num_threads(execution.threads)
+    seed_everything(settings.seed)
+    try:
+        network = build_network(settings, num_classes, autocast(settings.precision, group.device))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    center_loss = CenterLoss(
+        num_classes,
+        settings.feat_dim,
+        update=settings.center_update,
+        weight=settings.weight_cent,
+        init=initial_centers(settings.center_init, network.head.weight),
+        exchange=False,  # over several processes each has the whole batch's features
+    )
+    for module in (network.model, network.head, center_loss):
+        module.to(group.device)
+    if group.device.type == "cpu" and execution.compile == "off":
+        vectorize_prelu(network.model)
+    forward = group.over_all(network.model)
+    return Trainer(
+        model=network.model,
+        head=network.head,
+        precision=network.precision,
+        pixel_mean=network.pixel_mean,
+        pixel_std=network.pixel_std,
+        forward=compiled(forward, settings.batch_size, group.device) if execution.compile == "on" else forward,
+        center_loss=center_loss,
+        **build_optimizers(network.model, network.head, center_loss, settings, len(batches)),
+        clip=settings.clip,
+    )
+
+
+def build_network(
+    settings: Settings, num_classes: int, precision: Callable[[], AbstractContextManager[Any]]
+) -> Network:
+    """Return the network that resolved settings name, newly initialized, on the CPU."""
+    model = models.create(
+        settings.model,
+        feat_dim=settings.feat_dim,
+        init=settings.init,
+        feature_prelu=settings.feature_prelu,
+        overlapping_pool=settings.overlapping_pool,
+    )
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Network(
+        model=model,
+        head=build_head(settings, num_classes),
+        precision=precision,
+        pixel_mean=settings.pixel_mean,
+        pixel_std=settings.pixel_std,
+    )
+
+
+def build_head(settings: Settings, num_classes: int) -> SoftmaxHead | MarginHead:
+    """Return the head that the settings name, features (B, D) → logits (B, C)."""
+    feat_dim = settings.feat_dim
+    if settings.head == "softmax":
+        bias, init = settings.head_bias, settings.head_init
+        return SoftmaxHead(feat_dim, num_classes, bias=bias, init=init, radius=START_RADIUS)
+    assert settings.scale is not None, "settings are checked where they are read"
+    assert settings.margin is not None
+    head = MARGIN_HEADS[settings.head](feat_dim, num_classes, s=settings.scale, m=settings.margin)
+    if settings.head_init == "spread":
+        with torch.no_grad():
+            head.weight.copy_(spread_directions(num_classes, feat_dim))
+    return head
+
+
+def initial_centers(name: str, head_weight: Tensor) -> Tensor:
+    """Return where the centers start, (C, D).
+
+    ``head``: in the directions of the class weights, at radius 5. ``normal``: standard normal.
+    ``xavier``: uniform with variance 1/D, Caffe's filler.
+    """
+    if name == "head":
+        return START_RADIUS * F.normalize(head_weight.detach())
+    if name == "xavier":
+        bound = math.sqrt(3 / head_weight.shape[1])
+        return torch.empty(head_weight.shape).uniform_(-bound, bound)
+    return torch.randn(head_weight.shape)
+
+
+def build_optimizers(
+    model: nn.Module, head: nn.Module, center_loss: CenterLoss, settings: Settings, batches: int
+) -> Optimizers:
+    """Return SGD for model and head, SGD for the centers, and a schedule for each, per iteration.
+
+    Args:
+        settings: resolved ones.
+        batches: of an epoch; they set the schedules' time scale.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # by learning rate and weight decay
+    for module in (model, head):
+        for name, parameter in module.named_parameters():
+            groups.setdefault(_rate_and_decay(name, settings), []).append(parameter)
+    optimizer_model = torch.optim.SGD(
+        [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()],
+        lr=settings.lr_model,
+        momentum=settings.momentum,
+    )
+    optimizer_center = torch.optim.SGD(center_loss.parameters(), lr=settings.lr_cent, momentum=settings.momentum_cent)
+    _, iterations = length_of_run(settings, batches)
+    factor = lr_schedule(settings, iterations, batches)
+    hold = settings.center_hold * iterations
+
+    def center_factor(iteration: int) -> float:
+        if iteration < hold:
+            return 0.0
+        return factor(iteration) if settings.center_schedule else 1.0
+
+    return {
+        "optimizer_model": optimizer_model,
+        "optimizer_center": optimizer_center,
+        "scheduler_model": LambdaLR(optimizer_model, factor),
+        "scheduler_center": LambdaLR(optimizer_center, center_factor),
+    }
+
+
+def _rate_and_decay(name: str, settings: Settings) -> tuple[float, float]:
+    """Return the learning rate and the weight decay of the parameter of that name."""
+    rate, decay = settings.lr_model, settings.weight_decay
+    if name.startswith("fc."):
+        rate *= settings.feature_lr_factor
+    if name.endswith("bias"):
+        rate *= settings.bias_lr_factor
+        decay = decay if settings.bias_decay else 0.0
+    return rate, decay
+
+
+def lr_schedule(settings: Settings, iterations: int, batches: int) -> Callable[[int], float]:
+    """Return the factor on the learning rate at an iteration counted from 0.
+
+    ``one-cycle`` rises linearly over the first `warmup` of the run, then falls linearly to 0.
+    ``step`` multiplies by `gamma` every `stepsize`, or at each of several `stepsize`s.
+
+    Args:
+        settings: resolved ones.
+        iterations: of the whole run.
+        batches: iterations of an epoch.
+    """
+    if settings.schedule == "one-cycle":
+        top = max(1.0, settings.warmup * iterations)
+        return lambda i: min((i + 1) / top, max(0.0, (iterations - i) / (iterations - top + 1)))
+    assert settings.gamma is not None, "settings are checked where they are read"
+    assert settings.stepsize is not None
+    gamma = settings.gamma
+    steps = [step * (batches if settings.step_unit == "epoch" else 1) for step in settings.stepsize]
+    if len(steps) == 1:
+        return lambda i: gamma ** (i // steps[0])
+    return lambda i: gamma ** sum(i >= step for step in steps)
+
+
+def length_of_run(settings: Settings, batches: int) -> tuple[int, int]:
+    """Return the run's epochs and iterations, for epochs of so many batches.
+
+    A recipe that counts in iterations may cut its last epoch short.
+    """
+    if settings.max_epoch is not None:
+        return settings.max_epoch, settings.max_epoch * batches
+    assert settings.max_iterations is not None, "Settings are checked where they are read"
+    return math.ceil(settings.max_iterations / batches), settings.max_iterations

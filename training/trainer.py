@@ -1,0 +1,136 @@
+"""One step, one epoch, one evaluation: the loop that reads like the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from center_loss import CenterLoss
+from datasets import normalize
+from margin_heads import MarginHead
+from models import SoftmaxHead
+from utils import Stopped
+
+EVALUATION_BATCH = {"cpu": 250, "cuda": 2_000}  # more is no faster on a CPU
+
+
+class Diverged(Stopped):
+    """A loss that is not finite; the message names the batch."""
+
+
+@dataclass(kw_only=True)
+class Network:
+    """Images → `model` → features → `head` → logits.
+
+    `precision` returns the autocast context for the model's forward pass. The features, the
+    logits and the losses are float32 in any precision.
+    """
+
+    model: nn.Module
+    head: SoftmaxHead | MarginHead
+    precision: Callable[[], AbstractContextManager[Any]]
+    pixel_mean: float
+    pixel_std: float
+
+    STATEFUL: ClassVar[tuple[str, ...]] = ("model", "head")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that training changes."""
+        return {name: getattr(self, name).state_dict() for name in self.STATEFUL}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a `state_dict`; other entries are ignored."""
+        for name in self.STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return float32 features (B, D) of uint8 images (B, 28, 28)."""
+        return self._features(images, self.model)
+
+    def _features(self, images: Tensor, model: Callable[[Tensor], Tensor]) -> Tensor:
+        with self.precision():
+            return model(normalize(images, self.pixel_mean, self.pixel_std))
+
+    @torch.no_grad()
+    def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
+        """Return what the network makes of a whole set under the present weights."""
+        self.model.eval()
+        self.head.eval()
+        features = torch.cat(
+            [self.features(part) for part in images.split(EVALUATION_BATCH[images.device.type])]
+        )  # (N, D)
+        logits = self.head(features)  # (N, C), without a margin
+        scores, predictions = logits.softmax(dim=1).max(dim=1)
+        return Evaluation(
+            features=features,
+            logits=logits,
+            labels=labels,
+            predictions=predictions,
+            scores=scores,
+            loss=float(F.cross_entropy(logits, labels)),
+            accuracy=100 * float((predictions == labels).double().mean()),
+        )
+
+
+@dataclass(kw_only=True)
+class Trainer(Network):
+    """What a run trains: a network, and the centers.
+
+    `forward` computes the model's features while training: the model itself, it compiled, or it over
+    several processes (parallel.py).
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    center_loss: CenterLoss
+    optimizer_model: torch.optim.Optimizer
+    optimizer_center: torch.optim.Optimizer
+    scheduler_model: torch.optim.lr_scheduler.LRScheduler
+    scheduler_center: torch.optim.lr_scheduler.LRScheduler
+    clip: float | None
+
+    STATEFUL = ("model", "head", "center_loss", "optimizer_model", "optimizer_center", "scheduler_model", "scheduler_center")  # fmt: skip
+
+    def train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[float, Tensor]]:
+        """Train on the batches; after each yield the learning rate and (loss_xent, loss_center).
+
+        The losses stay on the device, detached and unweighted: reading them waits for the device.
+        """
+        self.model.train()
+        self.head.train()
+        for images, labels in batches:
+            lr = self.optimizer_model.param_groups[0]["lr"]
+            features = self._features(images, self.forward)  # (B, D)
+            logits = self.head(features, labels)  # (B, C)
+            loss_xent = F.cross_entropy(logits, labels)
+            loss = loss_xent + self.center_loss(features, labels)  # eq. 5; the loss holds λ
+
+            self.optimizer_model.zero_grad()
+            self.optimizer_center.zero_grad()
+            loss.backward()
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_([*self.model.parameters(), *self.head.parameters()], self.clip)
+            self.optimizer_model.step()
+            self.optimizer_center.step()  # λ does not reach the centers
+            self.scheduler_model.step()
+            self.scheduler_center.step()
+            yield lr, torch.stack([loss_xent.detach(), self.center_loss.last_value])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Features (N, D), logits (N, C), labels and predictions (N,), the top softmax score (N,), all on
+    the device; the mean cross-entropy without margin, and the accuracy in percent."""
+
+    features: Tensor
+    logits: Tensor
+    labels: Tensor
+    predictions: Tensor
+    scores: Tensor
+    loss: float
+    accuracy: float
