@@ -23,8 +23,7 @@ import numpy as np
 import torch
 
 from analysis import film, metrics, plots, sweep, tables
-from analysis.openset import Scored, score_runs
-from datasets import load_images
+from analysis.openset import Scored, load_images, score_runs
 from rundir.directory import Guard
 from rundir.loading import data_root
 from rundir.reading import Run, kept_epochs, read_epochs, read_run

@@ -1,4 +1,4 @@
-"""Digits by name: verified uint8 images and int64 labels, and batches of them on one device."""
+"""Digits by name: verified uint8 images and int64 labels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from utils import UserError
@@ -32,6 +31,14 @@ EXPECTED = {  # file stem: shape
     "train-labels-idx1-ubyte": (60_000,),
     "t10k-images-idx3-ubyte": (10_000, SIDE, SIDE),
     "t10k-labels-idx1-ubyte": (10_000,),
+}
+
+
+MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 
 
@@ -53,16 +60,7 @@ class Source:
 
 
 SOURCES = {
-    "mnist": Source(
-        "MNIST",
-        "MNIST",
-        {
-            "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
-            "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
-            "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
-            "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
-        },
-    ),
+    "mnist": Source("MNIST", "MNIST", MNIST_MD5),
     "fashion-mnist": Source("FashionMNIST", "FashionMNIST"),
     "kmnist": Source("KMNIST", "KMNIST"),
 }
@@ -86,13 +84,8 @@ class Digits:
 
     def to(self, device: torch.device) -> Digits:
         """Return the same data on that device."""
-        return replace(
-            self,
-            train_images=self.train_images.to(device),
-            train_labels=self.train_labels.to(device),
-            test_images=self.test_images.to(device),
-            test_labels=self.test_labels.to(device),
-        )
+        tensors = ("train_images", "train_labels", "test_images", "test_labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
     def only(self, classes: Sequence[int]) -> Digits:
         """Return the samples of these classes alone, relabelled 0, 1, … in the order given."""
@@ -159,36 +152,6 @@ def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits
         )
         return _load_mnist5k()
     return _read_source(source, root / SOURCES[source].folder / "raw")
-
-
-def load_images(source: str, root: Path) -> Tensor:
-    """Return images alone, uint8 (N, 28, 28), to be held against a network that knows other classes.
-
-    Args:
-        source: a name from `SOURCES`, torchvision's or ours, for its test images; or a folder with
-            IDX images, plain or ``.gz``, in itself or in its ``raw``. Of several files there the
-            test images (``t10k``) count.
-        root: the data root, for a name.
-
-    Raises:
-        DataError: if there are no such images, or they are damaged.
-    """
-    names = {key: name for name, found in SOURCES.items() for key in (name, found.torchvision_name.lower())}
-    if source.lower() in names:
-        return load(names[source.lower()], root).test_images
-    folder = Path(source)
-    if not folder.is_dir():
-        raise DataError(f"{source}: neither a folder nor one of {', '.join(SOURCES)}")
-    files = sorted(path for place in (folder, folder / "raw") for path in place.glob("*images*") if path.is_file())
-    chosen = [path for path in files if path.name.startswith("t10k")] or files
-    if not chosen:
-        raise DataError(f"{source}: holds no IDX images; their file's name must contain 'images'")
-    if len({path.name.removesuffix(".gz") for path in chosen}) > 1:
-        raise DataError(f"{source}: which of {', '.join(path.name for path in chosen)}? Keep one in the folder")
-    images = read_idx(chosen[0])
-    if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
-        raise DataError(f"{chosen[0]}: holds {tuple(images.shape)}, not images of {SIDE} by {SIDE} pixels")
-    return images
 
 
 def is_there(name: str, root: Path) -> bool:
@@ -356,61 +319,5 @@ def _load_mnist5k() -> Digits:
     for digit in range(10):
         rank[labels == digit] = torch.arange(500)
     test = rank % 5 == 4
-    return Digits(
-        "mnist5k",
-        tuple(range(10)),
-        images[~test],
-        labels[~test],
-        images[test],
-        labels[test],
-        {"mnist5k": checksum},
-    )
-
-
-class Batches:
-    """Shuffled batches of a training set that lies on a device.
-
-    The order and the shifts of an epoch follow from seed and epoch alone, on every device: a run
-    that is resumed sees what it would have seen.
-
-    Args:
-        images: uint8 (N, 28, 28).
-        labels: int64 (N,), on the same device.
-        batch_size: B; the last batch of an epoch may be smaller.
-        seed: of the shuffling.
-        shift: each image is moved by up to so many pixels in both directions, filled with 0.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, seed: int, shift: int = 0) -> None:
-        self.images = F.pad(images, (shift, shift, shift, shift))
-        self.labels = labels
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shift = shift
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.labels) / self.batch_size)
-
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield uint8 images (B, 28, 28) and labels (B,) of that epoch, counted from 1."""
-        device = self.labels.device
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.labels), generator=generator).to(device)
-        corners = torch.randint(0, 2 * self.shift + 1, (len(self.labels), 2), generator=generator).to(device)
-        pixels = torch.arange(SIDE, device=device)
-        for start in range(0, len(order), self.batch_size):
-            index = order[start : start + self.batch_size]
-            labels = self.labels[index]
-            if self.shift == 0:
-                yield self.images[index], labels
-                continue
-            corner = corners[start : start + self.batch_size]
-            rows = (corner[:, :1] + pixels)[:, :, None]  # (B, 28, 1)
-            columns = (corner[:, 1:] + pixels)[:, None, :]  # (B, 1, 28)
-            yield self.images[index[:, None, None], rows, columns], labels
-
-
-def normalize(images: Tensor, mean: float, std: float) -> Tensor:
-    """Return (images - mean) / std, gray levels 0 to 255, as float32 (B, 1, 28, 28), channels last."""
-    normalized = (images.unsqueeze(1).float() - mean) / std
-    return normalized.contiguous(memory_format=torch.channels_last)
+    train, checksums = ~test, {"mnist5k": checksum}
+    return Digits("mnist5k", tuple(range(10)), images[train], labels[train], images[test], labels[test], checksums)

@@ -67,7 +67,7 @@ def _noted(file: Path) -> Iterator[None]:
     try:
         yield
     except (subprocess.CalledProcessError, BrokenPipeError):
-        print(f"plots.py: {file.name} could not be made: ffmpeg failed", file=sys.stderr)
+        print(f"{file.name} could not be made: ffmpeg failed", file=sys.stderr)
 
 
 def _thin(epoch: Epoch, count: int = 10_000) -> Epoch:

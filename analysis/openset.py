@@ -35,6 +35,40 @@ class Scored:
         return metrics.open_set(self.known, self.correct, self.unknown)
 
 
+def load_images(source: str, root: Path) -> torch.Tensor:
+    """Return images alone, uint8 (N, 28, 28), to be held against a network that knows other classes.
+
+    Args:
+        source: a name from `datasets.SOURCES`, torchvision's or ours, for its test images; or a folder with
+            IDX images, plain or ``.gz``, in itself or in its ``raw``. Of several files there the
+            test images (``t10k``) count.
+        root: the data root, for a name.
+
+    Raises:
+        datasets.DataError: if there are no such images, or they are damaged.
+    """
+    names = {key: name for name, found in datasets.SOURCES.items() for key in (name, found.torchvision_name.lower())}
+    if source.lower() in names:
+        return datasets.load(names[source.lower()], root).test_images
+    folder = Path(source)
+    if not folder.is_dir():
+        raise datasets.DataError(f"{source}: neither a folder nor one of {', '.join(datasets.SOURCES)}")
+    files = sorted(path for place in (folder, folder / "raw") for path in place.glob("*images*") if path.is_file())
+    chosen = [path for path in files if path.name.startswith("t10k")] or files
+    if not chosen:
+        raise datasets.DataError(f"{source}: holds no IDX images; their file's name must contain 'images'")
+    if len({path.name.removesuffix(".gz") for path in chosen}) > 1:
+        raise datasets.DataError(
+            f"{source}: which of {', '.join(path.name for path in chosen)}? Keep one in the folder"
+        )
+    images = datasets.read_idx(chosen[0])
+    if images.ndim != 3 or images.shape[1:] != (datasets.SIDE, datasets.SIDE):
+        raise datasets.DataError(
+            f"{chosen[0]}: holds {tuple(images.shape)}, not images of {datasets.SIDE} by {datasets.SIDE} pixels"
+        )
+    return images
+
+
 def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) -> list[Scored]:
     """Score each run on the digits it never saw, and on the images of each source.
 
@@ -51,7 +85,7 @@ def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) ->
             unknown[UNSEEN] = data.test_images[unseen]
         for source in sources:
             if (source, root) not in images:
-                images[source, root] = datasets.load_images(source, root)
+                images[source, root] = load_images(source, root)
             unknown[name_of(source)] = images[source, root]
         scored += score_run(run, unknown, device)
     return scored

@@ -1,15 +1,9 @@
-"""Draw what a run directory holds: arrays in, files out.
-
-python -m analysis.plots log/center --epochs 1 2 10
-"""
+"""Figures of what a run directory holds: arrays in, files out."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +11,7 @@ import numpy as np
 
 from rundir.reading import Record, kept_epochs, read_arrays, read_record
 from training.settings import Settings
-from utils import UserError, whole
+from utils import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -234,35 +228,3 @@ def save(figure: Figure, path: Path, dpi: int) -> None:
     """Write a figure as PNG, whole or not at all."""
     with whole(path) as unfinished:
         figure.savefig(unfinished, dpi=dpi, format="png")
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Draw the feature scatters of runs again.")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
-    parser.add_argument("--epochs", type=int, nargs="+", metavar="N", help="which (default: all that are kept)")
-    parser.add_argument("--animate", action="store_true", help="write animation.gif of all of them instead")
-    args = parser.parse_args()
-    for run in args.runs:
-        kept = kept_epochs(run)
-        missing = sorted(set(args.epochs or []) - set(kept))
-        if missing or not kept:
-            parser.error(f"{run}: no features of epoch {missing[0] if missing else 1} are kept here")
-    from analysis.film import animate
-
-    jobs: list[Callable[[], object]] = [
-        partial(draw_epoch, run, epoch) for run in args.runs for epoch in args.epochs or kept_epochs(run)
-    ]
-    if args.animate:
-        jobs = [partial(animate, [run], run / "animation.gif") for run in args.runs]
-    failed = 0
-    for job in jobs:  # one that fails does not keep the others from being drawn
-        try:
-            job()
-        except (OSError, UserError) as error:
-            print(f"plots.py: error: {type(error).__name__}: {error}", file=sys.stderr)
-            failed = 2
-    return failed
-
-
-if __name__ == "__main__":
-    sys.exit(main())

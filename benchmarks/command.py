@@ -20,8 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import runs
-
+from rundir.reading import read_epochs, read_record
 from utils import HERE, plus_minus, usable_cores
 
 GIB = 2**30
@@ -76,13 +75,13 @@ def main() -> None:
 
         path = str(folder / "epoch")
         seconds, peak = run("main.py", "-d", "mnist", "--use-cpu", "--plot", "--stop-after", "1", "--save-dir", path)
-        training = runs.read_epochs_csv(Path(path))[0]["seconds"]
-        drawing = [run("plots.py", path, "--epochs", "1")[0] for _ in rounds]
+        training = read_epochs(Path(path))[0].seconds
+        drawing = [run("-m", "analysis.draw", path, "--epochs", "1")[0] for _ in rounds]
         share = 100 * sum(drawing) / len(drawing) / training
         print(f"one epoch with --plot   {seconds:.1f} s, {training:.1f} of it training")
         print(f"an epoch's figures      {plus_minus(drawing, 2)} s, {share:.1f} % of its training")
         print(f"peak memory of the run  {peak:.2f} GiB, {torch_alone:.2f} of it from importing torch")
-        made_on = runs.made_on(runs.read_config(Path(path)))
+        made_on = read_record(Path(path)).made_on
     print(f"\n`{shlex.join(['python', 'benchmarks/command.py', *sys.argv[1:]])}`, n = {args.rounds}; {usable_cores()} cores; made on {made_on}.")  # fmt: skip
 
 

@@ -23,14 +23,13 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import metrics
-import openset
-import plots
 import torch
-from runs import epochs_of, read_run
 
-import datasets
-from predict import BadImage, Prediction, Reader, from_gray, read_image, to_digit
+from analysis import metrics, openset, plots
+from analysis.pictures import BadImage, from_gray, read_image, to_digit
+from predict import Prediction, Reader
+from rundir.loading import data_of, data_root
+from rundir.reading import read_run
 from utils import processor_name
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -107,11 +106,11 @@ def main() -> None:
     parser.add_argument("--letters", default="data/notMNIST", metavar="NAME_OR_DIR", help="images of unknown classes")
     args = parser.parse_args()
     run = read_run(args.run)
-    reader = Reader(run)
-    data = openset.data_of(run)
+    reader = Reader(run, torch.device("cpu"))
+    data = data_of(run)
     print("`" + shlex.join(["python", *sys.argv]) + "`")
-    settings, dataset = run.settings, run.config["dataset"]
-    print(f"Run: {plots.loss_name(settings)}, {settings['recipe']} recipe, {epochs_of(run.path)[1]} epochs, seed {settings['seed']}, {dataset['train']} training images, test accuracy {metrics.accuracy(run.arrays['test_predictions'], run.arrays['test_labels']):.2f} %")  # fmt: skip
+    settings = run.settings
+    print(f"Run: {plots.loss_name(settings)}, {settings.recipe} recipe, {run.record.epochs} epochs, seed {settings.seed}, {len(data.train_labels)} training images, test accuracy {metrics.accuracy(run.arrays['test_predictions'], run.arrays['test_labels']):.2f} %")  # fmt: skip
     print(f"{processor_name()}, Python {platform.python_version()}, torch {torch.__version__}")
     print(f"Unknown: over {reader.threshold:.2f} from the center, as 1 % of {reader.calibrated_on} training digits are, held out: {reader.held_out}\n")  # fmt: skip
 
@@ -130,7 +129,7 @@ def main() -> None:
         percent = [100 * share for share in (np.mean(right), 1 - np.mean(known), np.mean(both))]
         print(f"{name:45}{percent[0]:7.1f}%{percent[1]:9.1f}%{percent[2]:27.1f}%")
 
-    letters = datasets.load_images(args.letters, openset.data_root(run)).numpy()
+    letters = openset.load_images(args.letters, data_root(run)).numpy()
     found = [
         one for one in read(reader, [partial(to_digit, from_gray(letter)) for letter in letters]) if one is not None
     ]

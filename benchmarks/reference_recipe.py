@@ -15,14 +15,13 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import plots
-from runs import epochs_of, made_on, read_config, read_epochs_csv
+from analysis import plots
+from rundir.reading import Record, read_epochs, read_record
 
 PUBLISHED = {1: 10.32, 30: 98.51}  # what the widely copied repository's README logs, percent
 
@@ -32,29 +31,28 @@ class Curve:
     """A run's test accuracy as training went on."""
 
     name: str
-    config: dict[str, Any]
-    epochs: int  # that it is to have
+    record: Record
     points: dict[int, tuple[float, float]]  # epoch: seconds of training until its end, accuracy in percent
 
     def at(self, seconds: float) -> str:
         """Return where the run stands at the end of the epoch nearest to so many seconds."""
         epoch = min(self.points, key=lambda epoch: abs(self.points[epoch][0] - seconds))
-        which = "its last epoch" if epoch == self.epochs else f"epoch {epoch}"
+        which = "its last epoch" if epoch == self.record.epochs else f"epoch {epoch}"
         return f"{self.points[epoch][1]:.2f} ({which}, {self.points[epoch][0]:.0f} s)"
 
 
 def read_curve(path: Path) -> Curve:
     """Return the curve of a run directory."""
-    config = read_config(path)
-    settings, (_, epochs) = config["settings"], epochs_of(path)
+    record = read_record(path)
+    settings = record.plan.settings
     seconds, points = 0.0, {}
-    for row in read_epochs_csv(path):
-        seconds += row["seconds"]
-        if not math.isnan(row["test_accuracy"]):
-            points[int(row["epoch"])] = seconds, row["test_accuracy"]
+    for row in read_epochs(path):
+        seconds += row.seconds
+        if not math.isnan(row.test_accuracy):
+            points[row.epoch] = seconds, row.test_accuracy
     if not points:
         sys.exit(f"{path}: no epoch has been evaluated yet")
-    return Curve(f"{settings['recipe']} recipe, {epochs} epochs, seed {settings['seed']}", config, epochs, points)
+    return Curve(f"{settings.recipe} recipe, {record.epochs} epochs, seed {settings.seed}", record, points)
 
 
 def table(reference: Curve, others: list[Curve]) -> str:
@@ -102,7 +100,7 @@ def main() -> None:
     curves = [read_curve(path) for path in (args.reference, *args.others)]
     args.out.mkdir(parents=True, exist_ok=True)
     draw(curves, args.out / "accuracy.png")
-    machines = sorted({made_on(curve.config) for curve in curves})
+    machines = sorted({curve.record.made_on for curve in curves})
     text = f"Test accuracy in percent.\n\n{table(curves[0], curves[1:])}\n\nMade on: {'; '.join(machines)}.\n"
     (args.out / "accuracy.md").write_text(text, encoding="utf-8")
     print(text, end="")

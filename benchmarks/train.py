@@ -26,18 +26,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import prepare
 import torch
 import torch.nn.functional as F
-from arguments import BASICS, OPTIONS, parse_arguments
-from engine import Trainer
-from hardware import autocast, choose_device
-from parallel import Group
 from torch import nn
 
 from center_loss import CenterLoss
 from datasets import Digits, load
 from models import LeNetPP, SoftmaxHead
+from training.arguments import parse_arguments
+from training.building import build_training
+from training.hardware import autocast, choose_device, decide
+from training.parallel import Group
+from training.settings import Plan, resolve
+from training.trainer import Trainer
 from utils import plus_minus, processor_name
 
 BATCH = 128
@@ -51,26 +52,26 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def ours(data: Digits, device: torch.device, flags: list[str]) -> tuple[Trainer, Callable[[int], None], dict[str, Any]]:
-    """Return main.py's trainer, what trains it on the first batches of its first epoch, and its settings."""
-    group = Group(device)
-    args = parse_arguments(flags)
-    settings = BASICS | args.settings
-    data, _, _ = data.part(settings["known_classes"], settings["hold_out"])
-    settings = prepare.complete(settings, args.settings, data, group)
-    run = prepare.group_run(group, data, settings, OPTIONS | args.options, None, None, Path())
-
-    if settings["batch_size"] != BATCH or len(data.train_labels) != 60_000:
+def ours(data: Digits, device: torch.device, flags: list[str]) -> tuple[Trainer, Callable[[int], None], Plan]:
+    """Return main.py's trainer, what trains it on the first batches of its first epoch, and its plan."""
+    request = parse_arguments(flags)
+    settings = resolve(request.settings, request.by_hand, data.name)
+    settings, execution, choices = decide(settings, request.execution, device)
+    plan = Plan(settings=settings, execution=execution, options=request.options, choices=choices)
+    training = build_training(plan, data, Group(device))
+    if settings.batch_size != BATCH or len(training.data.train_labels) != 60_000:
         sys.exit(f"{' '.join(flags)}: every loop trains with the same batches of {BATCH} images of MNIST")
 
     def train(count: int) -> None:
-        autocast(settings["precision"], device)  # what float32 convolutions are is of the whole process
-        for number, (_, losses) in enumerate(run.trainer.train_epoch(itertools.islice(run.batches_of(1)[0], count)), 1):
+        autocast(settings.precision, device)  # what float32 convolutions are is of the whole process
+        for number, (_, losses) in enumerate(
+            training.trainer.train_epoch(itertools.islice(training.batches_of(1)[0], count)), 1
+        ):
             if number % 50 == 0:
                 losses.tolist()  # as --print-freq reads them
         wait(device)
 
-    return run.trainer, train, settings
+    return training.trainer, train, plan
 
 
 def ordinary(root: str, device: torch.device, workers: int) -> Callable[[int], None]:
@@ -139,7 +140,7 @@ def parts_of_a_step(
     spent: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
         for name, owner, attribute in (
-            ("forward", trainer, "spread"),
+            ("forward", trainer, "forward"),
             ("backward", torch.Tensor, "backward"),
             ("clip", nn.utils, "clip_grad_norm_"),
             ("optimizers", trainer.optimizer_model, "step"),
@@ -210,7 +211,7 @@ def main() -> None:
 
     device, _ = choose_device(0, args.use_cpu)
     data = load("mnist", Path(args.data_root))
-    trainer, train_ours, settings = ours(data, device, ["-d", "mnist", *args.more])
+    trainer, train_ours, plan = ours(data, device, ["-d", "mnist", *args.more])
     loops = {"ours": train_ours}
     for flags in args.variant:
         _, loops[f"ours {flags}"], _ = ours(data, device, ["-d", "mnist", *args.more, *flags.split()])
@@ -218,15 +219,14 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor_name()}, {torch.get_num_threads()} threads"  # fmt: skip
     print(f"`{shlex.join(['python', 'benchmarks/train.py', *sys.argv[1:]])}`")
     print(f"{name}; Python {platform.python_version()}, torch {torch.__version__}")
-    print(
-        f"Ours: {settings['precision']} ({settings['precision_why']}), compile {settings['compile']} ({settings['compile_why']})"
-    )
+    why = plan.choices
+    print(f"Ours: {plan.settings.precision} ({why['precision'].why}), compile {plan.execution.compile} ({why['compile'].why})")  # fmt: skip
     print(
         f"Batch {BATCH}, {count * BATCH} images a turn, n = {args.rounds} turns, loader with {args.workers} workers\n"
     )
 
     first = {name: clock(partial(train, 2), device) for name, train in loops.items()}
-    convolutions = Ceiling(device, torch.bfloat16 if settings["precision"] == "bf16" else torch.float32)
+    convolutions = Ceiling(device, torch.bfloat16 if plan.settings.precision == "bf16" else torch.float32)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     alone: list[float] = []  # milliseconds a step
     for _ in range(args.rounds):

@@ -260,7 +260,7 @@ class Drawer:
     def _run(self, *flags: str) -> None:
         path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "analysis.plots", str(self.directory), *flags],
+            [sys.executable, "-m", "analysis.draw", str(self.directory), *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -24,8 +24,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores alrea
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# A module goes to one process (loadscope): the long ones first, so that no process is left with one at the end.
-LONG = ("test_robust", "test_main", "test_compare", "test_parallel", "test_report", "test_kill", "test_predict")
+RunMain = Callable[..., subprocess.CompletedProcess[str]]
+
+# The tests of a module that share what was trained go to one process (`xdist_group`), the long modules first, so
+# that no process is left with one at the end; all other tests go wherever a process is free.
+LONG = ("test_kill", "test_main", "test_compare", "test_parallel", "test_report", "test_predict", "test_robust")
+SHARED = ("test_main", "test_compare", "test_report", "test_predict")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
 
     items.sort(key=place)
+    for item in items:
+        if item.path.stem in SHARED:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +62,7 @@ def run_here(program: Callable[[list[str]], int], *arguments: object) -> subproc
 
 
 @pytest.fixture(scope="session")
-def run_main() -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_main() -> RunMain:
     """Run main.py with these arguments, in this process."""
     import main
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import datasets
 from training import building
 from training import trainer as loop
+from training.batches import Batches, normalize
 from training.parallel import Group
 from training.settings import Execution, Settings, resolve
 
@@ -25,21 +27,26 @@ def train(group: Group, path: Path, recipe: str) -> None:
     settings = resolve(asked, {"batch_size", "max_epoch", "precision"}, "mnist")
     data = datasets.load("mnist5k", Path("nowhere"))
     some = torch.arange(0, 4_000, 4_000 // 136)[:136]
-    batches = datasets.Batches(data.train_images[some], data.train_labels[some], 7, seed=1, shift=settings.shift)
+    batches = Batches(data.train_images[some], data.train_labels[some], 7, seed=1, shift=settings.shift)
     trainer = building.build_trainer(settings, Execution(compile="off"), batches, 10, group)
     for module in (trainer.model, trainer.head, trainer.center_loss):
         module.double()
     trainer.forward = group.over_all(trainer.model)
     trainer.precision = contextlib.nullcontext
-    loop.normalize = lambda *arguments: datasets.normalize(*arguments).double()
-    losses = torch.stack([values for _, values in trainer.train_epoch(batches.epoch(1))])
+    with mock.patch.object(loop, "normalize", lambda *arguments: normalize(*arguments).double()):
+        losses = torch.stack([values for _, values in trainer.train_epoch(batches.epoch(1))])
     assert len(losses) == 20
     if group.rank == 0:
         torch.save(trainer.state_dict() | {"losses": losses}, path)
 
 
-if __name__ == "__main__":
+def train_both_recipes(folder: Path) -> None:
+    """Train as one of the processes that there are."""
     group = Group(torch.device("cpu"))
     for recipe in ("default", "reference"):
-        train(group, Path(sys.argv[1]) / recipe, recipe)
+        train(group, folder / recipe, recipe)
     group.leave()
+
+
+if __name__ == "__main__":
+    train_both_recipes(Path(sys.argv[1]))

@@ -75,7 +75,7 @@ def test_command_draws_again_and_says_what_is_missing(tmp_path: Path) -> None:
         "dataset": {"name": "mnist5k", "classes": [3, 5]},
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "analysis.plots", str(tmp_path)]
+    command = [sys.executable, "-m", "analysis.draw", str(tmp_path)]
     assert subprocess.run(command, check=False, cwd=ROOT).returncode == 0
     assert (tmp_path / "train" / "epoch_7.png").exists()
     missing = subprocess.run([*command, "--epochs", "8"], capture_output=True, text=True, check=False, cwd=ROOT)

@@ -33,7 +33,7 @@ def run(run_main, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def predict(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "predict.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, input=stdin, timeout=300, cwd=cwd)
+    done = subprocess.run(command, capture_output=True, input=stdin, cwd=cwd)
     return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 

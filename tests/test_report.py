@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -14,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import RunMain, run_here
 from PIL import Image
 
+import compare
 import datasets
 from analysis import film
 from analysis.openset import Scored
@@ -35,12 +34,15 @@ POINT = """(number) => {
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(tmp_path_factory: pytest.TempPathFactory, run_main: RunMain) -> Path:
     """Two runs of two epochs on three digits, their film and their report."""
     out = tmp_path_factory.mktemp("report") / "compare"
-    command = [sys.executable, str(ROOT / "compare.py"), "--animate", "--report", "--jobs", "2", "--out", str(out)]
-    done = subprocess.run([*command, "--", *QUICK], capture_output=True, text=True, timeout=300)
+    for name, weight in (("softmax-1", 0), ("center-1", 0.1)):
+        done = run_main(*QUICK, "--plot", "--weight-cent", weight, "--save-dir", out / "runs" / name)
+        assert done.returncode == 0, done.stderr
+    done = run_here(compare.main, "--animate", "--report", "--out", out, "--", *QUICK)
     assert done.returncode == 0, done.stderr
+    assert "2 runs, 2 of them are there" in done.stdout
     return out
 
 
@@ -81,16 +83,7 @@ def test_runs_without_the_features_of_their_epochs_give_no_film(compared: Path, 
     run = tmp_path / "run"
     shutil.copytree(compared / "runs" / "center-1", run)
     (run / "features" / "epoch_1.npz").unlink()
-    command = [
-        sys.executable,
-        str(ROOT / "compare.py"),
-        "--animate",
-        "--out",
-        str(tmp_path / "out"),
-        "--runs",
-        str(run),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_here(compare.main, "--animate", "--out", tmp_path / "out", "--runs", run)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "train with --plot" in done.stderr
@@ -272,8 +265,7 @@ def test_a_damaged_earlier_epoch_leaves_the_rest(compared: Path, tmp_path: Path)
     shutil.copytree(compared / "runs" / "center-1", run)
     file = run / "features" / "epoch_1.npz"
     file.write_bytes(file.read_bytes()[:500])
-    command = [sys.executable, str(ROOT / "compare.py"), "--animate", "--report", "--out", str(tmp_path / "out")]
-    done = subprocess.run([*command, "--runs", str(run)], capture_output=True, text=True, timeout=300)
+    done = run_here(compare.main, "--animate", "--report", "--out", tmp_path / "out", "--runs", run)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 2
     for line, what in zip(done.stderr.splitlines(), ("the film", "the report"), strict=True):

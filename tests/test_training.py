@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from center_loss import CenterLoss
-from datasets import Batches, Digits, normalize
+from datasets import Digits
 from models import LeNetPP
+from training.batches import Batches, normalize
 from training.building import build_head, build_optimizers, initial_centers, length_of_run, lr_schedule
 from training.hardware import autocast, compiled, vectorize_prelu
 from training.settings import RECIPES, Settings, resolve

@@ -17,9 +17,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import models
 from center_loss import CenterLoss
-from datasets import Batches, Digits
+from datasets import Digits
 from margin_heads import ArcFace, CosFace, MarginHead
 from models import SoftmaxHead, spread_directions
+from training.batches import Batches
 from training.hardware import autocast, compiled, make_deterministic, vectorize_prelu
 from training.parallel import Group
 from training.settings import START_RADIUS, Execution, Plan, Settings

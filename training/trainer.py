@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from center_loss import CenterLoss
-from datasets import normalize
 from margin_heads import MarginHead
 from models import SoftmaxHead
+from training.batches import normalize
 from utils import Stopped
 
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2_000}  # more is no faster on a CPU

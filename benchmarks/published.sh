@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# The commands behind every published number, by the place where it stands.
+#
+#   bash benchmarks/published.sh losses lambda      # some of them
+#   bash benchmarks/published.sh                    # what there is, and about how long it takes
+#
+# Runs are kept under log/published and shared between the parts: what is there is not trained again.
+# Full MNIST under data/ (it is downloaded otherwise); on two cores an epoch takes one to two minutes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+OUT=log/published
+PYTHON=${PYTHON:-python}
+
+losses() { # docs/reproduction.md, "Five losses"; the figure that heads the README is its first and second column. 19 runs of 10 epochs
+    $PYTHON compare.py --losses softmax center --seeds 1 2 3 4 5 --out $OUT/two -- -d mnist
+    $PYTHON compare.py --losses arcface cosface arcface+center --seeds 1 2 3 --out $OUT/margin -- -d mnist
+    $PYTHON compare.py --runs $OUT/two/runs/* $OUT/margin/runs/* --out docs/results/losses
+}
+
+lambda() { # docs/reproduction.md, "The weight of the center loss". 5 runs of 10 epochs
+    $PYTHON compare.py --weights-cent 0 0.001 0.01 0.1 1 --out $OUT/lambda -- -d mnist
+}
+
+film() { # README and docs/comparing.md: docs/figures/learning.gif. 2 runs of 10 epochs
+    $PYTHON compare.py --animate --report --out $OUT/film -- -d mnist
+}
+
+open_set() { # docs/reproduction.md, "Unseen digits as unknowns". 10 runs of 4 epochs
+    $PYTHON compare.py --open-set --out $OUT/open-set -- -d mnist --max-epoch 4
+}
+
+letters() { # docs/reproduction.md, "Letters as unknowns": seed 1 of `losses`; notMNIST under data/notMNIST
+    $PYTHON compare.py --runs $OUT/two/runs/softmax-1 $OUT/two/runs/center-1 --unknowns data/notMNIST --out docs/results/letters
+}
+
+reference() { # docs/reproduction.md, "The widely copied settings". 30 epochs, and 2 of the default recipe
+    $PYTHON main.py -d mnist --recipe reference --precision bf16 --stop-after 30 --save-dir $OUT/reference-1
+    $PYTHON main.py -d mnist --max-epoch 2 --save-dir $OUT/two-epochs-1
+    $PYTHON benchmarks/reference_recipe.py $OUT/reference-1 $OUT/two/runs/center-3 $OUT/two-epochs-1
+}
+
+precision() { # docs/speed.md: what fast arithmetic costs in accuracy. 15 runs of 2 epochs
+    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/precision \
+        --variants "fp32: --precision fp32" "bf16: --precision bf16" "bf16, compiled: --precision bf16 --compile on" \
+        -- -d mnist --max-epoch 2
+}
+
+lengths() { # docs/speed.md: accuracy after 1, 2, 4 and 10 epochs. 20 runs
+    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/lengths \
+        --variants "1 epoch: --max-epoch 1" "2 epochs: --max-epoch 2" "4 epochs: --max-epoch 4" "10 epochs: " -- -d mnist
+}
+
+digits() { # docs/predicting.md: how predict.py does. 1 run of 10 epochs; notMNIST under data/notMNIST
+    $PYTHON main.py -d mnist --hold-out 1000 --save-dir $OUT/held-out
+    $PYTHON benchmarks/predict.py --run $OUT/held-out > benchmarks/results/predict.txt
+}
+
+speed() { # docs/speed.md and docs/using_center_loss.md: on a quiet machine. Half an hour
+    $PYTHON benchmarks/train.py --images 2560 --rounds 12 --workers 2 --variant="--compile on" --variant="--precision fp32" > benchmarks/results/train_cpu.txt
+    $PYTHON benchmarks/command.py > benchmarks/results/command_cpu.txt
+    $PYTHON benchmarks/center_loss.py --rounds 5 > benchmarks/results/center_loss.txt
+}
+
+if [ $# = 0 ]; then
+    grep -E '^[a-z_]+\(\) \{' "$0" | sed -E 's/\(\) \{ #/:/'
+fi
+for part in "$@"; do
+    $part
+done
