@@ -154,7 +154,7 @@ def take_up(request: Request) -> Checkpoint | None:
     checkpoint = load_checkpoint(request.resume / "checkpoint.pt")
     free = {*vars(request.options)}  # may change
     asked = vars(request.settings) | vars(request.execution)
-    check_same_plan(request.resume, checkpoint.plan, {name: asked[name] for name in request.by_hand - free})
+    check_same_plan(request.resume, checkpoint.plan, {name: asked[name] for name in sorted(request.by_hand - free)})
     return checkpoint
 
 

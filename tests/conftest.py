@@ -26,10 +26,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 RunMain = Callable[..., subprocess.CompletedProcess[str]]
 
-# The tests of a module that share what was trained go to one process (`xdist_group`), the long modules first, so
-# that no process is left with one at the end; all other tests go wherever a process is free.
-LONG = ("test_kill", "test_main", "test_compare", "test_parallel", "test_report", "test_predict", "test_robust")
-SHARED = ("test_main", "test_compare", "test_report", "test_predict")
+# A module goes to one process (loadscope), since its tests share what was trained: the long ones first, so that
+# no process is left with one at the end.
+LONG = ("test_parallel", "test_main", "test_robust", "test_compare", "test_report", "test_predict", "test_kill")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,9 +36,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
 
     items.sort(key=place)
-    for item in items:
-        if item.path.stem in SHARED:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, run_here
 from PIL import Image, ImageDraw
 
 import datasets
+import predict as program
 from analysis.pictures import BadImage, from_gray, read_image, to_digit
 from predict import Reader
 from rundir.reading import read_run
@@ -31,9 +32,12 @@ def run(run_main, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def predict(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def predict(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
+    """Run predict.py, in a process of its own where it reads from stdin."""
+    if stdin is None:
+        return run_here(program.main, *arguments)
     command = [sys.executable, str(ROOT / "predict.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, input=stdin, cwd=cwd)
+    done = subprocess.run(command, capture_output=True, input=stdin)
     return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -193,8 +197,11 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_is_read_and_what_is_bad_does_not_stop_the_rest(run: Path, drawn: Path, tmp_path: Path) -> None:
-    done = predict(drawn, "--plot", "--run", run, cwd=tmp_path)
+def test_a_folder_is_read_and_what_is_bad_does_not_stop_the_rest(
+    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = predict(drawn, "--plot", "--run", run)
     assert done.returncode == 2
     assert done.stderr == f"predict.py: {drawn / 'text.jpg'}: not an image, or of a format that is not known here\n"
     lines = done.stdout.splitlines()

@@ -281,7 +281,7 @@ CHECKPOINTS = [  # from a finished run to flags, what the message says
     (resume(lambda path, state: torch.save([1, 2], path)), "not a checkpoint of main.py"),
     (resume(lambda path, state: torch.save(state | {"format": 99}, path)), "of format 99, and this version of main.py"),
     (resume(other_model), "the checkpoint does not fit this model"),
-    (lambda tmp, run: ["--resume", run, "--weight-cent", "0.7", "--seed", "4"], "--weight-cent 0.7 (there: 0.1), --seed 4 (there: 1)"),
+    (lambda tmp, run: ["--resume", run, "--weight-cent", "0.7", "--seed", "4"], "--seed 4 (there: 1), --weight-cent 0.7 (there: 0.1)"),
     (lambda tmp, run: [*QUICK, "--save-dir", run], "already holds a run"),
 ]  # fmt: skip
 
