@@ -33,3 +33,11 @@ def test_files_and_flags_that_the_readme_names_exist() -> None:
     for command in re.findall(r"python main\.py ([^\n`]*)", readme):
         for flag in re.findall(r"--[a-z-]+", command):
             assert flag in usage.stdout, flag
+
+
+def test_pyproject_asks_for_what_requirements_ask_for() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    dependencies = re.search(r"^dependencies = \[(.*?)^\]", text, re.S | re.M)
+    assert dependencies is not None
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    assert re.findall(r'"(.+?)"', dependencies[1]) == [line for line in lines if line]
