@@ -186,7 +186,8 @@ def greet(log: RunLog, session: Session, training: Training, first_lines: list[s
     log(f"{len(data.train_labels)} training and {len(data.test_labels)} test images{classes}{held}")
     log(f"Creating model: {settings.model} ({settings.feat_dim}-D features, {settings.head} head)")
     log(f"Recipe: {settings.recipe}, seed {settings.seed}")
-    log(f"Precision: {settings.precision}, {plan.choices['precision'].why}. Compile: {plan.execution.compile}, {plan.choices['compile'].why}")  # fmt: skip
+    chosen = {"Precision": settings.precision, "Compile": plan.execution.compile, "Convolutions": plan.execution.convolutions}  # fmt: skip
+    log(". ".join(f"{name}: {what}, {plan.choices[name.lower()].why}" for name, what in chosen.items()))
     log(f"Loss = XentLoss + {settings.weight_cent:g} * CenterLoss (centers: {settings.center_update} update)")
     log(f"Run directory: {session.directory}")
 

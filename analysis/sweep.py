@@ -47,11 +47,9 @@ def is_that_run(path: Path, flags: list[str]) -> bool:
 def is_computed_so(plan: Plan, asked: Execution) -> bool:
     """Return whether a run was computed as asked for; what it left open may have been decided in any way."""
     there = plan.execution
-    compiled = asked.compile in (there.compile, plan.asked("compile")) or (asked.compile, there.compile) == (
-        "auto",
-        "off",
-    )
-    return compiled and asked.deterministic == there.deterministic
+    same_compile = asked.compile in (there.compile, plan.asked("compile")) or (asked.compile, there.compile) == ("auto", "off")  # fmt: skip
+    same_convolutions = asked.convolutions in ("auto", there.convolutions)
+    return same_compile and same_convolutions and asked.deterministic == there.deterministic
 
 
 def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], every_epoch: bool = False) -> list[Wanted]:

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from models.fourier import through_frequency
 from models.lenet_pp import LeNetPP, SoftmaxHead, spread_directions
 
-__all__ = ["NAMES", "LeNetPP", "SoftmaxHead", "create", "spread_directions"]
+__all__ = ["NAMES", "LeNetPP", "SoftmaxHead", "create", "spread_directions", "through_frequency"]
 
 NAMES = {"lenet++": LeNetPP, "cnn": LeNetPP}  # "cnn" is what familiar command lines call it
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import datasets
 from rundir.reading import Run
 from rundir.writing import FORMAT
-from training.building import build_network, length_of_run
+from training.building import build_network, length_of_run, specialize
 from training.hardware import autocast
 from training.settings import Plan, plan_from_json
 from training.trainer import Network
@@ -144,6 +144,7 @@ def load_network(run: Run, device: torch.device) -> Network:
     load_state(network, checkpoint, run.path)
     network.model.to(device)
     network.head.to(device)
+    specialize(network.model, checkpoint.plan.execution, device)
     return network
 
 

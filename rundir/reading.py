@@ -126,10 +126,11 @@ def _made_on(config: Mapping[str, object], plan: Plan) -> str:
     machine, versions = (config.get(key) or {} for key in ("machine", "versions"))
     if not isinstance(machine, Mapping) or not isinstance(versions, Mapping):
         raise ValueError("machine and versions must be objects")
-    compiled = ", compiled" if plan.execution.compile == "on" else ""
+    how = ", compiled" if plan.execution.compile == "on" else ""
+    how += ", fourier" if plan.execution.convolutions == "fourier" else ""
     return (
         f"{machine.get('processor', 'unknown')} ({config.get('device', 'cpu')}, {machine.get('threads', '?')} threads), "
-        f"torch {versions.get('torch', '?')}, {plan.settings.precision}{compiled}"
+        f"torch {versions.get('torch', '?')}, {plan.settings.precision}{how}"
     )
 
 

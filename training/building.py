@@ -19,7 +19,7 @@ import models
 from center_loss import CenterLoss
 from datasets import Digits
 from margin_heads import ArcFace, CosFace, MarginHead
-from models import SoftmaxHead, spread_directions
+from models import SoftmaxHead, spread_directions, through_frequency
 from training.batches import Batches
 from training.hardware import autocast, compiled, make_deterministic, vectorize_prelu
 from training.parallel import Group
@@ -98,8 +98,7 @@ def build_trainer(
     )
     for module in (network.model, network.head, center_loss):
         module.to(group.device)
-    if group.device.type == "cpu" and execution.compile == "off":
-        vectorize_prelu(network.model)
+    specialize(network.model, execution, group.device)
     forward = group.over_all(network.model)
     return Trainer(
         model=network.model,
@@ -112,6 +111,14 @@ def build_trainer(
         **build_optimizers(network.model, network.head, center_loss, settings, len(batches)),
         clip=settings.clip,
     )
+
+
+def specialize(model: nn.Module, execution: Execution, device: torch.device) -> None:
+    """Give a model the layers that are fast on this device, with the same parameters."""
+    if device.type == "cpu" and execution.compile == "off":
+        vectorize_prelu(model)
+    if device.type == "cpu" and execution.convolutions == "fourier":
+        through_frequency(model)
 
 
 def build_network(

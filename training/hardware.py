@@ -80,17 +80,37 @@ def choose_compile(wanted: str, device: torch.device) -> tuple[str, str]:
     return "off", "not yet measured on GPUs" if device.type == "cuda" else "no faster on the CPU that was measured"
 
 
+def choose_convolutions(wanted: str, device: torch.device, compile: str) -> tuple[str, str]:
+    """Return ``direct`` or ``fourier`` and why; ``auto`` is fourier on CPUs, where it has been seen to be faster
+    on every processor measured (docs/speed.md).
+
+    Raises:
+        UserError: for fourier on a GPU or compiled.
+    """
+    if wanted == "fourier" and device.type == "cuda":
+        raise UserError("--convolutions fourier: is for CPUs; use direct or auto, or --use-cpu")
+    if wanted == "fourier" and compile == "on":
+        raise UserError("--convolutions fourier: is not for --compile on; use direct or auto")
+    if wanted != "auto":
+        return wanted, "as asked for"
+    if device.type == "cuda":
+        return "direct", "GPUs have fast ones of their own"
+    return ("direct", "those that torch.compile knows") if compile == "on" else ("fourier", "faster on CPUs")
+
+
 def decide(
     settings: Settings, execution: Execution, device: torch.device
 ) -> tuple[Settings, Execution, dict[str, Choice]]:
     """Return both with what was left open decided for this device, and why."""
     precision, why_precision = choose_precision(settings.precision, device)
     compile_, why_compile = choose_compile(execution.compile, device)
+    convolutions, why_convolutions = choose_convolutions(execution.convolutions, device, compile_)
     choices = {
         "precision": Choice(settings.precision, why_precision),
         "compile": Choice(execution.compile, why_compile),
+        "convolutions": Choice(execution.convolutions, why_convolutions),
     }
-    execution = replace(execution, compile=compile_, threads=torch.get_num_threads())
+    execution = replace(execution, compile=compile_, convolutions=convolutions, threads=torch.get_num_threads())
     return replace(settings, precision=precision), execution, choices
 
 

@@ -91,6 +91,7 @@ class Execution:
     """How a run is computed: kept for good, so that it goes on to the same bits."""
 
     compile: str = setting("auto", "torch.compile the network; auto: where that has been seen to pay, nowhere so far", choices=("auto", "on", "off"), group=OPTIMIZATION)  # fmt: skip
+    convolutions: str = setting("auto", "how the CPU computes them: direct, or fourier, through the frequency domain; auto: fourier", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)  # fmt: skip
     deterministic: bool = setting(False, "the same seed gives the same bits on CUDA too, at some cost; on the CPU it always does", group=RUN)  # fmt: skip
     threads: int | None = setting(None, "of the processor", Number(int, 1, 1024))
 
@@ -259,7 +260,7 @@ def plan_from_json(raw: object, where: str) -> Plan:
         raise UserError(f"{where}: recipe: {recipe!r}: must be one of {', '.join(RECIPES)}")
     plan = Plan(
         settings=_filled(RECIPES[recipe], settings, where),
-        execution=_filled(Execution(compile="off"), execution, where),
+        execution=_filled(Execution(compile="off", convolutions="direct"), execution, where),
         options=_filled(Options(), parts["options"], where),
         choices={name: _choice(value, name, where) for name, value in parts["choices"].items()},
     )
