@@ -20,11 +20,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 import datasets
 import utils
 from datasets import Digits
 from rundir.directory import check_save_dir, how_to_go_on, make_run_directory, refuse_links, write_config
 from rundir.loading import Checkpoint, check_same_plan, load_checkpoint, load_state, restore_random_states
+from rundir.reading import training_sample
 from rundir.writing import (  # fmt: skip
     Drawer,
     Events,
@@ -252,8 +255,10 @@ def end_epoch(
         test = trainer.evaluate(data.test_images, data.test_labels)
         test_loss, accuracy = test.loss, test.accuracy
     if keep:
-        train_set = trainer.evaluate(data.train_images, data.train_labels)
-        save_features(directory, epoch, trainer.center_loss.centers, train=train_set, test=test)
+        sample = None if epoch == session.last else training_sample(len(data.train_labels))
+        some = slice(None) if sample is None else torch.from_numpy(sample).to(data.train_labels.device)
+        train_set = trainer.evaluate(data.train_images[some], data.train_labels[some])
+        save_features(directory, epoch, trainer.center_loss.centers, sample, train=train_set, test=test)
     log.prepare_epoch(epoch, meter.mean_loss, test_loss, accuracy, seconds)
     better = accuracy is not None and accuracy > session.best
     session.best = max(session.best, accuracy if accuracy is not None else session.best)

@@ -6,6 +6,7 @@ python -m analysis.draw log/center --epochs 1 2 10
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +23,10 @@ def main() -> int:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
     parser.add_argument("--epochs", type=int, nargs="+", metavar="N", help="which (default: all that are kept)")
     parser.add_argument("--animate", action="store_true", help="write animation.gif of all of them instead")
+    parser.add_argument("--give-way", action="store_true", help="take only the time that other processes leave")
     args = parser.parse_args()
+    if args.give_way and hasattr(os, "nice"):
+        os.nice(19)
     for run in args.runs:
         kept = kept_epochs(run)
         missing = sorted(set(args.epochs or []) - set(kept))

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from analysis.plots import Epoch, draw_part, limits, read_epochs
-from rundir.reading import kept_epochs
+from rundir.reading import kept_epochs, training_sample
 from utils import UserError, whole
 
 
@@ -70,10 +68,10 @@ def _noted(file: Path) -> Iterator[None]:
         print(f"{file.name} could not be made: ffmpeg failed", file=sys.stderr)
 
 
-def _thin(epoch: Epoch, count: int = 10_000) -> Epoch:
-    """Return what is drawn of an epoch, with at most so many training samples, always the same ones."""
+def _thin(epoch: Epoch) -> Epoch:
+    """Return what is drawn of an epoch: of the training set the sample that every epoch keeps."""
     labels, points = epoch.arrays["train_labels"], epoch.points["train_features"]
-    chosen = np.random.default_rng(0).permutation(len(labels))[:count]
+    chosen = slice(None) if "train_sample" in epoch.arrays else training_sample(len(labels))
     arrays = {key: epoch.arrays[key] for key in ("test_labels", "test_predictions")}
     return replace(
         epoch,

@@ -139,6 +139,8 @@ def draw_part(ax: Axes, epoch: Epoch, part: str, size: float = 1.0) -> None:
     scatter(ax, points[f"{part}_features"], labels, points["centers"], record.classes, size)
     accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
     which = {"train": "training set", "test": "test set"}[part]
+    if part == "train" and "train_sample" in arrays:
+        which = f"{len(labels):,} of {record.train:,} training images"
     xlabel, ylabel = axis_labels(epoch.axis)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(

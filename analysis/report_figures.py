@@ -27,7 +27,7 @@ from PIL import Image
 from analysis import plots
 from analysis.openset import Scored
 from rundir.loading import data_of
-from rundir.reading import Run, kept_epochs, read_epochs
+from rundir.reading import Run, kept_epochs, read_epochs, training_sample
 from utils import UserError
 
 SHOWN = {"train": 5_000, "test": 10_000}  # samples of a set, at most: what a browser moves at once
@@ -72,9 +72,12 @@ def panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any]
     panels = []
     for part, images in (("train", digits.train_images), ("test", digits.test_images)):
         every = read[-1].arrays[f"{part}_labels"].astype(int)
-        chosen = np.sort(sample(len(every), part))
+        sampled = part == "train" and any("train_sample" in epoch.arrays for epoch in read)
+        there = len(training_sample(len(every))) if sampled else len(every)
+        chosen = np.sort(sample(len(every), part)[:there])  # the sample is the start of the same order
         labels = every[chosen]
         sheet = f"{part}-{digits.name}-{''.join(map(str, digits.classes))}-{len(images)}"
+        sheet += f"-{len(chosen)}" if len(chosen) < min(len(every), SHOWN[part]) else ""
         sheets.setdefault(sheet, _sheet(images[chosen].numpy()))
         panels.append(
             {
@@ -98,10 +101,12 @@ def _columns(read: list[plots.Epoch], part: str, chosen: np.ndarray, classes: tu
     columns = {}
     for epoch in read:
         arrays, n = epoch.arrays, epoch.number
-        features, own = arrays[f"{part}_features"][chosen], arrays["centers"][arrays[f"{part}_labels"][chosen]]
-        columns[f"x{n}"], columns[f"y{n}"] = epoch.points[f"{part}_features"][chosen].astype(np.float32).T
+        sampled = part == "train" and "train_sample" in arrays
+        rows = np.searchsorted(arrays["train_sample"], chosen) if sampled else chosen
+        features, own = arrays[f"{part}_features"][rows], arrays["centers"][arrays[f"{part}_labels"][rows]]
+        columns[f"x{n}"], columns[f"y{n}"] = epoch.points[f"{part}_features"][rows].astype(np.float32).T
         columns[f"d{n}"] = np.linalg.norm(features.astype(np.float32) - own, axis=1).astype(np.float32)
-        columns[f"p{n}"] = np.array(classes, np.uint8)[arrays[f"{part}_predictions"][chosen]]
+        columns[f"p{n}"] = np.array(classes, np.uint8)[arrays[f"{part}_predictions"][rows]]
     return columns
 
 

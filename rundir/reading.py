@@ -204,9 +204,17 @@ def keeps_every_epoch(path: Path) -> bool:
 # ---------------------------------------------------------------- features
 
 
+def training_sample(count: int) -> np.ndarray:
+    """Return which of so many training images stand for all of them between the first and the last epoch, rising:
+    always the same, a sixth, but no more than 10,000 and no fewer than 1,000."""
+    size = max(1_000, min(10_000, count // 6))
+    return np.sort(np.random.default_rng(0).permutation(count)[:size])
+
+
 def read_arrays(path: Path, epoch: int, classes: int, feat_dim: int) -> dict[str, np.ndarray]:
     """Return the arrays of ``features/epoch_N.npz``: for ``train`` and ``test`` the features (N, D), labels
-    and predictions (N,) in [0, C) and scores (N,), and the centers (C, D).
+    and predictions (N,) in [0, C) and scores (N,), and the centers (C, D); where only some of the training
+    images were evaluated, ``train_sample`` (N,) says which.
 
     Raises:
         UserError: if the file is missing, damaged, or does not fit the run.
@@ -250,6 +258,8 @@ def _check_shapes(shapes: dict[str, tuple[tuple[int, ...], np.dtype]], classes: 
         expected[f"{part}_scores"] = (count, "f")
         if count == (0,):
             raise ValueError(f"{part}_features is empty")
+    if "train_sample" in shapes:
+        expected["train_sample"] = (shapes["train_features"][0][:1], "iu")
     for key, (shape, kinds) in expected.items():
         if key not in shapes:
             raise ValueError(f"{key} is missing")

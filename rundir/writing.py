@@ -18,7 +18,7 @@ from torch import Tensor
 from rundir.directory import Guard
 from rundir.reading import kept_epochs
 from training.trainer import Evaluation
-from utils import HERE, UserError, say, whole
+from utils import HERE, UserError, say, usable_cores, whole
 
 FORMAT = 2  # of a checkpoint; 1 had no tail, and the settings in one dictionary
 
@@ -206,9 +206,14 @@ def random_states() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def save_features(directory: Path, epoch: int, centers: Tensor, **evaluations: Evaluation) -> None:
-    """Write ``features/epoch_N.npz`` from an evaluation each of ``train`` and ``test``."""
+def save_features(
+    directory: Path, epoch: int, centers: Tensor, sample: np.ndarray | None, **evaluations: Evaluation
+) -> None:
+    """Write ``features/epoch_N.npz`` from an evaluation each of ``train`` and ``test``; `sample` says which of
+    the training images were evaluated, where not all were."""
     arrays: dict[str, Any] = {"centers": centers.detach().float().cpu().numpy()}
+    if sample is not None:
+        arrays["train_sample"] = sample.astype(np.int32)
     for key, evaluation in evaluations.items():
         arrays[f"{key}_features"] = evaluation.features.cpu().numpy().astype(np.float16)
         arrays[f"{key}_labels"] = evaluation.labels.cpu().numpy().astype(np.uint8)
@@ -220,20 +225,22 @@ def save_features(directory: Path, epoch: int, centers: Tensor, **evaluations: E
 
 
 class Drawer:
-    """Draws epochs in another process, one at a time, while training goes on."""
+    """Draws epochs in another process that gives way to the training, and what is left at the end in as many
+    processes as there are cores."""
 
     def __init__(self, directory: Path, log: Callable[[str], None]) -> None:
         self.directory = directory
         self.log = log
         self.waiting: list[int] = []
-        self.process: subprocess.Popen[str] | None = None
+        self.processes: list[subprocess.Popen[str]] = []
 
     def draw(self, epoch: int) -> None:
         """Have that epoch's figures drawn as soon as the drawing process is free."""
         self.waiting.append(epoch)
-        if self.process is None or self.process.poll() is not None:
+        if all(process.poll() is not None for process in self.processes):
             self._collect()
-            self._start()
+            self._run("--give-way", "--epochs", *map(str, self.waiting))
+            self.waiting = []
 
     def draw_missing(self) -> None:
         """Have every epoch drawn whose features are kept and whose figures are not there."""
@@ -243,23 +250,20 @@ class Drawer:
 
     def finish(self) -> None:
         """Wait until every figure is there."""
+        count = min(usable_cores(), len(self.waiting))
+        for turn in range(count):
+            self._run("--epochs", *map(str, self.waiting[turn::count]))
+        self.waiting = []
         self._collect()
-        if self.waiting:
-            self._start()
-            self._collect()
 
     def animate(self) -> None:
         """Have the film of all epochs made; it is there after `finish`."""
         self.finish()
         self._run("--animate")
 
-    def _start(self) -> None:
-        epochs, self.waiting = self.waiting, []
-        self._run("--epochs", *map(str, epochs))
-
     def _run(self, *flags: str) -> None:
         path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "analysis.draw", str(self.directory), *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -268,12 +272,12 @@ class Drawer:
             env=os.environ | {"PYTHONPATH": path},
             start_new_session=True,  # Ctrl-C ends the training, not the figure that is being drawn
         )
+        self.processes.append(process)
 
     def _collect(self) -> None:
-        if self.process is None:
-            return
-        _, errors = self.process.communicate()
-        if self.process.returncode:
-            lines = errors.strip().splitlines() or [f"exit status {self.process.returncode}"]
-            self.log(f"A figure could not be drawn: {lines[-1]}")
-        self.process = None
+        for process in self.processes:
+            _, errors = process.communicate()
+            if process.returncode:
+                lines = errors.strip().splitlines() or [f"exit status {process.returncode}"]
+                self.log(f"A figure could not be drawn: {lines[-1]}")
+        self.processes = []

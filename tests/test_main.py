@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, rows, spawn, wait_until
+from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.plots import COLORS
+from analysis.plots import COLORS, draw_part, read_epoch
+from rundir.reading import read_arrays, training_sample
 from training.arguments import parse_arguments
 from utils import command_line
 
@@ -95,6 +97,20 @@ def test_features_are_those_of_the_weights_at_the_end(plotted: tuple[Path, str])
     assert np.linalg.norm(means - centers, axis=1).mean() < 0.5 * np.linalg.norm(means, axis=1).mean()
     checkpoint = torch.load(path / "checkpoint.pt", weights_only=True)
     assert np.array_equal(checkpoint["center_loss"]["centers"].numpy(), centers)
+
+
+def test_before_the_last_epoch_a_sample_stands_for_the_training_set(plotted: tuple[Path, str]) -> None:
+    kept = [read_arrays(plotted[0], epoch, 10, 2) for epoch in (1, 2)]
+    sample = training_sample(4_000)
+    assert np.array_equal(kept[0]["train_sample"], sample)
+    assert len(np.unique(sample)) == len(kept[0]["train_features"]) == 1_000
+    assert "train_sample" not in kept[1]
+    assert np.array_equal(kept[0]["train_labels"], kept[1]["train_labels"][sample])
+    assert [len(training_sample(count)) for count in (500, 12_000, 60_000)] == [500, 2_000, 10_000]
+    for epoch, title in ((1, "1,000 of 4,000 training images, epoch 1"), (2, "training set, epoch 2")):
+        ax = Figure().add_subplot()
+        draw_part(ax, read_epoch(plotted[0], epoch), "train")
+        assert title in ax.get_title()
 
 
 def test_figures_are_drawn_for_every_epoch(plotted: tuple[Path, str]) -> None:
