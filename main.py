@@ -39,7 +39,7 @@ from rundir.writing import (  # fmt: skip
     save_features,
 )
 from training.building import Training, build_training
-from training.hardware import choose_device, decide
+from training.hardware import choose_device, decide, precision_here
 from training.parallel import Group
 from training.settings import Choice, Options, Plan, resolve, take
 from training.trainer import Diverged
@@ -85,7 +85,13 @@ class Session:
 
     def build(self, group: Group, data: Digits) -> Training:
         """Return what trains, from the seed or the checkpoint."""
-        training = build_training(self.plan, data, group)
+        settings, note = self.plan.settings, None
+        if self.checkpoint is not None:  # perhaps from another machine
+            precision, note = precision_here(settings.precision, group.device)
+            settings = replace(settings, precision=precision)
+        if note is not None:
+            print(note)
+        training = build_training(replace(self.plan, settings=settings), data, group)
         if self.checkpoint is not None:
             load_state(training.trainer, self.checkpoint, self.directory)
             restore_random_states(self.checkpoint.states.get("random"))

@@ -18,6 +18,7 @@ import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
 from datasets import Digits
+from training.hardware import gpu_name
 from training.settings import Plan
 from utils import HERE, UserError, command_line, processor_name, usable_cores
 
@@ -152,7 +153,12 @@ def write_config(directory: Path, plan: Plan, data: Digits, epochs: int, device:
         "device": str(device),
         "processes": processes,
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "machine": {"processor": processor_name(), "threads": torch.get_num_threads(), "cores": usable_cores()},
+        "machine": {
+            "processor": processor_name(),
+            "threads": torch.get_num_threads(),
+            "cores": usable_cores(),
+            "gpu": gpu_name(device) if device.type == "cuda" else None,
+        },
         "git_commit": _git_commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

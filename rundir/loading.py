@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import datasets
 from rundir.reading import Run
 from rundir.writing import FORMAT
 from training.building import build_network, length_of_run, specialize
-from training.hardware import autocast
+from training.hardware import autocast, precision_here
 from training.settings import Plan, plan_from_json
 from training.trainer import Network
 from utils import UserError, command_line
@@ -140,7 +141,10 @@ def load_network(run: Run, device: torch.device) -> Network:
         go_on = command_line("main.py", "--resume", run.path)
         raise UserError(f"{run.path}: its checkpoint is of another epoch; go on with {go_on}")
     settings = checkpoint.plan.settings
-    network = build_network(settings, len(run.record.classes), autocast(settings.precision, device))
+    precision, note = precision_here(settings.precision, device)
+    if note is not None:
+        print(f"{run.path}: {note}", file=sys.stderr)
+    network = build_network(settings, len(run.record.classes), autocast(precision, device))
     load_state(network, checkpoint, run.path)
     network.model.to(device)
     network.head.to(device)

@@ -129,7 +129,8 @@ def _made_on(config: Mapping[str, object], plan: Plan) -> str:
     how = ", compiled" if plan.execution.compile == "on" else ""
     how += ", fourier" if plan.execution.convolutions == "fourier" else ""
     return (
-        f"{machine.get('processor', 'unknown')} ({config.get('device', 'cpu')}, {machine.get('threads', '?')} threads), "
+        f"{machine.get('gpu') or machine.get('processor', 'unknown')} "
+        f"({config.get('device', 'cpu')}, {machine.get('threads', '?')} threads), "
         f"torch {versions.get('torch', '?')}, {plan.settings.precision}{how}"
     )
 

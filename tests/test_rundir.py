@@ -135,7 +135,13 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--gpu 2: there are 2 CUDA devices"):
         hardware.choose_device(2, False)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
-    assert hardware.choose_device(1, False) == (torch.device("cuda", 1), "Currently using GPU: 1")
+    monkeypatch.setattr(hardware, "why_unusable", lambda device: None)
+    monkeypatch.setattr(hardware, "gpu_name", lambda device: "a GPU, 80 GiB, CUDA 13.0")
+    line = "Currently using GPU: 1 (a GPU, 80 GiB, CUDA 13.0)"
+    assert hardware.choose_device(1, False) == (torch.device("cuda", 1), line)
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(UserError, match="torchrun's local rank 4: there are 2 CUDA devices"):
+        hardware.choose_device(0, False)
     assert hardware.choose_precision("fp32", cpu) == ("fp32", "as asked for")
     assert hardware.choose_precision("auto", cpu)[0] in ("fp32", "bf16")
 
@@ -154,3 +160,23 @@ def test_auto_compiles_nowhere_so_far() -> None:
     assert hardware.choose_compile("auto", torch.device("cpu")) == ("off", "no faster on the CPU that was measured")
     assert hardware.choose_compile("auto", torch.device("cuda")) == ("off", "not yet measured on GPUs")
     assert hardware.choose_compile("on", torch.device("cpu")) == ("on", "as asked for")
+
+
+def test_precision_of_a_run_from_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
+    for there in ("bf16", "tf32"):
+        precision, note = hardware.precision_here(there, cpu)
+        assert precision == "fp32"
+        assert note == f"Note: the run was made in {there}, which this device does not have: float32 is used"
+    assert hardware.precision_here("fp32", cpu) == ("fp32", None)
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: True)
+    assert hardware.precision_here("bf16", cpu) == ("bf16", None)
+
+
+def test_float32_on_gpus_is_set_so_that_it_can_be_read() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    for precision in ("tf32", "fp32"):
+        hardware.autocast(precision, torch.device("cuda"))
+        assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+    torch.backends.cudnn.allow_tf32 = before

@@ -26,22 +26,47 @@ def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
     Raises:
         UserError: if there are GPUs, but not that one.
     """
+    cpu = torch.device("cpu")
     if use_cpu:
-        return torch.device("cpu"), "Currently using CPU"
-    if not torch.cuda.is_available():
-        return torch.device("cpu"), f"Currently using CPU (--gpu {gpu}: no CUDA device was found)"
-    count = torch.cuda.device_count()
+        return cpu, "Currently using CPU"
+    asked = "torchrun's local rank" if "LOCAL_RANK" in os.environ else "--gpu"
     gpu = int(os.environ.get("LOCAL_RANK", gpu))
+    if not torch.cuda.is_available():
+        return cpu, f"Currently using CPU ({asked} {gpu}: no CUDA device was found)"
+    count = torch.cuda.device_count()
     if gpu >= count:
-        raise UserError(f"--gpu {gpu}: there are {count} CUDA devices here, numbered from 0; or use --use-cpu")
-    torch.cuda.set_device(gpu)
-    return torch.device("cuda", gpu), f"Currently using GPU: {gpu}"
+        raise UserError(f"{asked} {gpu}: there are {count} CUDA devices here, numbered from 0; or use --use-cpu")
+    device = torch.device("cuda", gpu)
+    torch.cuda.set_device(device)
+    if (reason := why_unusable(device)) is not None:
+        return (
+            cpu,
+            f"Currently using CPU ({asked} {gpu}: {torch.cuda.get_device_name(device)} does not run here: {reason})",
+        )
+    return device, f"Currently using GPU: {gpu} ({gpu_name(device)})"
+
+
+def why_unusable(device: torch.device) -> str | None:
+    """Return why a GPU computes nothing with this torch, or None: one that is older than the kernels that torch
+    was built with is found, and fails at the first of them."""
+    try:
+        (torch.ones(2, device=device) + 1).sum().item()
+    except RuntimeError as error:
+        return str(error).strip().splitlines()[0]
+    return None
+
+
+def gpu_name(device: torch.device) -> str:
+    """Return a GPU's name, its memory and the CUDA version of this torch."""
+    memory = torch.cuda.get_device_properties(device).total_memory / 2**30
+    return f"{torch.cuda.get_device_name(device)}, {memory:.0f} GiB, CUDA {torch.version.cuda}"
 
 
 def make_deterministic() -> None:
     """Let CUDA take deterministic kernels only."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads what it has not written
     torch.backends.cudnn.benchmark = False
 
 
@@ -56,17 +81,33 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     if wanted != "auto":
         return wanted, "as asked for"
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-        return ("bf16", "this GPU computes it natively") if native else ("fp32", "no native bf16 on this GPU")
+        native = ("bf16", "this GPU computes it natively")
+        return native if has_bf16(device) else ("fp32", "no native bf16 on this GPU")
+    native = ("bf16", "this processor computes it natively")
+    return native if has_bf16(device) else ("fp32", "not known to compute bf16 natively")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether the hardware computes bf16 natively, as far as torch can tell."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    native = any(getattr(torch.cpu, check, bool)() for check in checks)
-    return ("bf16", "this processor computes it natively") if native else ("fp32", "not known to compute bf16 natively")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def precision_here(precision: str, device: torch.device) -> tuple[str, str | None]:
+    """Return the precision that a run made in `precision` has on this device, and a line where that is another:
+    without the hardware bf16 is slow, and tf32 is not there at all."""
+    there = {"bf16": has_bf16(device), "tf32": device.type == "cuda"}.get(precision, True)
+    if there:
+        return precision, None
+    return "fp32", f"Note: the run was made in {precision}, which this device does not have: float32 is used"
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
     """Return what makes the context of a forward pass in that precision; set what float32 convolutions are."""
     if device.type == "cuda":  # torch's own default is tf32
-        torch.backends.cudnn.conv.fp32_precision = "tf32" if precision == "tf32" else "ieee"  # type: ignore[attr-defined]
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if precision != "bf16":
         return contextlib.nullcontext
     return functools.partial(torch.autocast, device.type, torch.bfloat16)

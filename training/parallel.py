@@ -23,7 +23,8 @@ class Group:
         self.rank = int(os.environ.get("RANK", "0")) if self.size > 1 else 0
         self.device = device
         if self.size > 1:
-            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+            on_gpu = device.type == "cuda"
+            dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
 
     def agree(self, what: Any) -> Any:
         """Return what the first process has."""

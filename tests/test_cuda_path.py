@@ -1,0 +1,200 @@
+"""What a GPU would be asked to do, on a machine without one (see pretended_cuda.py).
+
+It finds tensors on the wrong device and what makes the host wait; not what a kernel computes, nor how fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pretended_cuda import Watch, pretended_cuda
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+
+import main
+from center_loss import CenterLoss
+from datasets import Digits
+from rundir import writing
+from rundir.reading import read_epochs
+from training.arguments import parse_arguments
+from training.building import Training
+from training.hardware import choose_device, decide
+from training.parallel import Group
+from training.settings import Plan, resolve
+
+RUNS = (
+    "", "--weight-cent 0", "--recipe reference", "--recipe paper", "--head arcface", "--center-update gradient",
+    "--head cosface --weight-cent 0.1", "--precision tf32", "--precision fp32", "--feat-dim 3 --deterministic",
+    "--known-classes 2 4 5 7 8 9 0 1", "--hold-out 10",
+)  # fmt: skip
+
+
+def digits(train: int, test: int) -> Digits:
+    """Digits without contents: black, the labels in turn."""
+
+    def some(count: int) -> tuple[Tensor, Tensor]:
+        return torch.zeros(count, 28, 28, dtype=torch.uint8), torch.arange(count) % 10
+
+    return Digits("mnist", tuple(range(10)), *some(train), *some(test), {})
+
+
+def prepared(flags: str, folder: Path, stack: Any) -> tuple[main.Session, Training, Watch]:
+    """Return a session and what it trains on the pretended GPU, entered in `stack`."""
+    words = ["-d", "mnist", "--max-epoch", "2", "--print-freq", "2", *flags.split()]
+    request = parse_arguments(words)
+    settings = resolve(request.settings, request.by_hand, "mnist")
+    data, _, _ = digits(500, 2_100).for_training(settings.known_classes, settings.hold_out)  # on real tensors
+    watch = stack.enter_context(pretended_cuda())
+    device, line = choose_device(0, use_cpu=False)
+    assert line == f"Currently using GPU: 0 (a pretended GPU, 80 GiB, CUDA {torch.version.cuda})"
+    settings, execution, choices = decide(settings, request.execution, device)
+    plan = Plan(settings=settings, execution=execution, options=request.options, choices=choices)
+    apart = replace(settings, known_classes=None, hold_out=0)
+    session = main.Session(replace(plan, settings=apart), None, None, folder)
+    training = session.build(Group(device), data)
+    return session, training, watch
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    if not torch.backends.cuda.is_built():
+        pytest.skip("this torch was built without CUDA, its autograd knows no such device")
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with contextlib.ExitStack() as entered:
+        yield entered
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def save(state: dict[str, Any], *paths: Path) -> None:
+    """Read every tensor, as torch.save does."""
+    for value in tree_flatten(state)[0]:
+        if isinstance(value, Tensor):
+            value.cpu()
+
+
+@pytest.mark.parametrize("flags", RUNS)
+def test_a_run(flags: str, tmp_path: Path, stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, training, watch = prepared(flags, tmp_path, stack)
+    for module in (training.trainer.model, training.trainer.head, training.trainer.center_loss):
+        assert {parameter.device.type for parameter in module.parameters()} == {"cuda"}
+
+    # One step after another: the host is never kept waiting, and nothing lies on the wrong device.
+    steps = training.trainer.train_epoch(training.batches_of(1)[0])
+    next(steps)
+    watch.events.clear()
+    next(steps)
+    assert watch.events == []
+    for _ in steps:  # the last, smaller batch too
+        pass
+    assert watch.events == []
+
+    # A whole run: the host reads every --print-freq batches, at an evaluation, and to save.
+    monkeypatch.setattr(main, "save_checkpoint", save)
+    monkeypatch.setattr(main, "random_states", dict)
+    log = writing.RunLog(tmp_path, "mnist")
+    main.train_epochs(session, training, log)
+    log.close()
+    assert [row.epoch for row in read_epochs(tmp_path)][-1] == session.last
+    assert not {"CPU operand", "mask", "random"} & set(watch.kinds())
+
+
+def bug_index(trainer: Any) -> None:
+    """An index that was left on the CPU."""
+    inner = trainer.forward
+    trainer.forward = lambda images: inner(images)[torch.arange(len(images))]
+
+
+def bug_mask(trainer: Any) -> None:
+    inner = trainer.forward
+    trainer.forward = lambda images: F.pad(inner(images)[inner(images)[:, 0] > 9], (0, 0, 0, len(images)))[
+        : len(images)
+    ]
+
+
+def bug_item(trainer: Any) -> None:
+    inner = trainer.center_loss.forward
+    trainer.center_loss.forward = lambda features, labels: inner(features, labels) * float(labels[0].item())
+
+
+def bug_numpy(trainer: Any) -> None:
+    inner = trainer.forward
+    trainer.forward = lambda images: inner(images) + float(images.detach().numpy().mean())
+
+
+def bug_device(trainer: Any) -> None:
+    inner = trainer.forward
+    trainer.forward = lambda images: inner(images) + torch.zeros(len(images), 2)
+
+
+def bug_noise(trainer: Any) -> None:
+    inner = trainer.forward
+    trainer.forward = lambda images: inner(images) + torch.randn_like(inner(images))
+
+
+@pytest.mark.parametrize("bug", [bug_index, bug_mask, bug_item, bug_numpy, bug_device, bug_noise])
+def test_it_finds_bugs_that_are_put_in(bug: Callable[[Any], None], tmp_path: Path, stack: Any) -> None:
+    _, training, watch = prepared("", tmp_path, stack)
+    watch.events.clear()
+    bug(training.trainer)
+    try:
+        for _ in itertools.islice(training.trainer.train_epoch(training.batches_of(1)[0]), 1):
+            pass
+    except (RuntimeError, TypeError, torch._subclasses.fake_tensor.DynamicOutputShapeException):
+        return  # as on a GPU, or where a shape depends on values
+    assert watch.events
+
+
+def test_sparse_centers(stack: Any) -> None:
+    watch = stack.enter_context(pretended_cuda())
+    loss = CenterLoss(10, 2, sparse=True).to("cuda")
+    features, labels = (
+        torch.zeros(64, 2, device="cuda", requires_grad=True),
+        torch.zeros(64, dtype=torch.long, device="cuda"),
+    )
+    watch.events.clear()
+    loss(features, labels).backward()
+    assert watch.events == []
+    assert loss.centers.grad.device.type == "cuda"
+
+
+def test_evaluation_reads_twice(tmp_path: Path, stack: Any) -> None:
+    """Loss and accuracy; the features stay where they are until they are saved."""
+    _, training, watch = prepared("", tmp_path, stack)
+    watch.events.clear()
+    found = training.trainer.evaluate(training.data.test_images, training.data.test_labels)
+    assert watch.kinds() == {"read": 2}
+    assert found.features.device.type == "cuda"
+
+
+def test_a_gpu_that_torch_has_no_kernels_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old GPU")
+    error = RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with …")
+    with mock.patch.object(torch, "ones", side_effect=error):
+        device, line = choose_device(0, use_cpu=False)
+    assert device.type == "cpu"
+    assert line == (
+        "Currently using CPU (--gpu 0: an old GPU does not run here: "
+        "CUDA error: no kernel image is available for execution on the device)"
+    )
+
+
+def test_a_driver_that_does_not_start_is_not_asked_for_random_states() -> None:
+    """Where NVML counts a card but CUDA does not start, a run on the CPU must not care."""
+    with mock.patch.object(torch.cuda, "get_rng_state_all", side_effect=RuntimeError("the driver is too old")):
+        states = writing.random_states()
+    assert states["cuda"] == []
+    assert isinstance(states["cpu"], Tensor)
+    assert np.isfinite(states["cpu"].numpy().sum())
