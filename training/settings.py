@@ -75,8 +75,8 @@ class Settings:
     weight_decay: float = setting(5e-4, "of SGD", SHARE)
     bias_decay: bool = setting(True, "whether biases decay")
     clip: float | None = setting(2.0, "largest norm of the model's and the head's gradient", FACTOR)
-    batch_size: int = setting(128, "images; 64 on mnist5k", COUNT, group=OPTIMIZATION, metavar="B")
-    max_epoch: int | None = setting(10, "epochs; 20 on mnist5k", COUNT, group=OPTIMIZATION, metavar="N")
+    batch_size: int = setting(64, "images; 32 on mnist5k", COUNT, group=OPTIMIZATION, metavar="B")
+    max_epoch: int | None = setting(10, "epochs; 12 on mnist5k", COUNT, group=OPTIMIZATION, metavar="N")
     max_iterations: int | None = setting(None, "length in batches, for a recipe that counts so", Number(int, 1, 10**9))
     schedule: str = setting("one-cycle", "of the learning rate; one-cycle: up over the warm-up, then down to 0", choices=("one-cycle", "step"))  # fmt: skip
     warmup: float = setting(0.2, "share of the run over which the rate rises", SHARE)
@@ -145,6 +145,7 @@ DEFAULT = Settings()
 REFERENCE = replace(
     DEFAULT,
     recipe="reference",
+    batch_size=128,
     max_epoch=100,
     lr_model=0.001,
     clip=None,
@@ -172,6 +173,7 @@ REFERENCE = replace(
 PAPER = replace(
     DEFAULT,
     recipe="paper",
+    batch_size=128,
     max_epoch=None,
     max_iterations=10_000,
     lr_model=0.01,
@@ -208,7 +210,7 @@ def resolve(asked: Settings, by_hand: Collection[str], dataset: str) -> Settings
     then those that were given by hand, whose names are `by_hand`."""
     settings = RECIPES[asked.recipe]
     if (asked.recipe, dataset) == ("default", "mnist5k"):  # 5,000 digits need more passes in smaller batches
-        settings = replace(settings, batch_size=64, max_epoch=20)
+        settings = replace(settings, batch_size=32, max_epoch=12)
     # A margin head works alone unless λ is asked for. In two dimensions ten classes are 36° apart: scale and
     # margin are smaller than for faces.
     if asked.head == "arcface":
