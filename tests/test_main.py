@@ -45,7 +45,7 @@ def test_log_keeps_the_familiar_form(plotted: tuple[Path, str]) -> None:
         r"^Creating model: lenet\+\+",
         r"^Loss = XentLoss \+ 0\.1 \* CenterLoss",
         r"^==> Epoch 1/2$",
-        rf"^Batch 20/63\t Loss {number} XentLoss {number} CenterLoss {number}$",
+        rf"^Batch 20/125\t Loss {number} XentLoss {number} CenterLoss {number}$",
         r"^==> Test$",
         r"^Accuracy \(%\): \d+\.\d\d\t Error rate \(%\): \d+\.\d\d$",
         r"^Finished\. Total elapsed time \(h:m:s\): 0:\d\d:\d\d$",
@@ -63,14 +63,14 @@ def test_csv_rows_agree_with_each_other_and_the_log(plotted: tuple[Path, str]) -
     path, printed = plotted
     batches = rows(path / "batches.csv")
     assert list(batches[0]) == ["epoch", "batch", "loss", "loss_xent", "loss_center", "lr"]
-    assert len(batches) == 2 * 63
+    assert len(batches) == 2 * 125
     for row in batches:
         expected = float(row["loss_xent"]) + 0.1 * float(row["loss_center"])
         assert float(row["loss"]) == pytest.approx(expected, rel=1e-4)
     second = [float(row["loss"]) for row in batches if row["epoch"] == "2"]
     epoch = rows(path / "epochs.csv")[1]
     assert float(epoch["train_loss"]) == pytest.approx(np.mean(second), rel=1e-4)
-    logged = re.search(r"Epoch 2/2\nBatch 20/63\t Loss (\S+) \((\S+)\)", printed)
+    logged = re.search(r"Epoch 2/2\nBatch 20/125\t Loss (\S+) \((\S+)\)", printed)
     assert logged is not None
     assert float(logged[1]) == pytest.approx(second[19], rel=1e-4)
     assert float(logged[2]) == pytest.approx(np.mean(second[:20]), rel=1e-4)

@@ -45,8 +45,8 @@ def test_recipes_say_their_names() -> None:
 
 
 def test_by_hand_wins_over_data_set_wins_over_recipe() -> None:
-    assert asked().batch_size == 128
-    assert asked(dataset="mnist5k").batch_size == 64
+    assert asked().batch_size == 64
+    assert asked(dataset="mnist5k").batch_size == 32
     assert asked(dataset="mnist5k", batch_size=7).batch_size == 7
     assert asked(dataset="mnist5k", recipe="reference").batch_size == 128
 
