@@ -62,7 +62,8 @@ class CenterLoss(nn.Module):
 
     Attributes:
         centers: ``nn.Parameter`` (C, D), float32 unless the module is converted.
-        last_value: scalar, detached: the loss of the last call without ``weight``.
+        last_value: scalar, detached: the loss of the last call without ``weight``; under the transforms of
+            torch.func that of the last call outside them.
 
     Under DistributedDataParallel wrap the loss as well as the network: the mean of the ranks' losses,
     the gradients and the centers are then those of one process with all the samples (with
@@ -143,14 +144,20 @@ class CenterLoss(nn.Module):
             # What the features feel: eq. 2, and by autograd eq. 3. mse_loss sums the squares in one pass.
             if self.update == "gradient" and self.weight == 1 and not self._exchanges():
                 loss = k * F.mse_loss(features, centers, reduction="sum")
-                self.last_value = loss.detach()
+                self._keep(loss)
                 return loss
             value = k * F.mse_loss(features, centers.detach(), reduction="sum")
-            self.last_value = value.detach()
+            self._keep(value)
 
             # What the centers feel: a term that has their gradient and adds nothing to the value.
             pull = self._pull(features.detach(), centers, labels, k)
-            return self.weight * value + (pull - pull.detach())
+            felt = self.weight * value if self.weight else (0 * features).sum()  # 0 even where the value overflows
+            return felt + (pull - pull.detach())
+
+    def _keep(self, value: Tensor) -> None:
+        """Set `last_value`, but not to what a transform of torch.func will have taken away."""
+        if getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)() is None:
+            self.last_value = value.detach()
 
     def _pull(self, features: Tensor, centers: Tensor, labels: Tensor, k: float) -> Tensor:
         """Return a scalar whose gradient with respect to the centers is what they shall receive."""
@@ -220,6 +227,8 @@ def _initial_centers(num_classes: int, feat_dim: int, init: str | Tensor, radius
         if init.shape != (num_classes, feat_dim):
             want, got = (num_classes, feat_dim), tuple(init.shape)
             raise ValueError(f"init must have shape (num_classes, feat_dim) = {want}; got {got}")
+        if not bool(init.isfinite().all()):
+            raise ValueError("init must be finite; got a tensor with nan or infinity")
         return init.detach().to(torch.float32, copy=True)
     if init == "normal":
         return torch.randn(num_classes, feat_dim)
@@ -228,6 +237,8 @@ def _initial_centers(num_classes: int, feat_dim: int, init: str | Tensor, radius
     if init == "circle":
         if feat_dim < 2:
             raise ValueError(f"init='circle' needs feat_dim of at least 2; got {feat_dim}")
+        if not math.isfinite(radius):
+            raise ValueError(f"radius must be finite; got {radius}")
         angle = torch.arange(num_classes) * (2 * math.pi / num_classes)
         centers = torch.zeros(num_classes, feat_dim)
         centers[:, 0] = radius * angle.cos()

@@ -28,7 +28,7 @@ from rundir.directory import Guard
 from rundir.loading import data_root
 from rundir.reading import Run, kept_epochs, read_epochs, read_run
 from training.hardware import choose_device
-from utils import Interrupted, UserError, progress_bar, run_command, whole
+from utils import Interrupted, UserError, complain, progress_bar, run_command, say, whole
 
 COLUMNS = 6  # of a figure with one for every run; more runs get one for each row of the table
 
@@ -78,7 +78,7 @@ def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     wanted = list(comparison.plan())
     out, every_epoch = comparison.out, comparison.animate or comparison.report
     missing = sweep.find(wanted, out / "runs", sorted(out.parent.glob("*/")), every_epoch)
-    print(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them are there", flush=True)
+    say(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them are there")
     failed = sweep.train(missing, comparison.jobs)
     found = [(one, read_run(one.path)) for one in wanted if one.path and one.name not in failed]
     if not found:
@@ -104,12 +104,12 @@ def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], dev
         if comparison.weights_cent:
             written.append(out / "lambda_sweep.png")
             plots.grid([group[0].path for group in rows.values()], written[-1], parts=("train",))
-        print((out / "comparison.md").read_text(encoding="utf-8"))
+        show(out / "comparison.md")
     scored: list[Scored] = []
     if comparison.unknowns or any(run.unseen for run in runs):
         scored = score_runs(progress(runs, "Open set"), list(comparison.unknowns), device)
         written += write_open_set(out, scored, runs)
-        print((out / "open_set.md").read_text(encoding="utf-8"))
+        show(out / "open_set.md")
     pages: dict[str, Callable[[], list[Path]]] = {}
     if comparison.animate:
         pages["the film"] = partial(film.animate, [run.path for run in runs], out / "animation.gif")
@@ -122,10 +122,16 @@ def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], dev
             written += make()
         except UserError as error:  # damaged features of an earlier epoch, for one
             failed[name] = str(error)
-    print("Wrote " + ", ".join(map(str, written)))
+    say("Wrote " + ", ".join(map(str, written)))
     for name, reason in failed.items():
-        print(f"compare.py: {name} failed: {reason}", file=sys.stderr)
+        complain(f"compare.py: {name} failed: {reason}")
     return 1 if failed else 0
+
+
+def show(file: Path) -> None:
+    """Print a file of paragraphs and tables."""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        say(line)
 
 
 def numbers_of(run: Run) -> dict[str, float]:
@@ -142,7 +148,7 @@ def numbers_of(run: Run) -> dict[str, float]:
             arrays["centers"],
         )
     except ValueError as error:  # features that have left the finite, or lie on one point
-        print(f"compare.py: {run.path}: no metrics but the accuracy: {error}", file=sys.stderr)
+        complain(f"compare.py: {run.path}: no metrics but the accuracy: {error}")
         return {"accuracy": metrics.accuracy(predictions, labels)}
 
 
@@ -232,7 +238,8 @@ def provenance(runs: list[Run]) -> str:
     machines = {run.record.made_on for run in runs}
     seeds = sorted({run.settings.seed for run in runs})
     recipes = sorted({f"{run.settings.recipe}, {run.record.epochs} epochs" for run in runs})
-    return f"Recipe: {'; '.join(recipes)}. Seeds: {', '.join(map(str, seeds))}. Made on: {'; '.join(sorted(machines))}."
+    made = f"Recipe: {'; '.join(recipes)}. Seeds: {', '.join(map(str, seeds))}. Made on: {'; '.join(sorted(machines))}."
+    return tables.plain(made)
 
 
 def progress(runs: list[Run], title: str) -> Iterable[Run]:

@@ -89,6 +89,8 @@ class Digits:
 
     def only(self, classes: Sequence[int]) -> Digits:
         """Return the samples of these classes alone, relabelled 0, 1, … in the order given."""
+        if missing := sorted(set(classes) - set(self.classes)):
+            raise DataError(f"--known-classes {missing[0]}: {self.name} has {', '.join(map(str, self.classes))} alone")
         new_label = torch.full((len(self.classes),), -1)
         new_label[torch.tensor(classes)] = torch.arange(len(classes))
         train, test = new_label[self.train_labels], new_label[self.test_labels]
@@ -171,6 +173,8 @@ def read_idx(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
     Raises:
         DataError: if the file cannot be read or is not, in every byte, such a file.
     """
+    if path.exists() and not path.is_file():  # a named pipe would wait for its writer
+        raise DataError(f"{path}: not a regular file")
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
             return _parse_idx(file, shape)

@@ -43,7 +43,7 @@ from training.hardware import choose_device, decide, precision_here
 from training.parallel import Group
 from training.settings import Choice, Options, Plan, resolve, take
 from training.trainer import Diverged
-from utils import Interrupted, UserError
+from utils import Interrupted, UserError, say
 
 
 def main(argv: list[str]) -> int:
@@ -53,13 +53,13 @@ def main(argv: list[str]) -> int:
 
 def run(request: Request) -> int:
     """Train as asked for; return the exit status."""
-    for note in request.notes:
-        print(note)
     return utils.run_command("main.py", partial(train, request))
 
 
 def train(request: Request) -> int:
     """Lead the training, or follow the process that does."""
+    for note in request.notes:
+        say(note)
     device, device_line = choose_device(request.gpu, request.use_cpu)
     group = Group(device)
     try:
@@ -90,7 +90,7 @@ class Session:
             precision, note = precision_here(settings.precision, group.device)
             settings = replace(settings, precision=precision)
         if note is not None:
-            print(note)
+            say(note)
         training = build_training(replace(self.plan, settings=settings), data, group)
         if self.checkpoint is not None:
             load_state(training.trainer, self.checkpoint, self.directory)
@@ -124,9 +124,9 @@ def lead(request: Request, group: Group, device_line: str) -> None:
 
     # Run directory: a new one, or the one that is resumed.
     if checkpoint:
-        print(f"{device_line}. Resuming {session.directory} after epoch {checkpoint.epoch}")
+        say(f"{device_line}. Resuming {session.directory} after epoch {checkpoint.epoch}")
         if session.first > training.epochs:
-            print(f"{session.directory}: already finished, after epoch {training.epochs}")
+            say(f"{session.directory}: already finished, after epoch {training.epochs}")
         cut = session.first <= session.last
         log = RunLog(session.directory, data.name, checkpoint.sizes, checkpoint.tail, cut)
     else:
@@ -225,7 +225,7 @@ def train_epochs(session: Session, training: Training, log: RunLog) -> None:
             log(f"Finished. Total elapsed time (h:m:s): {utils.hours(session.elapsed + time.monotonic() - start)}")
         if not whole:
             done = max(session.last, session.first - 1)
-            print(f"Stopped after epoch {done} of {training.epochs}. {how_to_go_on(directory)}")
+            say(f"Stopped after epoch {done} of {training.epochs}. {how_to_go_on(directory)}")
     finally:
         drawer.finish()
         if events is not None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 # A feature is divided by sqrt(|x|² + 1e-6), not by |x|: at x = 0 the cosines are 0 and their
 # gradient is at most 1000, and beyond |x| = 1 float32 can hardly tell the difference.
 _NORM_EPSILON = 1e-3
+_LARGE = 1e15  # of a feature: the square of a larger one may leave float32
 # 1 - cos²θ is kept above this: sqrt has no finite slope at 0.
 _MIN_SIN_SQUARED = 1e-7
 
@@ -55,17 +56,24 @@ class MarginHead(nn.Module):
                 labels, the plain scaled cosines.
 
         Raises:
-            ValueError: for wrong shapes.
+            ValueError: for wrong shapes and dtypes, and on the CPU for labels out of range. On CUDA and in a
+                compiled graph an index out of range is the kernel's to refuse.
         """
+        if not features.is_floating_point():
+            raise ValueError(f"features must be floating point; got {features.dtype}")
         if features.dim() != 2 or features.shape[1] != self.feat_dim:
             shape = tuple(features.shape)
             raise ValueError(f"features must have shape (B, {self.feat_dim}); got {shape}")
         if labels is not None and labels.shape != features.shape[:1]:
             shape = tuple(labels.shape)
             raise ValueError(f"labels must have shape ({features.shape[0]},); got {shape}")
+        if labels is not None:
+            self._check_labels(labels)
         with torch.autocast(features.device.type, enabled=False):
             dtype = torch.promote_types(torch.promote_types(features.dtype, self.weight.dtype), torch.float32)
             features = features.to(dtype)
+            largest = features.detach().abs().amax(dim=1, keepdim=True)
+            features = features / torch.where(largest > _LARGE, largest, 1)  # a direction has no length
             length = (features.square().sum(dim=1, keepdim=True) + _NORM_EPSILON**2).sqrt()
             cosine = F.linear(features / length, F.normalize(self.weight.to(dtype))).clamp(-1, 1)
             if labels is None:
@@ -73,6 +81,15 @@ class MarginHead(nn.Module):
             index = labels.long().unsqueeze(1)  # (B, 1)
             target = self.with_margin(cosine.gather(1, index))
             return self.s * cosine.scatter(1, index, target)
+
+    def _check_labels(self, labels: Tensor) -> None:
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise ValueError(f"labels must be integers; got {labels.dtype}")
+        if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
+            low, high = (int(bound) for bound in labels.aminmax())
+            if low < 0 or high >= self.num_classes:
+                wrong = high if high >= self.num_classes else low
+                raise ValueError(f"labels must lie in [0, {self.num_classes}); got {wrong}")
 
     def with_margin(self, cosine: Tensor) -> Tensor:
         """Return the target's entry for its cosine, any shape, in [-1, 1]."""

@@ -49,7 +49,8 @@ def run_command(name: str, work: Callable[[], int]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     signals = [getattr(signal, one) for one in ("SIGTERM", "SIGHUP") if hasattr(signal, one)]  # a closed terminal, too
-    previous = {one: signal.signal(one, signal.default_int_handler) for one in signals}
+    heard = [one for one in signals if signal.getsignal(one) is not signal.SIG_IGN]  # but for what nohup started
+    previous = {one: signal.signal(one, signal.default_int_handler) for one in heard}
     try:
         return work()
     except UserError as error:
@@ -60,7 +61,8 @@ def run_command(name: str, work: Callable[[], int]) -> int:
     except OSError as error:  # a full disk, for one
         return _end(f"{name}: stopped: {error.filename or 'output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt as interrupt:
-        return _end(f"\nInterrupted. {interrupt}".rstrip(), 130)
+        print(file=sys.stderr)  # the line that ^C is on
+        return _end(f"Interrupted. {interrupt}".rstrip(), 130)
     except RuntimeError as error:
         if type(error).__name__ == "OutOfMemoryError":
             return _end(f"{name}: stopped: the GPU's memory is full; try a smaller --batch-size", 1)
@@ -74,11 +76,21 @@ def run_command(name: str, work: Callable[[], int]) -> int:
 
 
 def _end(line: str, status: int) -> int:
-    print(line, file=sys.stderr)
+    complain(line)
     return status
 
 
 # ---------------------------------------------------------------- whole files
+
+
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Give an error of the system the name of the file: a full disk says none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -90,14 +102,15 @@ def whole(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
-        yield unfinished
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        if hasattr(os, "O_DIRECTORY"):  # the new name, too, is on the disk
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-            os.fsync(folder)
-            os.close(folder)
+        with naming(path):
+            yield unfinished
+            with open(unfinished, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+            if hasattr(os, "O_DIRECTORY"):  # the new name, too, is on the disk
+                folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+                os.fsync(folder)
+                os.close(folder)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -112,13 +125,20 @@ def progress_bar(steps: Iterable[T], total: int, title: str, unit: str = "batch"
 
 def say(line: str) -> None:
     """Print a line above a bar that may be there."""
-    tqdm.write(line, file=sys.stdout)
+    tqdm.write(printable(line), file=sys.stdout)
     sys.stdout.flush()
 
 
+def complain(line: str) -> None:
+    """Print a line on stderr."""
+    print(printable(line), file=sys.stderr)
+
+
 def printable(text: str) -> str:
-    """Return a name as a terminal can show it: what is no letter or sign is escaped, as in ``\\x1b``."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    """Return a line as a terminal can show it: what is no letter, sign or tab is escaped, as in ``\\x1b``. It may
+    hold names that somebody else chose."""
+    shown = (c if c.isprintable() or c == "\t" else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+    return "".join(shown)
 
 
 def hours(seconds: float) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from analysis.film import animate
 from analysis.plots import draw_epoch
 from rundir.reading import kept_epochs
-from utils import UserError
+from utils import UserError, complain
 
 
 def main() -> int:
@@ -42,7 +42,7 @@ def main() -> int:
         try:
             job()
         except (OSError, UserError) as error:
-            print(f"draw.py: error: {type(error).__name__}: {error}", file=sys.stderr)
+            complain(f"draw.py: error: {type(error).__name__}: {error}")
             failed = 2
     return failed
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from analysis.plots import Epoch, draw_part, limits, read_epochs
 from rundir.reading import kept_epochs, training_sample
-from utils import UserError, whole
+from utils import UserError, complain, whole
 
 
 def animate(runs: list[Path], path: Path, fps: int = 2) -> list[Path]:
@@ -65,7 +64,7 @@ def _noted(file: Path) -> Iterator[None]:
     try:
         yield
     except (subprocess.CalledProcessError, BrokenPipeError):
-        print(f"{file.name} could not be made: ffmpeg failed", file=sys.stderr)
+        complain(f"{file.name} could not be made: ffmpeg failed")
 
 
 def _thin(epoch: Epoch) -> Epoch:

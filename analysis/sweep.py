@@ -159,7 +159,8 @@ def _start(run: Wanted, env: dict[str, str]) -> subprocess.Popen[bytes]:
     where = ["--save-dir", str(run.path), "--overwrite"]
     if (run.path / "checkpoint.pt").exists():
         where = ["--resume", str(run.path)]
-    with open(run.log, "wb") as output:
+    run.log.unlink(missing_ok=True)  # a link that lies here is not followed
+    with open(run.log, "xb") as output:
         return subprocess.Popen(
             [sys.executable, str(MAIN), *where, *run.flags],
             stdin=subprocess.DEVNULL,

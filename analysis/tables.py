@@ -13,7 +13,7 @@ from scipy import stats
 
 from analysis.plots import loss_name
 from rundir.reading import Run
-from utils import mean_and_std, plus_minus, whole
+from utils import mean_and_std, plus_minus, printable, whole
 
 Rows = dict[str, list[Run]]
 Table = dict[str, list[dict[str, float]]]  # a row's name: the numbers of each of its runs
@@ -56,8 +56,13 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table; what would break out of a cell is written so that it does not."""
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for row in rows:
-        lines.append("| " + " | ".join(str(cell).replace("<", "&lt;").replace("\n", " ") for cell in row) + " |")
+        lines.append("| " + " | ".join(plain(str(cell)) for cell in row) + " |")
     return "\n".join(lines)
+
+
+def plain(text: str) -> str:
+    """Return a text that somebody else may have written as one line of Markdown without HTML."""
+    return printable(" ".join(text.splitlines())).replace("<", "&lt;")
 
 
 def means(table: Table, better: Mapping[str, str], label: str = "loss") -> str:

@@ -214,7 +214,9 @@ def main() -> None:
     trainer, train_ours, plan = ours(data, device, ["-d", "mnist", "--batch-size", str(BATCH), *args.more])
     loops = {"ours": train_ours}
     for flags in args.variant:
-        _, loops[f"ours {flags}"], _ = ours(data, device, ["-d", "mnist", "--batch-size", str(BATCH), *args.more, *flags.split()])
+        _, loops[f"ours {flags}"], _ = ours(
+            data, device, ["-d", "mnist", "--batch-size", str(BATCH), *args.more, *flags.split()]
+        )
     loops["ordinary"] = ordinary(args.data_root, device, args.workers)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor_name()}, {torch.get_num_threads()} threads"  # fmt: skip
     print(f"`{shlex.join(['python', 'benchmarks/train.py', *sys.argv[1:]])}`")

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import platform
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -50,11 +49,16 @@ def check_save_dir(save_dir: Path | None, overwrite: bool) -> None:
 
 
 def refuse_links(directory: Path) -> None:
-    """Raise UserError if something that a run writes is a symbolic link: it would be written elsewhere."""
-    there = [directory / name for name in (*FOLDERS, LOCK)]
-    for path in (*there, *(path for pattern in RUN_FILES for path in directory.glob(pattern))):
+    """Raise UserError if something that a run writes is a symbolic link, which would be written elsewhere, or a
+    named pipe, which would wait for ever."""
+    by_name = {directory / name for name in (*FOLDERS, LOCK, *RUN_FILES) if "*" not in name}  # leading nowhere, too
+    by_pattern = {path for pattern in RUN_FILES for path in directory.glob(pattern)}
+    for path in sorted(by_name | by_pattern):
         if path.is_symlink():
             raise UserError(f"{path}: is a symbolic link, and what a run writes would end elsewhere; remove it")
+        folder = path.name in FOLDERS
+        if path.exists() and not (path.is_dir() if folder else path.is_file()):
+            raise UserError(f"{path}: is no {'folder' if folder else 'regular file'}; remove it")
 
 
 def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Path:
@@ -108,7 +112,7 @@ class Guard:
         try:
             self._lock.acquire(blocking=False)
         except Timeout:
-            raise UserError(f"{directory}: another process is training here") from None
+            raise UserError(f"{directory}: another process is at work here; wait for it, or end it") from None
         except (NotImplementedError, OSError):  # a file system without locks, or one that is not ours to write
             self._lock = None
 
@@ -133,14 +137,14 @@ def how_to_go_on(directory: Path) -> str:
     """Return what to do about a run that has stopped early."""
     if (directory / "checkpoint.pt").exists():
         return f"Continue with: {command_line('main.py', '--resume', directory)}"
-    again = shlex.join(["--save-dir", str(directory), "--overwrite"])
-    return f"No epoch was finished, so there is nothing to continue; start again with {again}"
+    again = command_line("main.py", "--save-dir", directory, "--overwrite")
+    return f"No epoch was finished, so there is nothing to continue; start again with {again} and the same flags"
 
 
 def write_config(directory: Path, plan: Plan, data: Digits, epochs: int, device: torch.device, processes: int) -> None:
     """Write config.json: command, plan, data, versions, machine."""
     config = {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": command_line(*sys.argv),
         **plan.to_json(),
         "dataset": {
             "name": data.name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,11 @@ import datasets
 from rundir.reading import Run
 from rundir.writing import FORMAT
 from training.building import build_network, length_of_run, specialize
+from training.fields import Number
 from training.hardware import autocast, precision_here
-from training.settings import Plan, plan_from_json
+from training.settings import NOT_NEGATIVE, Plan, plan_from_json
 from training.trainer import Network
-from utils import UserError, command_line
+from utils import UserError, command_line, complain
 
 LARGEST_CHECKPOINT = 1 << 30  # bytes
 
@@ -62,7 +62,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     plan = plan_from_json(raw, str(path))
     try:
         return _checked(raw, plan)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{path}: damaged: {str(error)[:200]}") from None
 
 
@@ -87,10 +87,19 @@ def _checked(raw: dict[str, Any], plan: Plan) -> Checkpoint:
                 raise ValueError(f"{name}: {key}: must be a tensor of numbers")
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise ValueError(f"{name}: {key}: is larger than what the file holds of it")
+    _check_random(raw.get("random", {"cpu": torch.get_rng_state(), "cuda": []}))
     states = {key: raw[key] for key in raw if key not in ("settings", "execution", "options", "choices", "format")}
     return Checkpoint(
         plan, raw["epoch"], float(raw["best"]), float(raw["elapsed"]), sizes, tail, raw["checksums"], states
     )
+
+
+def _check_random(states: Any) -> None:
+    """Raise ValueError for states of random generators that torch would not take."""
+    for state in (states["cpu"], *states["cuda"]):
+        if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1:
+            raise ValueError("random: must hold states of torch's generators")
+    torch.Generator().set_state(states["cpu"])
 
 
 def load_state(network: Network, checkpoint: Checkpoint, path: Path) -> None:
@@ -99,16 +108,46 @@ def load_state(network: Network, checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         UserError: if it does not fit.
     """
+    states = dict(checkpoint.states)
     try:
-        network.load_state_dict(dict(checkpoint.states))
-    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        for name in network.STATEFUL:
+            module = getattr(network, name)
+            if isinstance(module, torch.optim.Optimizer):
+                states[name] = _optimizer_state(module, states[name])
+            elif isinstance(module, torch.optim.lr_scheduler.LRScheduler):
+                states[name] = _scheduler_state(module, states[name])
+        network.load_state_dict(states)
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: the checkpoint does not fit this model ({reason})") from None
 
 
+def _optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what training has changed of an optimizer, the rest as the settings have it: rates and momentum."""
+    there = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, kept in state["state"].items():
+        buffer = kept["momentum_buffer"]
+        if buffer is not None and (buffer.shape != parameters[index].shape or not buffer.is_floating_point()):
+            raise ValueError(f"an optimizer's momentum has shape {tuple(buffer.shape)}")
+    groups = []
+    for group, kept in zip(there["param_groups"], state["param_groups"], strict=True):
+        groups.append(group | {"lr": NOT_NEGATIVE.check(kept["lr"])})
+    momentum = {index: {"momentum_buffer": kept["momentum_buffer"]} for index, kept in state["state"].items()}
+    return {"state": momentum, "param_groups": groups}
+
+
+def _scheduler_state(scheduler: torch.optim.lr_scheduler.LRScheduler, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schedule's state, with what training has changed of it: how far it is."""
+    count = Number(int, 0, 10**9)
+    rates = [NOT_NEGATIVE.check(rate) for rate in state["_last_lr"]]
+    far = {"last_epoch": count.check(state["last_epoch"]), "_step_count": count.check(state["_step_count"])}
+    return scheduler.state_dict() | far | {"_last_lr": rates}
+
+
 def restore_random_states(states: Any) -> None:
-    """Take up the states, as far as they and the devices are there."""
-    if not isinstance(states, Mapping) or not isinstance(states.get("cpu"), Tensor):
+    """Take up the states, as far as the devices are there."""
+    if states is None:
         return
     torch.set_rng_state(states["cpu"])
     if states["cuda"] and torch.cuda.is_initialized() and torch.cuda.device_count() == len(states["cuda"]):
@@ -143,7 +182,7 @@ def load_network(run: Run, device: torch.device) -> Network:
     settings = checkpoint.plan.settings
     precision, note = precision_here(settings.precision, device)
     if note is not None:
-        print(f"{run.path}: {note}", file=sys.stderr)
+        complain(f"{run.path}: {note}")
     network = build_network(settings, len(run.record.classes), autocast(precision, device))
     load_state(network, checkpoint, run.path)
     network.model.to(device)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from utils import UserError, command_line
 
 LARGEST_JSON = 1 << 20  # bytes
 LARGEST_ARRAYS = 1 << 30
+LARGEST_SAMPLE = 60_000  # training images
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def read_record(path: Path) -> Record:
         return Record(
             command=_text(config.get("command", "")),
             plan=plan,
-            dataset=_text(data["name"]),
+            dataset=_dataset(data["name"]),
             classes=classes,
             train=_whole(data.get("train", 0)),
             test=_whole(data.get("test", 0)),
@@ -113,6 +113,13 @@ def _whole(value: object, low: int = 0, high: int = 10**9) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{str(value)[:40]!r} must be a whole number from {low} to {high}")
     return value
+
+
+def _dataset(value: object) -> str:
+    names = [name for name in Settings.__dataclass_fields__["dataset"].metadata["about"].choices if name != "auto"]
+    if value not in names:
+        raise ValueError(f"dataset: name: {str(value)[:40]!r}: must be one of {', '.join(names)}")
+    return str(value)
 
 
 def _text(value: object) -> str:
@@ -221,18 +228,27 @@ def read_arrays(path: Path, epoch: int, classes: int, feat_dim: int) -> dict[str
         UserError: if the file is missing, damaged, or does not fit the run.
     """
     file = path / "features" / f"epoch_{epoch}.npz"
+    if not file.is_file():
+        raise UserError(f"{file}: missing, or not a regular file")
     try:
         with zipfile.ZipFile(file) as archive:
             shapes = {member.filename.removesuffix(".npy"): _shape(archive, member) for member in archive.infolist()}
         _check_shapes(shapes, classes, feat_dim)
         with np.load(file) as data:
             arrays = {key: data[key] for key in shapes}
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:  # fmt: skip
+    except Exception as error:  # zipfile, zlib and NumPy's header reader raise whatever the bytes make them
         raise UserError(f"{file}: damaged ({str(error)[:200] or type(error).__name__})") from None
     for key in ("train_labels", "train_predictions", "test_labels", "test_predictions"):
-        if arrays[key].max() >= classes:
-            raise UserError(f"{file}: damaged ({key} must lie in [0, {classes}); got {arrays[key].max()})")
+        _check_range(file, key, arrays[key], classes)
+    if "train_sample" in arrays:
+        _check_range(file, "train_sample", arrays["train_sample"], LARGEST_SAMPLE)
     return arrays
+
+
+def _check_range(file: Path, key: str, values: np.ndarray, high: int) -> None:
+    for value in (values.min(), values.max()):
+        if not 0 <= value < high:
+            raise UserError(f"{file}: damaged ({key} must lie in [0, {high}); got {value})")
 
 
 def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from rundir.directory import Guard
 from rundir.reading import kept_epochs
 from training.trainer import Evaluation
-from utils import HERE, UserError, say, usable_cores, whole
+from utils import HERE, UserError, naming, say, usable_cores, whole
 
 FORMAT = 2  # of a checkpoint; 1 had no tail, and the settings in one dictionary
 
@@ -66,13 +66,18 @@ class RunLog:
 
     def __call__(self, line: str) -> None:
         """Print a line and log it."""
-        self.files["log"].write(line + "\n")
-        self.files["log"].flush()
+        self._write("log", line + "\n")
         say(line)
 
     def row(self, key: str, values: tuple[Any, ...]) -> None:
         """Add a row to ``batches`` or ``epochs``."""
-        csv.writer(self.files[key], lineterminator="\n").writerow(values)
+        with naming(self.files[key].name):
+            csv.writer(self.files[key], lineterminator="\n").writerow(values)
+
+    def _write(self, key: str, text: str) -> None:
+        with naming(self.files[key].name):
+            self.files[key].write(text)
+            self.files[key].flush()
 
     def prepare_epoch(
         self, epoch: int, train_loss: float, test_loss: float | None, accuracy: float | None, seconds: float
@@ -87,8 +92,7 @@ class RunLog:
     def report_epoch(self) -> None:
         """Write and print what was prepared."""
         for key, text in self.tail.items():
-            self.files[key].write(text)
-            self.files[key].flush()
+            self._write(key, text)
         if self.tail.get("log"):
             say(self.tail["log"].rstrip("\n"))
         self.tail = {}
@@ -102,8 +106,9 @@ class RunLog:
     def sizes(self) -> dict[str, int]:
         """Return the size of each file in bytes, everything written to the disk."""
         for file in self.files.values():
-            file.flush()
-            os.fsync(file.fileno())
+            with naming(file.name):
+                file.flush()
+                os.fsync(file.fileno())
         return {key: os.fstat(file.fileno()).st_size for key, file in self.files.items()}
 
 

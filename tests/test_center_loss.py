@@ -290,6 +290,8 @@ BAD_ARGUMENTS = [
     (dict(weight=-1.0), "weight must be finite and at least 0; got -1"),
     (dict(weight=float("nan")), "weight must be finite"),
     (dict(init="ones"), "init must be .* got 'ones'"),
+    (dict(init=torch.full((10, 2), float("nan"))), "init must be finite"),
+    (dict(init="circle", radius=float("inf")), "radius must be finite; got inf"),
     (dict(init=torch.zeros(3, 3)), r"init must have shape .*\(10, 2\); got \(3, 3\)"),
     (dict(feat_dim=1, init="circle"), "needs feat_dim of at least 2; got 1"),
 ]
@@ -397,3 +399,24 @@ def test_trains_next_to_cross_entropy() -> None:
         optimizer.step()
         first, last = (total.item() if step == 0 else first), total.item()
     assert last < 0.7 * first
+
+
+@pytest.mark.parametrize("update", ["gradient", "paper"])
+def test_without_weight_features_feel_nothing_however_long_they_are(update: str) -> None:
+    loss = CenterLoss(update=update, weight=0.0)
+    features = torch.full((4, 2), 1e25, requires_grad=True)
+    value = loss(features, torch.arange(4))
+    value.backward()
+    assert value == 0
+    assert torch.equal(features.grad, torch.zeros(4, 2))
+
+
+def test_last_value_outlives_a_transform() -> None:
+    loss, labels = CenterLoss(10, 2), torch.arange(4)
+    before = loss(torch.zeros(4, 2), labels)
+
+    def of_one(feature: Tensor, label: Tensor) -> Tensor:
+        return loss(feature[None], label[None])
+
+    torch.func.vmap(torch.func.grad(of_one))(torch.randn(4, 2), labels)
+    assert float(loss.last_value) == pytest.approx(before.item())

@@ -131,8 +131,25 @@ def test_float32_inside_autocast(kind, dtype: torch.dtype) -> None:
         (lambda: ArcFace(num_classes=1), "num_classes at least 2; got 2 and 1"),
         (lambda: ArcFace()(torch.randn(3, 5)), r"features must have shape \(B, 2\); got \(3, 5\)"),
         (lambda: ArcFace()(torch.randn(3, 2), torch.arange(4)), r"labels must have shape \(3,\); got \(4,\)"),
+        (lambda: ArcFace()(torch.ones(3, 2).long()), "features must be floating point; got torch.int64"),
+        (lambda: ArcFace()(torch.randn(3, 2), torch.ones(3)), "labels must be integers; got torch.float32"),
+        (lambda: CosFace()(torch.randn(3, 2), torch.ones(3) > 0), "labels must be integers; got torch.bool"),
+        (lambda: CosFace()(torch.randn(2, 2), torch.tensor([0, 10])), r"labels must lie in \[0, 10\); got 10"),
+        (lambda: ArcFace()(torch.randn(2, 2), torch.tensor([-1, 3])), r"labels must lie in \[0, 10\); got -1"),
     ],
 )
 def test_bad_input(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("kind", [ArcFace, CosFace])
+def test_features_whose_squares_leave_float32(kind) -> None:
+    torch.manual_seed(0)
+    head, labels = kind(), torch.tensor([1, 2, 3])
+    direction = torch.randn(3, 2)
+    features = (1e25 * direction).requires_grad_()
+    logits = head(features, labels)
+    torch.testing.assert_close(logits, head(1e6 * direction, labels))
+    F.cross_entropy(logits, labels).backward()
+    assert features.grad.isfinite().all()

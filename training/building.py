@@ -197,7 +197,7 @@ def build_optimizers(
     def center_factor(iteration: int) -> float:
         if iteration < hold:
             return 0.0
-        return factor(iteration) if settings.center_schedule else 1.0
+        return max(factor(iteration), settings.center_floor) if settings.center_schedule else 1.0
 
     return {
         "optimizer_model": optimizer_model,

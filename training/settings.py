@@ -66,7 +66,8 @@ class Settings:
     center_update: str = setting("paper", "how centers learn: the loss's gradient, or eq. 4", choices=("gradient", "paper"), group=OPTIMIZATION)  # fmt: skip
     center_init: str = setting("head", "start of the centers; head: in the directions of the class weights, at radius 5", choices=("head", "normal", "xavier"))  # fmt: skip
     center_hold: float = setting(0.25, "share of the run for which the centers are held still", SHARE)
-    center_schedule: bool = setting(False, "whether the centers' rate follows the schedule of the model's")
+    center_schedule: bool = setting(True, "whether the centers' rate follows the schedule of the model's")
+    center_floor: float = setting(0.2, "share of lr_cent below which that schedule does not take it", SHARE)
 
     lr_model: float = setting(0.1, "learning rate of network and head, at its peak", RATE, group=OPTIMIZATION, metavar="LR")  # fmt: skip
     feature_lr_factor: float = setting(0.1, "rate of the feature layer over lr_model", FACTOR)
@@ -156,6 +157,7 @@ REFERENCE = replace(
     center_update="gradient",
     center_init="normal",
     center_hold=0.0,
+    center_schedule=False,
     weight_cent=1.0,
     init="torch",
     head_init="torch",
@@ -187,7 +189,7 @@ PAPER = replace(
     momentum_cent=0.9,
     center_init="xavier",
     center_hold=0.0,
-    center_schedule=True,
+    center_floor=0.0,
     weight_cent=0.01,
     init="xavier",
     head_init="xavier",
@@ -259,7 +261,7 @@ def plan_from_json(raw: object, where: str) -> Plan:
         parts["choices"][key] = {"asked": settings.pop(name), "why": settings.pop(f"{key}_why", "")}
     recipe = settings.get("recipe", "default")
     if not isinstance(recipe, str) or recipe not in RECIPES:
-        raise UserError(f"{where}: recipe: {recipe!r}: must be one of {', '.join(RECIPES)}")
+        raise UserError(f"{where}: recipe: {str(recipe)[:80]!r}: must be one of {', '.join(RECIPES)}")
     plan = Plan(
         settings=_filled(RECIPES[recipe], settings, where),
         execution=_filled(Execution(compile="off", convolutions="direct"), execution, where),

@@ -1,0 +1,303 @@
+"""Run directories, names and pictures from a stranger: one line each, and nothing outside is touched."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import shutil
+import struct
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, RunMain, run_here
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import compare
+import predict
+from analysis.pictures import BadImage, read_image
+from datasets import DataError, read_idx
+from rundir.directory import make_run_directory, refuse_links
+from rundir.loading import load_checkpoint, load_network
+from rundir.reading import read_epochs, read_record, read_run
+from utils import UserError, printable
+
+GIB = 1 << 30
+SECONDS = 60  # for what takes less than one
+
+
+@pytest.fixture(scope="module")
+def run(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one epoch on two digits."""
+    path = tmp_path_factory.mktemp("hostile") / "run"
+    done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 0, 1, "--max-epoch", 1, "--batch-size", 400, "--save-dir", path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+# ---------------------------------------------------------------- reaching outside
+
+
+LINKS = {
+    "features": "a folder", "train": "a folder", "batches.csv": "a file", "checkpoint.pt": "a file",
+    "log_mnist5k.txt": "nothing", ".lock": "a file", "config.json": "a file",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LINKS)
+@pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
+def test_links_are_refused(run: Path, run_main: RunMain, tmp_path: Path, name: str, flag: str) -> None:
+    path, outside = tmp_path / "run", tmp_path / "outside"
+    shutil.copytree(run, path)
+    outside.mkdir()
+    (outside / "file").write_text("keep me")
+    (outside / "epoch_1.npz").write_text("keep me")
+    place = path / name
+    shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    place.symlink_to({"a folder": outside, "a file": outside / "file", "nothing": outside / "new"}[LINKS[name]])
+    words = ["--resume", path] if flag == "--resume" else ["-d", "mnist5k", "--use-cpu", "--save-dir", path, flag]
+    done = run_main(*words)
+    assert done.returncode == 2
+    assert f"{place}: is a symbolic link" in done.stderr
+    assert sorted((file.name, file.read_text()) for file in outside.iterdir()) == [("epoch_1.npz", "keep me"), ("file", "keep me")]  # fmt: skip
+
+
+def test_names_that_were_planted_for_temporaries_are_not_followed(run: Path, run_main: RunMain, tmp_path: Path) -> None:
+    path, outside = tmp_path / "run", tmp_path / "outside"
+    path.mkdir()
+    outside.write_text("keep me")
+    for name in (".checkpoint.pt.partial", ".partial-0-checkpoint.pt", ".writable"):
+        (path / name).symlink_to(outside)
+    (path / "mine.txt").write_text("mine")
+    done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 0, 1, "--max-epoch", 1, "--batch-size", 400, "--save-dir", path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert outside.read_text() == "keep me"
+    assert (path / "mine.txt").read_text() == "mine"
+
+
+def test_a_file_called_writable_survives(tmp_path: Path) -> None:
+    (tmp_path / ".writable").write_text("mine")
+    make_run_directory(tmp_path, "center", overwrite=True)
+    assert (tmp_path / ".writable").read_text() == "mine"
+    refuse_links(tmp_path)
+
+
+# ---------------------------------------------------------------- the terminal, and what never ends
+
+
+def test_no_name_reaches_the_terminal_as_it_is(run: Path, tmp_path: Path) -> None:
+    Image.new("L", (40, 40)).save(tmp_path / "x.png")
+    name = "a\x1b]0;owned\x07\rb\nfake.png: 7 (99.9 %).png"
+    (tmp_path / "x.png").rename(tmp_path / name)
+    done = run_here(predict.main, "--run", run, tmp_path)
+    assert not any(char in done.stdout + done.stderr for char in "\x1b\x07\r")
+    assert "\nfake.png" not in done.stdout + done.stderr
+    assert printable("é λ\x1b\n") == "é λ\\x1b\\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_named_pipes_are_no_pictures_and_no_data(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(BadImage, match="not a regular file"):
+        read_image(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_idx(tmp_path / "pipe.png")
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def test_archives_that_promise_more_than_they_hold(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    file = path / "features" / "epoch_1.npz"
+    for member, shape in (("train_features.npy", (10**11, 2)), ("extra.npy", (1 << 31,))):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(member, header.getvalue() + bytes(100))
+        with pytest.raises(UserError, match="damaged"):
+            read_run(path)
+
+
+def test_pictures_larger_than_a_photograph(tmp_path: Path) -> None:
+    for width, height in ((100_000_000, 1), (13_300, 13_300)):
+        data = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+        chunk = struct.pack(">I", len(data)) + b"IHDR" + data + struct.pack(">I", zlib.crc32(b"IHDR" + data))
+        pixels = bytes(4) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))  # none
+        (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + pixels)
+        with pytest.raises(BadImage, match="too large"):
+            read_image(tmp_path / "large.png")
+
+
+# ---------------------------------------------------------------- the fuzzer
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-(10**20), 10**20), st.floats(), st.text(max_size=8),
+    st.sampled_from(["<script>", "\x1b[2J", 10**6, -1, 2**63, "1" * 5_000]),
+    st.recursive(st.none(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)),
+)  # fmt: skip
+CASES = int(os.environ.get("FUZZ_CASES", "100"))
+FUZZ = settings(
+    max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
+)
+MANY = settings(FUZZ, max_examples=2_000)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return where in a nested value something stands."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, one in inner for place in places(one, (*path, key)))]
+
+
+def put(value: Any, place: tuple[Any, ...], new: Any) -> Any:
+    """Return a nested value with something else in that place, or nothing for `...`."""
+    if not place:
+        return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    if len(place) == 1 and new is ...:
+        del copy[place[0]]
+    else:
+        copy[place[0]] = put(copy[place[0]], place[1:], new)
+    return copy
+
+
+def damaged_bytes(data: st.DataObject, whole: bytes) -> bytes:
+    """Return bytes that were cut, overwritten, doubled or replaced."""
+    start, length = data.draw(st.integers(0, len(whole))), data.draw(st.integers(0, 64))
+    kind = data.draw(st.sampled_from(["cut", "overwrite", "insert", "empty"]))
+    some = data.draw(st.binary(min_size=length, max_size=length))
+    return {
+        "cut": whole[:start],
+        "overwrite": whole[:start] + some + whole[start + length :],
+        "insert": whole[:start] + some + whole[start:],
+        "empty": b"",
+    }[kind]
+
+
+def fuzz_config(data: st.DataObject, path: Path, run: Path) -> Callable[[], object]:
+    config = json.loads((run / "config.json").read_text())
+    place = data.draw(st.sampled_from(places(config)))
+    new = data.draw(st.just(...) if place and data.draw(st.booleans()) else ODD)
+    (path / "config.json").write_text(json.dumps(put(config, place, None if new is ... and not place else new)))
+    return lambda: (read_record(path), read_run(path))
+
+
+def fuzz_csv(data: st.DataObject, path: Path, run: Path) -> Callable[[], object]:
+    (path / "epochs.csv").write_bytes(damaged_bytes(data, (run / "epochs.csv").read_bytes()))
+    return lambda: (read_epochs(path), read_run(path))
+
+
+def fuzz_features(data: st.DataObject, path: Path, run: Path) -> Callable[[], object]:
+    with np.load(run / "features" / "epoch_1.npz") as there:
+        arrays = dict(there)
+    key = data.draw(st.sampled_from(sorted(arrays)))
+    change = data.draw(st.sampled_from(["drop", "cut", "type", "values", "shape", "bytes"]))
+    file = path / "features" / "epoch_1.npz"
+    if change == "drop":
+        del arrays[key]
+    elif change == "cut":
+        arrays[key] = arrays[key][: data.draw(st.integers(0, 3))]
+    elif change == "type":
+        arrays[key] = arrays[key].astype(data.draw(st.sampled_from(["U3", "c8", "f8", "i8", "?", "V4"])))
+    elif change == "values":
+        arrays[key] = np.full_like(arrays[key], data.draw(st.sampled_from([0, 1, 255])))
+    elif change == "shape":
+        arrays[key] = arrays[key][..., None]
+    np.savez(file, **arrays)
+    if change == "bytes":
+        file.write_bytes(damaged_bytes(data, file.read_bytes()))
+    return lambda: read_run(path)
+
+
+def fuzz_checkpoint(data: st.DataObject, path: Path, run: Path) -> Callable[[], object]:
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    light = {key: value for key, value in state.items() if key not in ("optimizer_model", "random")}
+    place = data.draw(st.sampled_from(places({key: value for key, value in light.items() if key != "tail"})))
+    odd = st.one_of(ODD, st.sampled_from([torch.zeros(3), torch.zeros(2, dtype=torch.int8), torch.zeros(1).expand(1 << 33)]))  # fmt: skip
+    new = data.draw(st.just(...) if place and data.draw(st.booleans()) else odd)
+    torch.save(put(state, place, None if new is ... and not place else new), path / "checkpoint.pt")
+    if data.draw(st.integers(0, 4)) == 0:
+        (path / "checkpoint.pt").write_bytes(damaged_bytes(data, (path / "checkpoint.pt").read_bytes()))
+    return lambda: (load_checkpoint(path / "checkpoint.pt"), load_network(read_run(path), torch.device("cpu")))
+
+
+def fuzz_idx(data: st.DataObject, path: Path, run: Path) -> Callable[[], object]:
+    whole = bytes([0, 0, 8, 3]) + struct.pack(">III", 2, 28, 28) + bytes(2 * 784)
+    (path / "images").write_bytes(damaged_bytes(data, whole))
+    return lambda: read_idx(path / "images")
+
+
+def fuzz_picture(data: st.DataObject, path: Path, run: Path) -> Callable[[], object]:
+    file = io.BytesIO()
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]))
+    Image.fromarray(np.arange(900, dtype=np.uint8).reshape(30, 30)).save(file, kind)
+    (path / "picture").write_bytes(damaged_bytes(data, file.getvalue()))
+    return lambda: read_image(path / "picture")
+
+
+FUZZERS = [fuzz_config, fuzz_csv, fuzz_features, fuzz_checkpoint, fuzz_idx, fuzz_picture]
+
+
+def survive(fuzzer: Callable[..., Callable[[], object]], run: Path, path: Path, cases: settings) -> None:
+    """Let a fuzzer damage copies of a run: what reads them ends well or with the one user error, in memory."""
+    shutil.copytree(run, path)
+    outside = {file: file.stat().st_mtime_ns for file in run.rglob("*")}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    @cases
+    @given(st.data())
+    def one(data: st.DataObject) -> None:
+        shutil.copy(run / "config.json", path)
+        shutil.copy(run / "epochs.csv", path)
+        shutil.copy(run / "checkpoint.pt", path)
+        shutil.copy(run / "features" / "epoch_1.npz", path / "features")
+        read = fuzzer(data, path, run)
+        said = ""
+        start = time.monotonic()
+        try:
+            read()
+        except UserError as error:
+            said = str(error)
+        assert time.monotonic() - start < SECONDS
+        assert len(said.splitlines()) <= 1
+        assert len(said) < 1_000
+
+    one()
+    assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == outside
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert grown < GIB, f"{grown:,} bytes more at the peak"
+
+
+@pytest.mark.parametrize("fuzzer", FUZZERS)
+def test_damage_is_one_line(fuzzer: Callable[..., Callable[[], object]], run: Path, tmp_path: Path) -> None:
+    survive(fuzzer, run, tmp_path / "damaged", FUZZ)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fuzzer", FUZZERS)
+def test_much_damage_is_one_line(fuzzer: Callable[..., Callable[[], object]], run: Path, tmp_path: Path) -> None:
+    survive(fuzzer, run, tmp_path / "damaged", MANY)
+
+
+def test_a_damaged_neighbor_does_not_stop_a_comparison(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "good")
+    shutil.copytree(run, tmp_path / "bad")
+    (tmp_path / "bad" / "config.json").write_text("[" * 100_000)
+    done = run_here(compare.main, "--runs", tmp_path / "good", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    done = run_here(compare.main, "--runs", tmp_path / "bad", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert str(tmp_path / "bad" / "config.json") in done.stderr
+    assert ROOT.exists()
