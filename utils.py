@@ -50,7 +50,8 @@ def run_command(name: str, work: Callable[[], int]) -> int:
             stream.reconfigure(errors="replace")
     signals = [getattr(signal, one) for one in ("SIGTERM", "SIGHUP") if hasattr(signal, one)]  # a closed terminal, too
     heard = [one for one in signals if signal.getsignal(one) is not signal.SIG_IGN]  # but for what nohup started
-    previous = {one: signal.signal(one, signal.default_int_handler) for one in heard}
+    previous = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
+    previous |= {one: signal.signal(one, signal.default_int_handler) for one in heard}
     try:
         return work()
     except UserError as error:
@@ -61,6 +62,7 @@ def run_command(name: str, work: Callable[[], int]) -> int:
     except OSError as error:  # a full disk, for one
         return _end(f"{name}: stopped: {error.filename or 'output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt as interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
         print(file=sys.stderr)  # the line that ^C is on
         return _end(f"Interrupted. {interrupt}".rstrip(), 130)
     except RuntimeError as error:

@@ -78,6 +78,23 @@ def spawn(program: str, *arguments: object, **more: Any) -> subprocess.Completed
     )
 
 
+def run_limited(
+    limit: int, *flags: object, program: tuple[str, ...] = ("main.py",)
+) -> subprocess.CompletedProcess[str]:
+    """Run a command where no file may grow beyond `limit` bytes: writing fails as on a full disk."""
+    resource = pytest.importorskip("resource")
+    env = {key: value for key, value in os.environ.items() if not key.startswith("COV")}  # it writes, too
+    return subprocess.run(
+        [sys.executable, *program, *map(str, flags)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        env=env,
+        cwd=ROOT,
+        check=False,
+    )
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file."""
     with open(path, newline="", encoding="utf-8") as file:
@@ -88,6 +105,15 @@ def wait_until(there: Callable[[], bool], process: subprocess.Popen[Any]) -> Non
     """Wait for what a process is to bring about, however slow the machine is, unless it ends before."""
     while not there() and process.poll() is None:
         time.sleep(0.02)
+
+
+def is_anywhere_running(word: str) -> bool:
+    """Return whether some process has this word on its command line."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if word.encode() in path.read_bytes().split(b"\0"):
+                return True
+    return False
 
 
 def write_idx(path: Path, array) -> Path:  # type: ignore[no-untyped-def]

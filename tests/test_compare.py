@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, rows, run_here, spawn, wait_until, write_idx
+from conftest import ROOT, is_anywhere_running, rows, run_here, spawn, wait_until, write_idx
 
 import compare
 from analysis import metrics, sweep, tables
@@ -199,14 +198,6 @@ def test_ended_it_keeps_what_was_trained_and_goes_on_there(tmp_path: Path) -> No
     assert "1 runs, 0 of them are there" in again.stdout
     assert "Resuming" in run.with_name("center-1.out").read_text()
     assert is_finished(run)
-
-
-def is_anywhere_running(word: str) -> bool:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if word.encode() in path.read_bytes().split(b"\0"):
-                return True
-    return False
 
 
 def test_plan_of_a_sweep_and_of_the_open_set() -> None:

@@ -26,10 +26,12 @@ from PIL import Image
 import compare
 import predict
 from analysis.pictures import BadImage, read_image
-from datasets import DataError, read_idx
+from datasets import DataError, Digits, read_idx
 from rundir.directory import make_run_directory, refuse_links
-from rundir.loading import load_checkpoint, load_network
+from rundir.loading import load_checkpoint, load_network, load_state, restore_random_states
 from rundir.reading import read_epochs, read_record, read_run
+from training.building import build_training
+from training.parallel import Group
 from utils import UserError, printable
 
 GIB = 1 << 30
@@ -222,14 +224,27 @@ def fuzz_features(data: st.DataObject, path: Path, run: Path) -> Callable[[], ob
 
 def fuzz_checkpoint(data: st.DataObject, path: Path, run: Path) -> Callable[[], object]:
     state = torch.load(run / "checkpoint.pt", weights_only=True)
-    light = {key: value for key, value in state.items() if key not in ("optimizer_model", "random")}
-    place = data.draw(st.sampled_from(places({key: value for key, value in light.items() if key != "tail"})))
+    place = data.draw(st.sampled_from(places(state)))
     odd = st.one_of(ODD, st.sampled_from([torch.zeros(3), torch.zeros(2, dtype=torch.int8), torch.zeros(1).expand(1 << 33)]))  # fmt: skip
     new = data.draw(st.just(...) if place and data.draw(st.booleans()) else odd)
     torch.save(put(state, place, None if new is ... and not place else new), path / "checkpoint.pt")
     if data.draw(st.integers(0, 4)) == 0:
         (path / "checkpoint.pt").write_bytes(damaged_bytes(data, (path / "checkpoint.pt").read_bytes()))
-    return lambda: (load_checkpoint(path / "checkpoint.pt"), load_network(read_run(path), torch.device("cpu")))
+    return lambda: (load_network(read_run(path), torch.device("cpu")), go_on(path))
+
+
+def go_on(path: Path) -> None:
+    """Do what --resume does, and a step more."""
+    checkpoint = load_checkpoint(path / "checkpoint.pt")
+    images = torch.zeros(20, 28, 28, dtype=torch.uint8)
+    labels = torch.arange(20) % 10
+    digits = Digits("mnist5k", tuple(range(10)), images, labels, images, labels, {})
+    with torch.random.fork_rng():
+        training = build_training(checkpoint.plan, digits, Group(torch.device("cpu")))
+        load_state(training.trainer, checkpoint, path)
+        restore_random_states(checkpoint.states.get("random"))
+        next(training.trainer.train_epoch(training.batches.epoch(1)))
+    training.trainer.state_dict()
 
 
 def fuzz_idx(data: st.DataObject, path: Path, run: Path) -> Callable[[], object]:

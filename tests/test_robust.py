@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, rows, spawn
+from conftest import ROOT, rows, run_limited
 from kill_and_resume import differences, equal
 
 import datasets
@@ -96,9 +96,9 @@ def test_two_processes_do_not_train_in_one_directory(run_main, finished: Path, t
     shutil.copytree(finished, path)
     with contextlib.closing(Guard(path)):
         for arguments in (["--resume", path], [*QUICK, "--save-dir", path, "--overwrite"]):
-            done = spawn("main.py", *arguments)
+            done = run_main(*arguments)
             assert done.returncode == 2
-            assert "another process is training" in done.stderr
+            assert "another process is at work here" in done.stderr
     assert not differences(finished, path)
 
 
@@ -351,23 +351,6 @@ def test_a_gpu_that_is_not_there_beside_one_that_is(monkeypatch: pytest.MonkeyPa
 # ---------------------------------------------------------------- a failing machine
 
 
-def run_limited(
-    limit: int, *flags: object, program: tuple[str, ...] = ("main.py",)
-) -> subprocess.CompletedProcess[str]:
-    """Run main.py where no file may grow beyond `limit` bytes: writing fails as on a full disk."""
-    resource = pytest.importorskip("resource")
-    env = {key: value for key, value in os.environ.items() if not key.startswith("COV")}  # it writes, too
-    return subprocess.run(
-        [sys.executable, *program, *map(str, flags)],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        env=env,
-        cwd=ROOT,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize(("limit", "what"), [(1_000_000, "checkpoint"), (2_000, "log")])
 def test_full_disk_leaves_the_last_checkpoint_intact(
     run_main, begun: Path, finished: Path, tmp_path: Path, limit: int, what: str
@@ -379,7 +362,8 @@ def test_full_disk_leaves_the_last_checkpoint_intact(
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "File too large" in done.stderr
+    assert done.stderr.startswith(f"main.py: stopped: {path}/")
+    assert done.stderr.endswith(": File too large\n")
     assert (path / "checkpoint.pt").read_bytes() == before
     assert not list(path.glob(".partial-*"))
     if what == "log":  # rows that were written in part are cut off again
@@ -395,7 +379,8 @@ def test_full_disk_leaves_the_last_figure_intact(finished: Path, tmp_path: Path)
         (path / part / "epoch_2.png").write_bytes(b"the last one")
     done = run_limited(10_000, path, program=("-m", "analysis.draw"))
     assert done.returncode == 2
-    assert done.stderr.splitlines() == ["draw.py: error: OSError: [Errno 27] File too large"]
+    said = f"draw.py: error: OSError: [Errno 27] File too large: '{path / 'train' / 'epoch_2.png'}'"
+    assert done.stderr.splitlines() == [said]
     assert (path / "train" / "epoch_2.png").read_bytes() == b"the last one"
     assert [file.name for file in (path / "train").iterdir()] == ["epoch_2.png"]
 

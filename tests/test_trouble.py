@@ -1,0 +1,234 @@
+"""Terminals that close, commands that meet, disks that are full, settings at their ends, words of a stranger."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, RunMain, is_anywhere_running, run_here, run_limited, wait_until
+from PIL import Image
+
+import compare
+import utils
+from analysis import sweep
+from analysis.pictures import read_image
+from analysis.wanted import Wanted
+from rundir.directory import Guard, refuse_links
+from rundir.reading import read_run
+from utils import UserError
+
+TWO_DIGITS = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "400"]
+
+
+@pytest.fixture(scope="module")
+def run(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs on two digits, the features of both kept."""
+    path = tmp_path_factory.mktemp("trouble") / "run"
+    done = run_main(*TWO_DIGITS, "--max-epoch", 2, "--plot", "--save-dir", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+# ---------------------------------------------------------------- signals, and commands that meet
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of this system does not end children")
+def test_trainings_end_with_a_comparison_that_is_killed(tmp_path: Path) -> None:
+    out = tmp_path / "compare"
+    flags = ["--losses", "center", "--out", out, "--", *TWO_DIGITS, "--max-epoch", "400"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "compare.py"), *map(str, flags)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    trained = out / "runs" / "center-1"
+    wait_until((trained / "checkpoint.pt").exists, process)
+    process.kill()
+    process.wait()
+    while is_anywhere_running(str(trained)):
+        time.sleep(0.05)
+    assert "Interrupted. Continue with" in trained.with_name("center-1.out").read_text()
+
+
+def test_a_run_that_is_being_trained_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "compare"
+    trained = out / "runs" / "center-1"
+    trained.mkdir(parents=True)
+    trained.with_name("center-1.out").write_text("what it has said so far")
+    with contextlib.closing(Guard(trained)):
+        failed = sweep.train([Wanted("center-1", ["-d", "mnist5k"], trained)], jobs=1)
+    assert failed == {"center-1": f"{trained} is still being trained by another process; wait for it, or end it"}
+    assert trained.with_name("center-1.out").read_text() == "what it has said so far"
+
+
+def test_two_comparisons_are_kept_apart(run: Path, tmp_path: Path) -> None:
+    with contextlib.closing(Guard(tmp_path)):
+        done = run_here(compare.main, "--runs", run, "--out", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"compare.py: error: {tmp_path}: another process is at work here; wait for it, or end it\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="terminals of this system do not hang up")
+def test_nohup_is_heard() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        utils.run_command("x.py", lambda: int(signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN))
+        assert utils.run_command("x.py", lambda: int(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)) == 1
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_interrupted_twice(tmp_path: Path) -> None:
+    words = [*TWO_DIGITS, "--max-epoch", "400", "--plot", "--save-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    wait_until((tmp_path / "run" / "checkpoint.pt").exists, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_two_trainings_started_at_once_have_a_directory_each(run_main: RunMain, tmp_path: Path) -> None:
+    words = [
+        sys.executable,
+        str(ROOT / "main.py"),
+        *TWO_DIGITS,
+        "--max-epoch",
+        "1",
+        "--save-dir",
+        str(tmp_path / "run"),
+    ]
+    both = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [process.communicate()[1] for process in both]
+    assert sorted(process.returncode for process in both) == [0, 2], errors
+    assert "Traceback" not in "".join(errors)
+    assert read_run(tmp_path / "run").record.epochs == 1
+
+
+# ---------------------------------------------------------------- links, and what is only read
+
+
+@pytest.mark.parametrize("name", ["batches.csv", "epochs.csv", "best.pt", "animation.gif", "features/epoch_2.npz"])
+def test_links_that_lead_nowhere_are_refused_too(run: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    (path / name).unlink(missing_ok=True)
+    (path / name).symlink_to(tmp_path / "new")
+    with pytest.raises(UserError, match="is a symbolic link"):
+        refuse_links(path)
+
+
+def test_what_a_comparison_writes_beside_its_runs_follows_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "main.py").write_text("print('trained')")
+    monkeypatch.setattr(sweep, "MAIN", tmp_path / "main.py")
+    (tmp_path / "keep").write_text("keep me")
+    (tmp_path / "center-1.out").symlink_to(tmp_path / "keep")
+    assert sweep.train([Wanted("center-1", ["-d", "mnist5k"], tmp_path / "center-1")], jobs=1) == {}
+    assert (tmp_path / "keep").read_text() == "keep me"
+    assert (tmp_path / "center-1.out").read_text() == "trained\n"
+
+
+def test_a_finished_run_that_is_resumed_is_only_read(run: Path, run_main: RunMain, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    with open(path / "batches.csv", "a") as file:
+        file.write("a line of mine\n")
+    there = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+    assert run_main("--resume", path).returncode == 0
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == there
+
+
+# ---------------------------------------------------------------- words of a stranger
+
+
+def test_no_html_and_no_escapes_from_a_run(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a\x1b[2Jb\nc"
+    shutil.copytree(run, path)
+    config = json.loads((path / "config.json").read_text())
+    config["machine"]["gpu"] = "<script>alert(1)</script>\x1b[2J\n# A heading"
+    (path / "config.json").write_text(json.dumps(config))
+    done = run_here(compare.main, "--runs", path, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "out" / "comparison.md").read_text()
+    for text in (done.stdout, done.stderr, written):
+        assert "<script>" not in text
+        assert "\x1b" not in text
+        assert "\n# A heading" not in text
+    config["dataset"]["name"] = "<script>"
+    (path / "config.json").write_text(json.dumps(config))
+    done = run_here(compare.main, "--runs", path, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "dataset: name: '<script>': must be one of mnist, " in done.stderr
+    assert "\x1b" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_bad_neighbor_does_not_stop_a_comparison_that_trains(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "config.json").write_text("[" * 100_000)
+    shutil.copytree(run, tmp_path / "good")
+    wanted = [Wanted("center-1", [*TWO_DIGITS, "--max-epoch", "2"])]
+    neighbors = sorted(tmp_path.glob("*/"))
+    assert sweep.find(wanted, tmp_path / "compare" / "runs", neighbors) == []
+    assert wanted[0].path == tmp_path / "good"
+
+
+def test_numbers_that_are_no_gray_levels(tmp_path: Path) -> None:
+    pixels = np.zeros((40, 40), np.float32)
+    pixels[10:30, 15:25] = 3e38
+    pixels[0, 0] = -3e38
+    Image.fromarray(pixels).save(tmp_path / "float.tiff")
+    assert np.isfinite(read_image(tmp_path / "float.tiff")).all()
+
+
+def test_digits_that_the_data_lack(run_main: RunMain, mnist5k, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.load", lambda *_: mnist5k.only((3, 5)))
+    done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 3, 7, "--save-dir", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stderr == "main.py: error: --known-classes 7: mnist5k has 3, 5 alone\n"
+
+
+# ---------------------------------------------------------------- full disks, and settings at their ends
+
+
+@pytest.mark.parametrize(("what", "limit"), [((), 10_000), (("--report",), 300_000)])
+def test_a_disk_that_is_full_while_comparing(run: Path, tmp_path: Path, what: tuple[str, ...], limit: int) -> None:
+    done = run_limited(limit, "--runs", run, run, "--out", tmp_path / "out", *what, program=("compare.py",))
+    assert done.returncode == 1, done.stdout
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"{tmp_path / 'out'}/" in done.stderr
+    assert "File too large" in done.stderr
+    assert not list((tmp_path / "out").glob(".partial-*"))
+
+
+def test_a_disk_that_is_full_while_filming(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "animation.gif").write_bytes(b"the last one")
+    done = run_limited(10_000, tmp_path / "run", "--animate", program=("-m", "analysis.draw"))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "File too large" in done.stderr
+    assert (tmp_path / "run" / "animation.gif").read_bytes() == b"the last one"
+
+
+@pytest.mark.parametrize(
+    "flags", ["--max-epoch 1000000 --stop-after 1", "--feat-dim 1 --max-epoch 1", "--head arcface --scale 1e6 --max-epoch 1"]
+)  # fmt: skip
+def test_settings_at_their_ends(run_main: RunMain, tmp_path: Path, flags: str) -> None:
+    done = run_main(*TWO_DIGITS, *flags.split(), "--save-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
