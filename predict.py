@@ -1,6 +1,7 @@
 """Classify a person's own images of digits with a trained run.
 
-python predict.py --run log/center photo.jpg scans/
+python predict.py photo.jpg scans/
+python predict.py --run log/center --plot photo.jpg
 """
 
 # ruff: noqa: E402  (--help and a bad flag answer before torch is imported)
@@ -11,17 +12,22 @@ import sys
 from pathlib import Path
 
 from training.arguments import Parser, argument, number, parse_gpu
+from utils import HERE
 
 FIGURE = "predictions.png"
+SURE = 90.0  # percent
+SHIPPED = HERE / "models" / "shipped" / "center"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Return the arguments."""
     parser = Parser(description="Classify images of digits with a trained run.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or - for stdin: any size, color or gray, dark on light or light on dark, one digit each")  # fmt: skip
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="run directory of main.py")
+    parser.add_argument("--run", type=Path, default=SHIPPED, metavar="DIR", help="run directory of main.py (default: a network that comes with this code)")  # fmt: skip
     parser.add_argument("--reject", type=number(float, 0, 50), default=1.0, metavar="PERCENT", help="share of true digits that may be called unknown (default: 1)")  # fmt: skip
-    parser.add_argument("--plot", action="store_true", help=f"draw where the images fall among the features, {FIGURE}")
+    parser.add_argument("--show", action="store_true", help="print the 28×28 pixels that the network saw")
+    parser.add_argument("--json", action="store_true", help="print an object a line for programs, and nothing else")
+    parser.add_argument("--plot", action="store_true", help=f"draw where the images fall among the features: {FIGURE}, or the next name that is free")  # fmt: skip
     parser.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help="CUDA device; -1 is the CPU (default: 0)")  # fmt: skip
     parser.add_argument("--use-cpu", action="store_true", help="use the CPU even if there is a GPU")
     return parser.parse_intermixed_args(argv)
@@ -32,106 +38,21 @@ if __name__ == "__main__":
 
 import contextlib
 import io
-from collections import Counter
+import itertools
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
-from analysis import plots
-from analysis.pictures import BadImage, from_gray, read_image, to_digit
-from rundir.loading import held_out_of, load_network
-from rundir.reading import Run, read_run
-from training.hardware import choose_device
-from training.trainer import Evaluation
-from utils import printable, run_command
+from analysis.pictures import BadImage, Seen, read_image, see
+from rundir.reading import read_run
+from utils import complain, printable, progress_bar, run_command, say
 
-CALIBRATION = 1_000  # digits that set the threshold
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a run makes of one image."""
-
-    digit: int
-    confidence: float  # percent
-    distance: float  # to the center of that digit
-    known: bool
-    feature: np.ndarray  # (D,)
-
-
-class Reader:
-    """A finished run, ready to read digits.
-
-    An image is unknown if its feature lies farther from the center of the predicted digit than all
-    but `reject` percent of the digits that the run kept out of its training (main.py --hold-out), each
-    taken through `to_digit` like a person's own image. A run that has kept none is calibrated on
-    digits it was trained on, which lie closer: more of what it has not seen is then unknown.
-    """
-
-    def __init__(self, run: Run, device: torch.device, reject: float = 1.0) -> None:
-        self.device = device
-        self.network = load_network(run, device)
-        self.classes = np.array(run.record.classes)
-        self.centers = run.arrays["centers"]
-        data, held, _ = held_out_of(run)
-        self.held_out = len(held) > 0
-        images = (held if self.held_out else data.train_images).numpy()
-        chosen = np.random.default_rng(0).permutation(len(images))[:CALIBRATION]
-        digits = []
-        for image in images[chosen]:
-            with contextlib.suppress(BadImage):
-                digits.append(to_digit(from_gray(image)))
-        self.calibrated_on = len(digits)
-        _, distances = self._evaluate(np.array(digits))
-        self.threshold = float(np.quantile(distances, 1 - reject / 100))
-
-    def read(self, digits: np.ndarray) -> list[Prediction]:
-        """Return what each of the digits is, uint8 (N, 28, 28) as `to_digit` returns them."""
-        found, distances = self._evaluate(digits)
-        return [
-            Prediction(int(self.classes[label]), 100 * float(score), float(distance), bool(distance <= self.threshold), feature)
-            for label, score, distance, feature in zip(
-                found.predictions.cpu(), found.scores, distances, found.features.cpu().numpy(), strict=True
-            )
-        ]  # fmt: skip
-
-    def _evaluate(self, digits: np.ndarray) -> tuple[Evaluation, np.ndarray]:
-        """Return what the network makes of digits, and how far they lie from the predicted centers."""
-        labels = torch.zeros(len(digits), dtype=torch.int64, device=self.device)
-        found = self.network.evaluate(torch.from_numpy(digits).to(self.device), labels)
-        own = self.centers[found.predictions.cpu().numpy()]
-        return found, np.linalg.norm(found.features.cpu().numpy() - own, axis=1)
-
-
-def plot(run: Run, predictions: dict[str, Prediction], path: Path) -> None:
-    """Draw where images fall among the features of the run's test set."""
-    from matplotlib.figure import Figure
-
-    read = plots.read_epoch(run.path, run.record.epochs)
-    features = np.array([prediction.feature for prediction in predictions.values()])
-    (_, points), _ = plots.to_two_dimensions(run.arrays["train_features"], features)
-    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
-    ax = figure.add_subplot()
-    plots.draw_part(ax, read, "test")
-    below: Counter[int] = Counter()
-    for (name, prediction), (x, y) in zip(predictions.items(), points, strict=True):
-        ax.scatter(x, y, s=160, marker="*", c="white", edgecolors="black", linewidths=1.2, zorder=5)
-        text = f"{Path(name).name}: {prediction.digit if prediction.known else 'unknown'}"
-        offset = (9 if x < 0 else -9, 6 - 11 * below[prediction.digit])  # towards the middle, one below the other
-        below[prediction.digit] += 1
-        ax.annotate(text, (x, y), xytext=offset, textcoords="offset points", fontsize=8, zorder=6, parse_math=False,
-                    ha="left" if x < 0 else "right",
-                    bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1})  # fmt: skip
-    ax.scatter([], [], s=160, marker="*", c="white", edgecolors="black", linewidths=1.2, label="your image")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    plots.save(figure, path, dpi=150)
-
-
-# ---------------------------------------------------------------- the command
+if TYPE_CHECKING:
+    from analysis.reader import Prediction, Reader
 
 
 def sources(names: list[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
@@ -149,37 +70,105 @@ def sources(names: list[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
             yield name, Path(name)
 
 
-def main(argv: list[str]) -> int:
-    """Run a command line; return the exit status: 2 if an image could not be read."""
-    return run_command("predict.py", partial(predict, parse(argv)))
+def look_at(names: list[str]) -> tuple[dict[str, Seen], bool]:
+    """Return what there is to see in each image, by its name as it can be printed, and whether all could be read."""
+    seen: dict[str, Seen] = {}
+    found = list(sources(names))
+    for name, source in progress_bar(found, len(found), "Images", unit="image"):
+        try:
+            seen[printable(name)] = see(read_image(source))
+        except BadImage as error:
+            complain(f"predict.py: {name}: {error}")
+    return seen, len(seen) == len({printable(name) for name, _ in found})
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Print a line for each image; return the exit status."""
-    device, _ = choose_device(args.gpu[0], args.use_cpu)
+    """Print a line for each image; return the exit status: 2 if an image could not be read."""
     run = read_run(args.run)
+    seen, all_read = look_at(args.images)  # before torch is imported: a wrong name is told of at once
+    if not seen:
+        return 2
+    from analysis.reader import Reader
+    from training.hardware import choose_device
+
+    device, line = choose_device(args.gpu[0], args.use_cpu)
+    if args.gpu[0] >= 0 and "does not run here" in line:
+        complain(f"predict.py: {line}")
     reader = Reader(run, device, args.reject)
-    which = "training digits held out" if reader.held_out else "digits of its training (held out: none, see --hold-out)"
-    print(f"{args.run}: unknown is what lies over {reader.threshold:.2f} from its center, as {args.reject:g} % do of {reader.calibrated_on} {which}")  # fmt: skip
-    status = 0
-    predictions: dict[str, Prediction] = {}
-    for name, source in sources(args.images):
-        shown = printable(name)
-        try:
-            prediction = reader.read(to_digit(read_image(source))[None])[0]
-        except BadImage as error:
-            print(f"predict.py: {shown}: {printable(str(error))}", file=sys.stderr)
-            status = 2
-            continue
-        predictions[shown] = prediction
-        digit = str(prediction.digit) if prediction.known else f"unknown, nearest to {prediction.digit}"
-        print(
-            f"{shown}: {digit} ({prediction.confidence:.1f} %, {prediction.distance:.2f} from its center)", flush=True
+    predictions = dict(zip(seen, reader.read(np.array([one.digit for one in seen.values()])), strict=True))
+    if not args.json:
+        which = "training digits held out" if reader.calibration.held_out else "digits of its training (held out: none, see --hold-out)"  # fmt: skip
+        say(f"{args.run}: unknown is what lies over {reader.threshold:.2f} from its center, as {args.reject:g} % do of {len(reader.calibration.distances)} {which}")  # fmt: skip
+    for name, prediction in predictions.items():
+        say(
+            as_json(name, prediction, seen[name])
+            if args.json
+            else f"{name}: {in_words(prediction, seen[name].several)}"
         )
-    if args.plot and predictions:
-        plot(run, predictions, Path(FIGURE))
-        print(f"Wrote {FIGURE}")
-    return status
+        if args.show and not args.json:
+            print(as_text(seen[name].digit))
+    if args.plot:
+        draw(args.run, predictions, seen, reader, quiet=args.json)
+    return 0 if all_read else 2
+
+
+def draw(path: Path, predictions: dict[str, Prediction], seen: dict[str, Seen], reader: Reader, quiet: bool) -> None:
+    """Draw the figure under the first name that is free."""
+    from analysis import predictions as figure
+
+    names = (FIGURE if n == 1 else FIGURE.replace(".", f"-{n}.") for n in itertools.count(1))
+    file = next(Path(name) for name in names if not Path(name).exists() and not Path(name).is_symlink())
+    listed = [
+        (name, one.digit, predictions[name], in_words(predictions[name], one.several)) for name, one in seen.items()
+    ]
+    figure.draw(read_run(path), listed, reader.threshold, file)
+    if not quiet:
+        say(f"Wrote {file}")
+
+
+# ---------------------------------------------------------------- in words
+
+
+def in_words(prediction: Prediction, several: bool) -> str:
+    """Return what an image is taken for, how surely, and what else it may be."""
+    digit = str(prediction.digit) if prediction.known else f"unknown, nearest to {prediction.digit}"
+    if several and (not prediction.known or prediction.confidence < SURE):
+        digit = "several digits? One to an image"
+    elif prediction.between:
+        digit += f", or {prediction.second}: it lies between the two"
+    other = ""
+    if prediction.second_confidence >= 0.05:
+        other = f", {prediction.second}: {prediction.second_confidence:.1f} %"
+    return f"{digit} ({prediction.confidence:.1f} %{other}, {prediction.distance:.2f} from its center)"
+
+
+def as_json(name: str, prediction: Prediction, seen: Seen) -> str:
+    """Return the same as an object; distances in units of the features, confidences in percent."""
+    return json.dumps(
+        {
+            "image": name,
+            "digit": prediction.digit,
+            "known": prediction.known,
+            "confidence": round(prediction.confidence, 4),
+            "distance": round(prediction.distance, 4),
+            "second": prediction.second,
+            "second_confidence": round(prediction.second_confidence, 4),
+            "between": prediction.between,
+            "several": seen.several,
+            "feature": [round(float(value), 4) for value in prediction.feature],
+        }
+    )
+
+
+def as_text(digit: np.ndarray) -> str:
+    """Return a digit (28, 28) as 14 lines of 28 signs, two rows of pixels a line."""
+    rows = digit.reshape(14, 2, 28).mean(axis=1)
+    return "\n".join("    " + "".join(" .:-=+*#%@"[int(value) * 10 // 256] for value in row).rstrip() for row in rows)
+
+
+def main(argv: list[str]) -> int:
+    """Run a command line; return the exit status."""
+    return run_command("predict.py", partial(predict, parse(argv)))
 
 
 if __name__ == "__main__":

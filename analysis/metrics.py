@@ -33,6 +33,7 @@ CLASSES_BETTER = {
     "Fisher ratio": "↑",
     "silhouette": "↑",
     "drift": "↓",
+    "center gap": "↓",
 }
 PAIRS_BETTER = {
     "EER": "↓",
@@ -52,7 +53,7 @@ def summary(
     """Return every number of `BETTER` for a test set's features (N, D).
 
     Args:
-        train_features: (N', D), for the drift alone.
+        train_features: (N', D), for the drift and the center gap alone.
         train_labels, labels: (N',) and (N,) in [0, C).
         predictions: (N,), the head's.
         centers: (C, D), as learned.
@@ -71,6 +72,7 @@ def summary(
         "Fisher ratio": fisher_ratio(features, labels),
         "silhouette": silhouette(features, labels),
         "drift": drift(train_features, train_labels, features, labels),
+        "center gap": center_gap(train_features, train_labels, centers),
         **euclidean,
         **{f"{name} (cos)": value for name, value in cosine.items()},
     }
@@ -129,6 +131,15 @@ def drift(train_features: Array, train_labels: Labels, test_features: Array, tes
     """Return mean_j ‖m_j(test) − m_j(train)‖ / mean_{j<k} ‖m_j(train) − m_k(train)‖."""
     train, test = class_means(train_features, train_labels), class_means(test_features, test_labels)
     return _ratio(float(np.linalg.norm(test - train, axis=1).mean()), mean_gap(train))
+
+
+def center_gap(features: Array, labels: Labels, centers: Array) -> float:
+    """Return how far from its class a center (C, D) lies at most: max_j ‖c_j − m_j‖ / s_j, for training features
+    (N, D) with the class means m_j and their spread s_j, the root mean square distance of a class from its mean."""
+    means = class_means(features, labels)
+    squares = ((features - means[labels]) ** 2).sum(axis=1)
+    spread = np.sqrt(np.bincount(labels, squares) / np.bincount(labels))
+    return max(_ratio(float(np.linalg.norm(c - m)), float(s)) for c, m, s in zip(centers, means, spread, strict=True))
 
 
 def _ratio(a: float, b: float) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from utils import UserError
 LARGEST = 512  # pixels of the longer side: what is larger is made smaller first
 PIXELS, SIDES = 50_000_000, 20_000  # a photograph has no more in all, and on a side
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
+SHEET_SIDE = 0.3  # of a picture's side: the least that a sheet of paper on a table takes
 FAINT = 25.0  # the least distance between ink and ground, of 441 between black and white
 THINNEST = 0.09  # width of a stroke over the digit's longer side; what is thinner is drawn over
 
@@ -76,12 +79,26 @@ def from_gray(values: np.ndarray) -> np.ndarray:
     return np.repeat(values[..., None], 3, axis=2).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """The digit of a picture as MNIST has it, uint8 (28, 28), and whether there may be several in the picture."""
+
+    digit: np.ndarray
+    several: bool = False
+
+
 def to_digit(pixels: np.ndarray) -> np.ndarray:
-    """Return the digit of a picture as MNIST has it: uint8 (28, 28), light on black, its longer side 20
-    pixels, its center of mass in the middle.
+    """Return the digit of a picture as MNIST has it: uint8 (28, 28). See `see`."""
+    return see(pixels).digit
+
+
+def see(pixels: np.ndarray) -> Seen:
+    """Return what a picture shows, as MNIST has it: light on black, the longer side 20 pixels, the center of
+    mass in the middle.
 
     Ink is what differs from the ground, in whichever direction; the ground is a plane of color fitted
-    to the picture's border, so that a shadow across it does no harm.
+    to the picture's border, so that a shadow across it does no harm. Of a sheet of paper that lies on
+    something of another color, what is drawn on the sheet.
 
     Args:
         pixels: RGB in [0, 255], (H, W, 3).
@@ -89,11 +106,20 @@ def to_digit(pixels: np.ndarray) -> np.ndarray:
     Raises:
         BadImage: if nothing stands out from the ground.
     """
-    from scipy import ndimage
-
     contrast = _contrast(pixels - _ground(pixels))
     threshold = _otsu(contrast)
     mask = _without_specks(contrast > threshold)
+    if (inside := _sheet(mask)) is not None:
+        try:
+            return see(pixels[inside])
+        except BadImage:
+            pass  # an even patch, and the drawing itself
+    return Seen(_digit_of(contrast, threshold, mask), _several(mask))
+
+
+def _digit_of(contrast: np.ndarray, threshold: float, mask: np.ndarray) -> np.ndarray:
+    from scipy import ndimage
+
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     strong = float(np.quantile(contrast[mask], 0.9))
@@ -108,6 +134,50 @@ def to_digit(pixels: np.ndarray) -> np.ndarray:
         size = 2 * round(missing / 2) + 1
         ink = ndimage.grey_dilation(np.pad(ink, size), size=size)
     return _centered(ink)
+
+
+def _several(mask: np.ndarray) -> bool:
+    """Return whether parts of a drawing stand side by side, each as tall as a digit beside the other."""
+    from scipy import ndimage
+
+    parts, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    boxes = ndimage.find_objects(parts)
+    tallest = max(rows.stop - rows.start for rows, _ in boxes)
+    tall = sorted((box[1] for box in boxes if box[0].stop - box[0].start > 0.6 * tallest), key=lambda one: one.start)
+    return any(left.stop <= right.start for left, right in itertools.pairwise(tall))
+
+
+def _sheet(mask: np.ndarray) -> tuple[slice, slice] | None:
+    """Return a rectangle well inside what stands out from the ground, where that is a sheet of paper with
+    something on it: large, four-cornered, and not even."""
+    from scipy import ndimage
+
+    parts, _ = ndimage.label(mask)
+    areas = np.bincount(parts.ravel())[1:]
+    whole = ndimage.binary_fill_holes(parts == 1 + int(areas.argmax()))
+    least = SHEET_SIDE * np.array(mask.shape)
+    if whole.sum() < least.prod() or whole.sum() < 0.85 * _smallest_box(whole):
+        return None
+    if whole.sum() - areas.max() < 4:  # nothing is drawn on it
+        return None
+    rows, columns = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    while not whole[top:bottom, left:right].all():  # a sheet that lies askew: away with the side that shows most table
+        edges = [whole[top, left:right], whole[bottom - 1, left:right], whole[top:bottom, left], whole[top:bottom, right - 1]]  # fmt: skip
+        worst = int(np.argmin([edge.mean() for edge in edges]))
+        top, bottom, left, right = top + (worst == 0), bottom - (worst == 1), left + (worst == 2), right - (worst == 3)
+        if bottom - top < least[0] or right - left < least[1]:
+            return None
+    rim = 1 + min(bottom - top, right - left) // 40  # the paper's blurred edge
+    return np.s_[top + rim : bottom - rim, left + rim : right - rim]
+
+
+def _smallest_box(mask: np.ndarray) -> float:
+    """Return the area of the smallest rectangle around a mask, at whichever angle."""
+    y, x = np.nonzero(mask ^ np.pad(mask, 1)[:-2, 1:-1] | mask ^ np.pad(mask, 1)[2:, 1:-1])  # its edge
+    angles = np.linspace(0, np.pi / 2, 46)[:, None]
+    along, across = x * np.cos(angles) + y * np.sin(angles), y * np.cos(angles) - x * np.sin(angles)
+    return float(((np.ptp(along, axis=1) + 1) * (np.ptp(across, axis=1) + 1)).min())
 
 
 def _contrast(difference: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from utils import mean_and_std, plus_minus, printable, whole
 
 Rows = dict[str, list[Run]]
 Table = dict[str, list[dict[str, float]]]  # a row's name: the numbers of each of its runs
-FINE = ("compactness", "silhouette", "drift")  # numbers that show three digits
+FINE = ("compactness", "silhouette", "drift", "center gap")  # numbers that show three digits
 
 
 def by_row(runs: Iterable[Run], aside: Sequence[str] = ("seed",)) -> Rows:

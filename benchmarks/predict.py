@@ -27,7 +27,7 @@ import torch
 
 from analysis import metrics, openset, plots
 from analysis.pictures import BadImage, from_gray, read_image, to_digit
-from predict import Prediction, Reader
+from analysis.reader import Prediction, Reader
 from rundir.loading import data_of, data_root
 from rundir.reading import read_run
 from utils import processor_name
@@ -112,7 +112,7 @@ def main() -> None:
     settings = run.settings
     print(f"Run: {plots.loss_name(settings)}, {settings.recipe} recipe, {run.record.epochs} epochs, seed {settings.seed}, {len(data.train_labels)} training images, test accuracy {metrics.accuracy(run.arrays['test_predictions'], run.arrays['test_labels']):.2f} %")  # fmt: skip
     print(f"{processor_name()}, Python {platform.python_version()}, torch {torch.__version__}")
-    print(f"Unknown: over {reader.threshold:.2f} from the center, as 1 % of {reader.calibrated_on} training digits are, held out: {reader.held_out}\n")  # fmt: skip
+    print(f"Unknown: over {reader.threshold:.2f} from the center, as 1 % of {len(reader.calibration.distances)} training digits are, held out: {reader.calibration.held_out}\n")  # fmt: skip
 
     share = 500 // len(data.classes)
     chosen = torch.cat([(data.test_labels == label).nonzero()[:share, 0] for label in range(len(data.classes))])

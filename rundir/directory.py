@@ -25,7 +25,7 @@ LOCK = ".lock"
 FOLDERS = ("features", "train", "test")
 # What a run writes; nothing else in its directory is ever touched.
 RUN_FILES = (
-    "config.json", "log_*.txt", "batches.csv", "epochs.csv", "checkpoint.pt", "best.pt", "events.out.*",
+    "config.json", "log_*.txt", "batches.csv", "epochs.csv", "checkpoint.pt", "best.pt", "events.out.*", "calibration.json",
     "features/epoch_*.npz", "train/epoch_*.png", "test/epoch_*.png", "animation.gif", "animation.mp4",
 )  # fmt: skip
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -17,8 +20,8 @@ from PIL import Image, ImageDraw
 
 import datasets
 import predict as program
-from analysis.pictures import BadImage, from_gray, read_image, to_digit
-from predict import Reader
+from analysis.pictures import BadImage, from_gray, read_image, see, to_digit
+from analysis.reader import Reader
 from rundir.reading import read_run
 
 
@@ -206,11 +209,103 @@ def test_a_folder_is_read_and_what_is_bad_does_not_stop_the_rest(
     assert done.stderr == f"predict.py: {drawn / 'text.jpg'}: not an image, or of a format that is not known here\n"
     lines = done.stdout.splitlines()
     assert "as 1 % do of 150 training digits held out" in lines[0]
-    told = dict(re.match(r".*/(.+?)\.\w+: (.+?) \([\d.]+ %, [\d.]+ from its center\)", line).groups() for line in lines[1:-1])  # type: ignore[union-attr]  # fmt: skip
+    told = dict(re.match(r".*/(.+?)\.\w+: (.+?) \([\d.]+ %(?:, \d: [\d.]+ %)?, [\d.]+ from its center\)", line).groups() for line in lines[1:-1])  # type: ignore[union-attr]  # fmt: skip
     assert sum(answer == name[0] for name, answer in told.items()) >= 5
     assert len(told) == 6
     with Image.open(tmp_path / "predictions.png") as figure:
         assert figure.size[0] > 800
+
+
+def test_a_second_figure_does_not_replace_the_first(
+    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "predictions.png").write_text("mine")
+    shutil.copy(drawn / "1-0.jpg", tmp_path / "一-\U0001f600.jpg")  # letters that the figure's font lacks
+    done = predict("--plot", "一-\U0001f600.jpg", "--run", run)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("Wrote predictions-2.png\n")
+    assert done.stderr == ""
+    assert (tmp_path / "predictions.png").read_text() == "mine"
+
+
+def test_the_threshold_is_kept_beside_the_run(run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = predict("--run", run, drawn / "1-0.jpg").stdout
+    assert (run / "calibration.json").exists()
+    with monkeypatch.context() as only_read:
+        only_read.setattr("analysis.reader.held_out_of", lambda run: pytest.fail("calibrated again"))
+        assert predict("--run", run, drawn / "1-0.jpg").stdout == first
+    for damage in ("[", '{"of": 1}', "[" * 10_000):
+        (run / "calibration.json").write_text(damage)
+        assert predict("--run", run, drawn / "1-0.jpg").stdout == first
+
+
+def test_for_programs(run: Path, drawn: Path) -> None:
+    done = predict("--json", "--run", run, drawn / "1-0.jpg", drawn / "7-1.jpg")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["image"] for one in found] == [str(drawn / "1-0.jpg"), str(drawn / "7-1.jpg")]
+    assert [one["digit"] for one in found] == [1, 7]
+    assert all(one["known"] and not one["several"] and len(one["feature"]) == 2 for one in found)
+    assert all(one["confidence"] + one["second_confidence"] <= 100.001 for one in found)
+
+
+def test_what_the_network_saw(run: Path, drawn: Path) -> None:
+    lines = predict("--show", "--run", run, drawn / "1-0.jpg").stdout.splitlines()
+    assert len(lines) == 2 + 14
+    assert max(map(len, lines[2:])) <= 4 + 28
+    assert "@" in "".join(lines[2:])
+
+
+def test_wrong_names_are_told_of_before_the_network_is_loaded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.reader.Reader", lambda *_: pytest.fail("loaded"))
+    done = predict("--run", run, "absent.png")
+    assert done.returncode == 2
+    assert done.stderr == "predict.py: absent.png: cannot be read: No such file or directory\n"
+
+
+def test_between_two_digits(run: Path) -> None:
+    reader = Reader(read_run(run), torch.device("cpu"))
+    found = reader.read(np.zeros((1, 28, 28), np.uint8))[0]
+    here, there = reader.centers[[list(reader.classes).index(digit) for digit in (found.digit, found.second)]]
+    way = (found.feature - here) @ (there - here) / ((there - here) ** 2).sum()
+    assert found.between == (0.25 < way < 0.75)
+    middle = replace(found, known=True, between=True, digit=2, second=1, confidence=73.0, second_confidence=26.0)
+    assert program.in_words(middle, several=False).startswith("2, or 1: it lies between the two (73.0 %, 1: 26.0 %, ")
+    assert program.in_words(replace(middle, known=False), several=True).startswith("several digits? One to an image (")
+
+
+@pytest.mark.parametrize("turned", [0, 7])
+def test_a_sheet_of_paper_on_a_darker_table(mnist5k: datasets.Digits, tmp_path: Path, turned: int) -> None:
+    for number in range(0, 1000, 100):
+        digit = mnist5k.test_images[number].numpy()
+        sheet = Image.new("RGB", (420, 560), (240, 238, 230))
+        sheet.paste(picture(digit, 260, (20, 20, 40), (240, 238, 230)), (80, 150))
+        table = Image.new("RGB", (800, 900), (90, 60, 40))
+        paper = sheet.convert("RGBA").rotate(turned, expand=True, resample=Image.Resampling.BICUBIC)
+        table.paste(paper, (150, 120), paper)
+        table.save(tmp_path / "photo.jpg", quality=85)
+        turned_digit = np.asarray(Image.fromarray(digit).rotate(turned, resample=Image.Resampling.BICUBIC))
+        assert likeness(to_digit(read_image(tmp_path / "photo.jpg")), turned_digit) > 0.8, number
+
+
+def test_a_bold_digit_is_no_sheet_of_paper(tmp_path: Path) -> None:
+    """A filled bar, a heavy ring, a square with a hole: what is drawn, not what is on it."""
+    for shape, corners in (("rectangle", [30, 5, 70, 95]), ("ellipse", [10, 5, 90, 95])):
+        sheet = Image.new("L", (100, 100), 255)
+        getattr(ImageDraw.Draw(sheet), shape)(corners, fill=0)
+        if shape == "ellipse":
+            ImageDraw.Draw(sheet).ellipse([44, 40, 56, 60], fill=255)
+        found = to_digit(from_gray(np.asarray(sheet, np.float32)))
+        assert (found > 128).sum() > 100
+
+
+def test_several_digits(mnist5k: datasets.Digits) -> None:
+    def alone(number: int) -> np.ndarray:
+        return 255 - mnist5k.test_images[number].numpy().astype(np.float32)
+
+    assert see(from_gray(np.hstack([alone(100), alone(300)]))).several
+    found = [see(from_gray(alone(number))).several for number in range(0, 1000, 10)]
+    assert np.mean(found) <= 0.01
 
 
 def test_digits_it_never_saw_are_unknown_more_often(run: Path, mnist5k: datasets.Digits) -> None:

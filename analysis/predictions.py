@@ -1,0 +1,72 @@
+"""The figure of predict.py: where a person's images fall among the features of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis import plots
+from rundir.reading import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from analysis.reader import Prediction
+
+LISTED = 20  # images that have a line of their own
+Listed = tuple[str, np.ndarray, "Prediction", str]  # name, pixels (28, 28), prediction, the same in words
+
+
+def draw(run: Run, listed: Sequence[Listed], threshold: float, path: Path) -> None:
+    """Draw the features of the run's test set with a numbered star for each image, and beside it what was seen.
+
+    Args:
+        threshold: beyond that distance from its center an image is unknown; drawn as a circle around each
+            center, where there are two features.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Circle
+
+    read = plots.read_epoch(run.path, run.record.epochs)
+    features = np.array([prediction.feature for _, _, prediction, _ in listed])
+    (_, points), _ = plots.to_two_dimensions(run.arrays["train_features"], features)
+    figure = Figure(figsize=(11.6, 6.4), layout="constrained")
+    ax, beside = figure.subplots(1, 2, width_ratios=[7, 4.6])
+    plots.draw_part(ax, read, "test")
+    if features.shape[1] == 2:
+        for center in read.points["centers"]:
+            ax.add_patch(Circle((center[0], center[1]), threshold, fill=False, ls=":", lw=0.9, ec="0.35"))
+    for number, (x, y) in enumerate(points, 1):
+        ax.scatter(x, y, s=190, marker="*", c="white", edgecolors="black", linewidths=1.1, zorder=5)
+        if len(points) <= LISTED:
+            ax.annotate(str(number), (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9, fontweight="bold",
+                        zorder=6, bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5})  # fmt: skip
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    _list(beside, listed)
+    plots.save(figure, path, dpi=150)
+
+
+def _list(ax: Axes, listed: Sequence[Listed]) -> None:
+    """Write a line for each image: its number, what the network saw, its name, and what it was taken for."""
+    ax.axis("off")
+    ax.set(xlim=(0, 1), ylim=(LISTED, 0))
+    for row, (name, digit, _, words) in enumerate(listed[:LISTED]):
+        ax.text(0.05, row + 0.5, str(row + 1), ha="right", va="center", fontsize=9, fontweight="bold")
+        inset = ax.inset_axes((0.07, row + 0.05, 0.075, 0.9), transform=ax.transData)
+        inset.imshow(digit, cmap="gray", vmin=0, vmax=255)
+        inset.axis("off")
+        ax.text(0.17, row + 0.3, _drawable(Path(name).name[-44:]), va="center", fontsize=8, parse_math=False)
+        ax.text(0.17, row + 0.72, words.split(" (")[0], va="center", fontsize=8, color="0.3", parse_math=False)
+    if len(listed) > LISTED:
+        ax.set_title(f"the first {LISTED} of {len(listed):,} images", fontsize=9)
+
+
+def _drawable(text: str) -> str:
+    """Return a text with a question mark for each letter that the font lacks."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    there = get_font(findfont(FontProperties())).get_charmap()
+    return "".join(letter if ord(letter) in there else "?" for letter in text)
