@@ -16,21 +16,28 @@ from utils import HERE
 
 FIGURE = "predictions.png"
 SURE = 90.0  # percent
-SHIPPED = HERE / "models" / "shipped" / "center"
+SHIPPED = HERE / "models" / "shipped"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Return the arguments."""
     parser = Parser(description="Classify images of digits with a trained run.")
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders, or - for stdin: any size, color or gray, dark on light or light on dark, one digit each")  # fmt: skip
-    parser.add_argument("--run", type=Path, default=SHIPPED, metavar="DIR", help="run directory of main.py (default: a network that comes with this code)")  # fmt: skip
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders, or - for stdin: any size, color or gray, dark on light or light on dark, one digit each")  # fmt: skip
+    parser.add_argument("--run", type=Path, action="append", metavar="DIR", help="run directory of main.py; with --page several, once each (default: networks that come with this code)")  # fmt: skip
     parser.add_argument("--reject", type=number(float, 0, 50), default=1.0, metavar="PERCENT", help="share of true digits that may be called unknown (default: 1)")  # fmt: skip
     parser.add_argument("--show", action="store_true", help="print the 28×28 pixels that the network saw")
     parser.add_argument("--json", action="store_true", help="print an object a line for programs, and nothing else")
     parser.add_argument("--plot", action="store_true", help=f"draw where the images fall among the features: {FIGURE}, or the next name that is free")  # fmt: skip
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page to draw digits on, for runs with two features; one file that needs no network")  # fmt: skip
     parser.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help="CUDA device; -1 is the CPU (default: 0)")  # fmt: skip
     parser.add_argument("--use-cpu", action="store_true", help="use the CPU even if there is a GPU")
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    if not args.images and not args.page:
+        parser.error("name at least one image, or --page")
+    if args.run and len(args.run) > 1 and not args.page:
+        parser.error("--run: one run reads images; several are for --page")
+    args.runs = args.run or [SHIPPED / name for name in (("softmax", "center") if args.page else ("center",))]
+    return args
 
 
 if __name__ == "__main__":
@@ -53,6 +60,7 @@ from utils import complain, printable, progress_bar, run_command, say
 
 if TYPE_CHECKING:
     from analysis.reader import Prediction, Reader
+    from rundir.reading import Run
 
 
 def sources(names: list[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
@@ -84,9 +92,9 @@ def look_at(names: list[str]) -> tuple[dict[str, Seen], bool]:
 
 def predict(args: argparse.Namespace) -> int:
     """Print a line for each image; return the exit status: 2 if an image could not be read."""
-    run = read_run(args.run)
+    runs = [read_run(path) for path in args.runs]
     seen, all_read = look_at(args.images)  # before torch is imported: a wrong name is told of at once
-    if not seen:
+    if not seen and not args.page:
         return 2
     from analysis.reader import Reader
     from training.hardware import choose_device
@@ -94,11 +102,29 @@ def predict(args: argparse.Namespace) -> int:
     device, line = choose_device(args.gpu[0], args.use_cpu)
     if args.gpu[0] >= 0 and "does not run here" in line:
         complain(f"predict.py: {line}")
-    reader = Reader(run, device, args.reject)
+    readers = [Reader(run, device, args.reject) for run in runs]
+    if args.page:
+        write_page(args.page, runs, readers, quiet=args.json)
+    if seen:
+        tell(args, runs[-1], readers[-1], seen)
+    return 0 if all_read else 2
+
+
+def write_page(path: Path, runs: list[Run], readers: list[Reader], quiet: bool) -> None:
+    """Write the page to draw on."""
+    from analysis import page
+
+    page.write_page(path, runs, readers, page.examples())
+    if not quiet:
+        say(f"Wrote {path}")
+
+
+def tell(args: argparse.Namespace, run: Run, reader: Reader, seen: dict[str, Seen]) -> None:
+    """Print what each image is taken for, and draw it if asked to."""
     predictions = dict(zip(seen, reader.read(np.array([one.digit for one in seen.values()])), strict=True))
     if not args.json:
         which = "training digits held out" if reader.calibration.held_out else "digits of its training (held out: none, see --hold-out)"  # fmt: skip
-        say(f"{args.run}: unknown is what lies over {reader.threshold:.2f} from its center, as {args.reject:g} % do of {len(reader.calibration.distances)} {which}")  # fmt: skip
+        say(f"{run.path}: unknown is what lies over {reader.threshold:.2f} from its center, as {args.reject:g} % do of {len(reader.calibration.distances)} {which}")  # fmt: skip
     for name, prediction in predictions.items():
         say(
             as_json(name, prediction, seen[name])
@@ -108,11 +134,10 @@ def predict(args: argparse.Namespace) -> int:
         if args.show and not args.json:
             print(as_text(seen[name].digit))
     if args.plot:
-        draw(args.run, predictions, seen, reader, quiet=args.json)
-    return 0 if all_read else 2
+        draw(run, predictions, seen, reader, quiet=args.json)
 
 
-def draw(path: Path, predictions: dict[str, Prediction], seen: dict[str, Seen], reader: Reader, quiet: bool) -> None:
+def draw(run: Run, predictions: dict[str, Prediction], seen: dict[str, Seen], reader: Reader, quiet: bool) -> None:
     """Draw the figure under the first name that is free."""
     from analysis import predictions as figure
 
@@ -121,7 +146,7 @@ def draw(path: Path, predictions: dict[str, Prediction], seen: dict[str, Seen], 
     listed = [
         (name, one.digit, predictions[name], in_words(predictions[name], one.several)) for name, one in seen.items()
     ]
-    figure.draw(read_run(path), listed, reader.threshold, file)
+    figure.draw(run, listed, reader.threshold, file)
     if not quiet:
         say(f"Wrote {file}")
 

@@ -45,14 +45,25 @@ precision() { # docs/speed.md: what fast arithmetic costs in accuracy. 15 runs o
         -- -d mnist --max-epoch 2
 }
 
-lengths() { # docs/speed.md: accuracy after 1, 2, 4 and 10 epochs. 20 runs
+lengths() { # docs/speed.md: accuracy after runs of 1 and 2 epochs. 10 runs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/lengths \
-        --variants "1 epoch: --max-epoch 1" "2 epochs: --max-epoch 2" "4 epochs: --max-epoch 4" "10 epochs: " -- -d mnist
+        --variants "1 epoch: --max-epoch 1" "2 epochs: --max-epoch 2" -- -d mnist
 }
 
 digits() { # docs/predicting.md: how predict.py does. 1 run of 10 epochs; notMNIST under data/notMNIST
     $PYTHON main.py -d mnist --hold-out 1000 --save-dir $OUT/held-out
     $PYTHON benchmarks/predict.py --run $OUT/held-out > benchmarks/results/predict.txt
+}
+
+shipped() { # models/shipped, docs/draw.html, docs/figures/draw.gif. 2 runs of 10 epochs
+    $PYTHON compare.py --losses softmax center --out $OUT/shipped -- -d mnist --hold-out 1000 --plot
+    for loss in softmax center; do $PYTHON benchmarks/ship.py $OUT/shipped/runs/$loss-1 models/shipped/$loss; done
+    $PYTHON predict.py --page docs/draw.html
+    $PYTHON benchmarks/film_page.py docs/figures/draw.gif
+}
+
+small() { # docs/reproduction.md: the 5,000 digits; centers that follow the schedule or not. 10 runs of a minute
+    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/small --variants "scheduled: " "constant: --set center_schedule=false" -- -d mnist5k
 }
 
 speed() { # docs/speed.md and docs/using_center_loss.md: on a quiet machine. Half an hour

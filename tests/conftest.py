@@ -6,10 +6,11 @@ import contextlib
 import csv
 import io
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,37 @@ def mnist5k() -> datasets.Digits:
     import datasets
 
     return datasets.load("mnist5k", Path("nowhere"))
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        yield playwright.chromium.launch(executable_path=BROWSER, args=flags)
+
+
+@contextlib.contextmanager
+def opened(browser: Any, file: Path, **how: Any) -> Iterator[Any]:
+    """Open a page from disk; at the end nothing has come from a network or gone wrong."""
+    page = browser.new_page(**({"viewport": {"width": 1280, "height": 1000}} | how))
+    complaints, requests = [], []
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(file.as_uri())
+    yield page
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file:", "blob:", "data:"))] == []
+    page.close()
 
 
 def run_here(program: Callable[[list[str]], int], *arguments: object) -> subprocess.CompletedProcess[str]:

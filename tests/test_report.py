@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import RunMain, run_here
+from conftest import RunMain, opened, run_here
 from PIL import Image
 
 import compare
@@ -22,7 +22,6 @@ from analysis.openset import Scored
 from analysis.report import write_report
 from rundir.reading import Run, read_run
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "1", "3", "8", "--max-epoch", "2", "--batch-size", "128"]
 POINT = """(number) => {
   const plot = Bokeh.documents[0].roots().find((root) => root.name === "test-1");
@@ -97,33 +96,11 @@ def test_page_holds_everything_itself(compared: Path) -> None:
     assert facts == {"runs": [{"epochs": [1, 2]}, {"epochs": [1, 2]}]}
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-        yield playwright.chromium.launch(executable_path=BROWSER, args=flags)
-
-
 @pytest.fixture
 def page(browser: Any, compared: Path) -> Iterator[Any]:
-    """The report, open from disk; at the end nothing has come from a network or gone wrong."""
-    page = browser.new_page(viewport={"width": 1280, "height": 1000})
-    complaints, requests = [], []
-    page.on(
-        "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None
-    )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: requests.append(request.url))
-    page.goto((compared / "report.html").as_uri())
-    page.wait_for_selector("body[data-ready]", state="attached")
-    yield page
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file:", "blob:", "data:"))] == []
-    page.close()
+    with opened(browser, compared / "report.html") as page:
+        page.wait_for_selector("body[data-ready]", state="attached")
+        yield page
 
 
 def places(page: Any) -> np.ndarray:

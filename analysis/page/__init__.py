@@ -1,0 +1,104 @@
+"""draw.html: a page on which a person draws a digit and watches it fly to its center."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from jinja2 import Environment, FileSystemLoader
+
+import datasets
+from analysis import plots
+from analysis.reader import Reader
+from margin_heads import MarginHead
+from models import LeNetPP
+from rundir.reading import Run
+from utils import UserError, whole
+
+HERE = Path(__file__).parent
+POINTS = 3_000  # of the test set that the plane shows
+
+
+def write_page(path: Path, runs: list[Run], readers: list[Reader], examples: np.ndarray) -> None:
+    """Write the page, one file that fetches nothing, for networks with two features.
+
+    Args:
+        examples: digits to click, uint8 (N, 28, 28).
+
+    Raises:
+        UserError: for a run with more or fewer features.
+    """
+    for run in runs:
+        if run.settings.feat_dim != 2:
+            raise UserError(f"{run.path}: --page needs a run with two features; it has {run.settings.feat_dim}")
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("page.html").render(
+        colors=plots.COLORS,
+        names=[plots.loss_name(run.settings) for run in runs],
+        worker=(HERE / "worker.js").read_text(encoding="utf-8"),
+        data=json.dumps(
+            {
+                "code": _base64((HERE / "lenet.wasm").read_bytes()),
+                "networks": [network_of(run, reader) for run, reader in zip(runs, readers, strict=True)],
+                "examples": [_base64(digit.tobytes()) for digit in examples],
+                "colors": plots.COLORS,
+            }
+        ).replace("<", "\\u003c"),
+    )
+    with whole(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+
+
+def examples() -> np.ndarray:
+    """Return a test digit of each class, uint8 (10, 28, 28): of MNIST where it is there, else of mnist5k."""
+    root = Path("data")
+    data = datasets.load("mnist" if datasets.is_there("mnist", root) else "mnist5k", root)
+    return np.stack([data.test_images[data.test_labels == label][0].numpy() for label in range(10)])
+
+
+def network_of(run: Run, reader: Reader) -> dict[str, object]:
+    """Return all that the page needs of a network: weights in half precision, what the plane shows, the border of
+    the unknown."""
+    model, head = reader.network.model, reader.network.head
+    assert isinstance(model, LeNetPP)
+    convolutions = [layer for layer in model.stages if isinstance(layer, torch.nn.Conv2d)]
+    slopes = [layer.weight.item() for layer in model.stages if isinstance(layer, torch.nn.PReLU)]
+    kernels = [layer.weight.detach().permute(2, 3, 1, 0).cpu().numpy() for layer in convolutions]  # (5, 5, C, C')
+    weights = np.concatenate([kernel.ravel() for kernel in kernels]).astype(np.float16)
+    of_maps = model.fc.weight.detach().cpu().view(2, 128, 3, 3).permute(0, 2, 3, 1).flatten(1)  # (2, 3·3·128)
+    rows, scale, bias = head.weight.detach().cpu(), 1.0, torch.zeros(len(head.weight))
+    if isinstance(head, MarginHead):
+        rows, scale = torch.nn.functional.normalize(rows), head.s
+    elif head.bias is not None:
+        bias = head.bias.detach().cpu()
+    features, labels = run.arrays["test_features"].astype(float), run.arrays["test_labels"]
+    chosen = np.random.default_rng(0).permutation(len(labels))[:POINTS]
+    (left, right), (bottom, top) = plots.limits([features, reader.centers.astype(float)])
+    accuracy = 100 * float((run.arrays["test_predictions"] == labels).mean())
+    return {
+        "name": plots.loss_name(run.settings),
+        "about": f"{run.record.dataset}, {run.record.epochs} epochs, test accuracy {accuracy:.2f} %",
+        "classes": list(run.record.classes),
+        "weights": _base64(weights.tobytes()),
+        "biases": [layer.bias.tolist() for layer in convolutions if layer.bias is not None],
+        "slopes": slopes,
+        "overlapping": run.settings.overlapping_pool,
+        "feature": [{"weight": w.tolist(), "bias": b} for w, b in zip(of_maps, model.fc.bias.tolist(), strict=True)],
+        "featureSlope": model.fc_prelu.weight.item() if isinstance(model.fc_prelu, torch.nn.PReLU) else None,
+        "mean": run.settings.pixel_mean,
+        "std": run.settings.pixel_std,
+        "head": torch.cat([rows, bias[:, None]], 1).tolist(),  # (C, 3)
+        "cosine": scale if isinstance(head, MarginHead) else None,
+        "centers": reader.centers.astype(float).round(4).tolist(),
+        "threshold": reader.threshold,
+        "heldOut": reader.calibration.held_out,
+        "limits": [left, right, bottom, top],
+        "points": np.column_stack([features[chosen].round(3), labels[chosen]]).tolist(),
+    }
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

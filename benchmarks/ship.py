@@ -1,0 +1,109 @@
+"""Make a small copy of a finished run, to come with the code: weights in half precision, what predict.py needs.
+
+    python benchmarks/ship.py log/published/shipped/runs/center-1 models/shipped/center
+
+The copy is a run directory: predict.py and compare.py read it like any other. Nothing in it runs code when it is
+read (`torch.load` with `weights_only`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+
+from analysis.plots import loss_name
+from analysis.reader import Reader
+from rundir.loading import data_of, load_checkpoint, load_network
+from rundir.reading import read_run, training_sample
+from rundir.writing import save_checkpoint, save_features
+
+NEEDED = ("epoch", "best", "elapsed", "sizes", "checksums", "head", "center_loss")
+
+
+def slim(path: Path, to: Path, epochs: int) -> None:
+    """Write the copy's config, table of epochs and checkpoint, to be read in float32."""
+    config = json.loads((path / "config.json").read_text())
+    config["command"] = " ".join(["python main.py", *args_of(config["command"])])
+    config["settings"]["precision"] = "fp32"
+    config["choices"]["precision"] = {
+        "asked": "auto",
+        "why": "trained in bf16, kept in half precision, read in float32",
+    }
+    (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    shutil.copy(path / "epochs.csv", to)
+    checkpoint = load_checkpoint(path / "checkpoint.pt")
+    assert checkpoint.epoch == epochs, f"{path} is not finished"
+    kept: dict[str, Any] = {"tail": {}} | {
+        name: config[name] for name in ("settings", "execution", "options", "choices")
+    }
+    kept |= {name: getattr(checkpoint, name, None) or checkpoint.states[name] for name in NEEDED}
+    kept["model"] = {name: value.half() for name, value in checkpoint.states["model"].items()}
+    save_checkpoint(kept, to / "checkpoint.pt")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a finished run on full MNIST, made with --hold-out")
+    parser.add_argument("to", type=Path, help="the folder to write")
+    args = parser.parse_args()
+    run, cpu = read_run(args.run), torch.device("cpu")
+    data = data_of(run)
+    (args.to / "features").mkdir(parents=True, exist_ok=True)
+    slim(args.run, args.to, run.record.epochs)
+    sample = training_sample(len(data.train_labels))
+    sampled = {key: value[sample] if key.startswith("train_") else value for key, value in run.arrays.items()}
+    file = args.to / "features" / f"epoch_{run.record.epochs}.npz"
+    np.savez_compressed(file, train_sample=sample.astype(np.int32), **sampled)
+
+    # The features under the weights as they are kept.
+    network = load_network(read_run(args.to), cpu)
+    test = network.evaluate(data.test_images, data.test_labels)
+    some = torch.from_numpy(sample)
+    train = network.evaluate(data.train_images[some], data.train_labels[some])
+    centers = torch.from_numpy(run.arrays["centers"])
+    save_features(args.to, run.record.epochs, centers, sample, train=train, test=test)
+    reader = Reader(read_run(args.to), cpu)  # leaves calibration.json
+
+    before = 100 * float((run.arrays["test_predictions"] == run.arrays["test_labels"]).mean())
+    config = json.loads((args.to / "config.json").read_text())
+    size = sum(one.stat().st_size for one in args.to.rglob("*") if one.is_file())
+    (args.to / "README.md").write_text(f"""# {loss_name(run.settings)}
+
+LeNet++ with two features, trained on {len(data.train_labels):,} images of MNIST ({run.settings.hold_out:,} more were held out to set the threshold of the unknown).
+
+| | |
+|---|---|
+| trained with | `{config["command"]}` |
+| seed, commit | {run.settings.seed}, {(config["git_commit"] or "unknown")[:10]} |
+| test accuracy | {before:.2f} % as trained ({run.settings.precision}), {test.accuracy:.2f} % as kept here (half precision, read in float32) |
+| unknown | what lies over {reader.threshold:.2f} from its center, as 1 % of the held-out digits do |
+| size | {size / 1e6:.2f} MB |
+| made by | `python benchmarks/ship.py`, `bash benchmarks/published.sh shipped` |
+
+For trying out `predict.py` and `docs/draw.html`, and to look at. It knows handwritten digits as MNIST has them, one to an image; it is not meant for reading forms or checks.
+""")  # fmt: skip
+    print((args.to / "README.md").read_text())
+
+
+def args_of(command: str) -> list[str]:
+    """Return the flags of a command that say what was trained."""
+    words, kept = command.split(), []
+    start = next(number for number, word in enumerate(words) if word.endswith("main.py")) + 1
+    skipped = ("--save-dir", "--overwrite")
+    for before, word in zip(words[start - 1 :], words[start:], strict=False):
+        if word not in skipped and before != "--save-dir":
+            kept.append(word)
+    return kept
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""draw.html in a real browser: the same digit, the same features, the same answer as predict.py's."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import RunMain, opened, run_here
+from PIL import Image, ImageDraw
+
+import datasets
+import predict as program
+from analysis.pictures import from_gray, to_digit
+from analysis.reader import Reader
+from rundir.reading import read_run
+
+RUNS = {
+    "center": [],
+    "paper": ["--recipe", "paper", "--set", "max_iterations=40"],
+    "arcface": ["--head", "arcface"],
+}  # between them every layer that a network may have
+
+
+@pytest.fixture(scope="module")
+def runs(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("page")
+    for name, flags in RUNS.items():
+        length = [] if name == "paper" else ["--max-epoch", 1]
+        done = run_main("-d", "mnist5k", "--use-cpu", *length, *flags, "--save-dir", folder / name)
+        assert done.returncode == 0, done.stderr
+    return [folder / name for name in RUNS]
+
+
+@pytest.fixture(scope="module")
+def file(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page for all the runs."""
+    path = tmp_path_factory.mktemp("page") / "draw.html"
+    done = run_here(program.main, *(word for run in runs for word in ("--run", run)), "--page", path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"Wrote {path}\n"
+    return path
+
+
+@pytest.fixture
+def page(browser: Any, file: Path) -> Iterator[Any]:
+    with opened(browser, file) as page:
+        yield page
+
+
+ASK = """({pixels, side, drawing}) => new Promise((answer) => {
+  const bytes = Uint8Array.from(atob(pixels), (c) => c.charCodeAt(0)), answers = [];
+  const count = bytes.length / (side * side), worker = window.page.worker;
+  const next = () => {
+    const one = bytes.slice(answers.length * side * side, (answers.length + 1) * side * side);
+    worker.postMessage(drawing ? {ticket: "asked", gray: one, width: side, height: side} : {ticket: "asked", digit: one});
+  };
+  const listen = ({data}) => {
+    if (data.ticket !== "asked") return;
+    answers.push({digit: data.digit && Array.from(data.digit), found: data.found});
+    if (answers.length < count) return next();
+    worker.removeEventListener("message", listen);
+    answer(answers);
+  };
+  worker.addEventListener("message", listen);
+  next();
+})"""
+
+
+def ask(page: Any, pixels: np.ndarray, drawing: bool) -> list[dict[str, Any]]:
+    """Return what the page's second thread makes of digits (N, 28, 28), or of drawings (N, S, S)."""
+    text = base64.b64encode(pixels.astype(np.uint8).tobytes()).decode()
+    return page.evaluate(ASK, {"pixels": text, "side": pixels.shape[1], "drawing": drawing})
+
+
+def test_features_and_probabilities_are_torchs(page: Any, runs: list[Path], mnist5k: datasets.Digits) -> None:
+    digits = mnist5k.test_images[::5].numpy()
+    found = np.array([one["found"] for one in ask(page, digits, drawing=False)])  # (200, runs, 2)
+    for number, path in enumerate(runs):
+        reader = Reader(read_run(path), torch.device("cpu"))
+        reader.network.precision = torch.no_grad  # float32
+        wanted = reader.network.evaluate(torch.from_numpy(digits), torch.zeros(len(digits), dtype=torch.int64))
+        extent = float(np.ptp(wanted.features.numpy(), axis=0).max())
+        assert np.abs(found[:, number] - wanted.features.numpy()).max() < 1e-3 * extent, path
+        judged = page.evaluate(
+            "([n, points]) => points.map((point) => judge(networks[n], point).probabilities)",
+            [number, wanted.features.tolist()],
+        )
+        assert np.abs(np.array(judged) - wanted.logits.softmax(dim=1).numpy()).max() < 1e-3, path
+
+
+def drawings(mnist5k: datasets.Digits) -> list[np.ndarray]:
+    """Return gray drawings (280, 280): digits scaled up, lines thin and thick, small and large, a dot."""
+    some = [np.asarray(Image.fromarray(255 - digit).resize((280, 280))) for digit in mnist5k.test_images[::25].numpy()]
+    for width, box in ((20, (60, 40, 220, 240)), (2, (20, 10, 260, 270)), (6, (130, 130, 142, 148)), (40, (80, 90, 200, 270))):  # fmt: skip
+        sheet = Image.new("L", (280, 280), 255)
+        pen = ImageDraw.Draw(sheet)
+        pen.arc(box, 0, 300, fill=0, width=width)
+        pen.line((box[0], box[1], box[2], box[1]), fill=90, width=width)
+        pen.point((3, 270), fill=0)  # a speck
+        some.append(np.asarray(sheet))
+    return some
+
+
+def test_a_drawing_becomes_the_digit_that_predict_makes_of_it(page: Any, mnist5k: datasets.Digits) -> None:
+    drawn = np.array(drawings(mnist5k))
+    for number, answer in enumerate(ask(page, drawn, drawing=True)):
+        wanted = to_digit(from_gray(drawn[number])).astype(int)
+        assert np.abs(np.array(answer["digit"]).reshape(28, 28) - wanted).max() <= 3, number  # of 255: rounding
+    assert ask(page, np.full((1, 280, 280), 255), drawing=True)[0]["digit"] is None
+
+
+def draw_with_the_mouse(page: Any) -> None:
+    box = page.locator("#sheet").bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.8 * box["height"], steps=12)
+    page.mouse.up()
+
+
+def wait_for_answer(page: Any, text: str) -> None:
+    page.wait_for_function("(text) => document.getElementById('verdict').textContent.includes(text)", arg=text, timeout=60_000)  # fmt: skip
+
+
+def test_a_person_draws_looks_switches_and_clears(page: Any, runs: list[Path]) -> None:
+    wait_for_answer(page, "Draw a digit")
+    draw_with_the_mouse(page)
+    wait_for_answer(page, "from its center")
+    answers = set()
+    for number in range(len(runs)):
+        page.locator(f"input[value='{number}']").check()
+        page.wait_for_timeout(200)  # for the words to follow, which need 60
+        answers.add(page.locator("#verdict").text_content())
+    assert len(answers) == len(runs)  # distances differ
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    draw_with_the_mouse(page)
+    page.get_by_role("button", name="Undo").click()
+    wait_for_answer(page, "from its center")
+    page.get_by_role("button", name="Clear").click()
+    wait_for_answer(page, "Draw a digit")
+
+
+def test_examples_and_the_keyboard(page: Any) -> None:
+    page.get_by_role("button", name="Example digit 1 of 10").click()
+    wait_for_answer(page, "from its center")
+    page.get_by_role("button", name="Watch a W being drawn").focus()
+    page.keyboard.press("Enter")
+    wait_for_answer(page, "from its center")
+    page.get_by_role("button", name="Clear").click()
+    page.locator("#sheet").focus()
+    for key in (" ", *["ArrowDown"] * 15, " "):
+        page.keyboard.press(key)
+    wait_for_answer(page, "from its center")
+    page.keyboard.press("c")
+    wait_for_answer(page, "Draw a digit")
+
+
+def test_a_run_with_more_features_has_no_plane(run_main: RunMain, tmp_path: Path) -> None:
+    done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 0, 1, "--feat-dim", 3, "--max-epoch", 1, "--save-dir", tmp_path / "run")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = run_here(program.main, "--run", tmp_path / "run", "--page", tmp_path / "draw.html")
+    assert done.returncode == 2
+    assert "--page needs a run with two features; it has 3" in done.stderr
+    assert not (tmp_path / "draw.html").exists()
