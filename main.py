@@ -15,6 +15,7 @@ if __name__ == "__main__":
         sys.stdout = open(os.devnull, "w")
     REQUEST = parse_arguments()
 
+import itertools
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,9 +26,9 @@ import torch
 import datasets
 import utils
 from datasets import Digits
-from rundir.directory import check_save_dir, how_to_go_on, make_run_directory, refuse_links, write_config
+from rundir.directory import check_save_dir, make_run_directory, refuse_links, write_config
 from rundir.loading import Checkpoint, check_same_plan, load_checkpoint, load_state, restore_random_states
-from rundir.reading import training_sample
+from rundir.reading import how_to_go_on, training_sample
 from rundir.writing import (  # fmt: skip
     Drawer,
     Events,
@@ -188,7 +189,7 @@ def greet(log: RunLog, session: Session, training: Training, first_lines: list[s
     """Log what is about to be trained."""
     plan, data = session.plan, training.data
     settings = plan.settings
-    for line in first_lines:
+    for line in itertools.chain.from_iterable(map(str.splitlines, first_lines)):
         log(line)
     classes = "" if len(data.classes) == 10 else f" of the classes {', '.join(map(str, data.classes))}"
     held = f"; {settings.hold_out} training images held out" if settings.hold_out else ""

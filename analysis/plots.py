@@ -23,6 +23,8 @@ COLORS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 
+ONE_SCALE = 3.0  # between the widest and the narrowest panel: up to that they share their axes
+
 SCORE_AXES = {  # what the axis of a score says, where that is more than its name
     "softmax probability": "log-odds of the top softmax probability",
     "center distance": "− distance to the nearest center",
@@ -171,10 +173,28 @@ def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"
     with rc_context({"font.size": 8, "axes.titlesize": 7.5, "axes.linewidth": 0.6}):
         figure = Figure(figsize=(3.2 * len(runs) + 0.7, 3.1 * len(parts) + 0.3), layout="constrained")
         axes = figure.subplots(len(parts), len(runs), squeeze=False)
-        for column, run in enumerate(runs):
-            read = read_epoch(run, kept_epochs(run)[-1])
-            for row, part in enumerate(parts):
-                draw_part(axes[row, column], read, part, size=0.25)
+        epochs = [read_epoch(run, kept_epochs(run)[-1]) for run in runs]
+        for row, part in enumerate(parts):
+            boxes = [limits([read.points[f"{part}_features"], read.points["centers"]]) for read in epochs]
+            widths = [right - left for (left, right), _ in boxes]
+            same = max(widths) <= ONE_SCALE * min(widths)
+            for column, (read, width) in enumerate(zip(epochs, widths, strict=True)):
+                ax = axes[row, column]
+                draw_part(ax, read, part, size=0.25)
+                if same and len(runs) > 1:
+                    every = np.array(boxes)  # (runs, 2, 2)
+                    low, high = every[:, :, 0].min(axis=0), every[:, :, 1].max(axis=0)
+                    ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), adjustable="box")
+                elif len(runs) > 1:
+                    ax.text(
+                        0.02,
+                        0.02,
+                        f"{width:.3g} units wide",
+                        transform=ax.transAxes,
+                        fontsize=7.5,
+                        fontweight="bold",
+                        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
+                    )
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False)
         save(figure, path, dpi=200)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 import datasets
 from analysis.wanted import Wanted
 from rundir.directory import is_being_trained
-from rundir.reading import epochs_of, is_finished, keeps_every_epoch, read_record
+from rundir.reading import epochs_of, is_finished, keeps_every_epoch, progress_of, read_record
 from training.arguments import parse_arguments
 from training.settings import Execution, Plan, resolve
 from utils import HERE, UserError, hours, say, usable_cores
@@ -82,13 +82,14 @@ class Progress:
 
     def __init__(self, runs: list[Wanted]) -> None:
         self.runs = runs
-        self.start = time.monotonic()
+        self.start = self.next_look = time.monotonic()
         self.already = self._done()
         self.guesses = [self._guess(run) for run in runs]
-        self.bar = tqdm(initial=self.already, unit="epoch", disable=not sys.stderr.isatty())
+        form = "{l_bar}{bar}| {n:.1f}/{total_fmt} epochs [{elapsed}]"
+        self.bar = tqdm(initial=self.already, bar_format=form, disable=not sys.stderr.isatty())
 
-    def _done(self) -> int:
-        return sum(epochs_of(run.path)[0] for run in self.runs if run.path)
+    def _done(self) -> float:
+        return sum(progress_of(run.path) for run in self.runs if run.path)
 
     @staticmethod
     def _guess(run: Wanted) -> int:
@@ -104,10 +105,11 @@ class Progress:
 
     def left(self) -> str:
         """Move the bar; return the time left, from the epochs so far, and nothing before the first."""
+        self.next_look = time.monotonic() + 2
         done, self.bar.total = self._done(), self._total()
         self.bar.n = done
         self.bar.refresh()
-        if done <= self.already:
+        if done - self.already < 0.2:
             return ""
         pace = (time.monotonic() - self.start) / (done - self.already)
         return f", {hours(pace * max(0, self.bar.total - done))} left"
@@ -137,7 +139,8 @@ def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
                 say(f"Run {number} of {len(runs)}: {run.path}{progress.left()}")
                 active.append((number, run, _start(run, env)))
             time.sleep(0.2)
-            progress.left()
+            if time.monotonic() > progress.next_look:
+                progress.left()
             for item in [item for item in active if item[2].poll() is not None]:
                 active.remove(item)
                 number, run, process = item

@@ -35,7 +35,7 @@ from datasets import Digits, load
 from models import LeNetPP, SoftmaxHead
 from training.arguments import parse_arguments
 from training.building import build_training
-from training.hardware import autocast, choose_device, decide
+from training.hardware import autocast, choose_device, decide, gpu_name
 from training.parallel import Group
 from training.settings import Plan, resolve
 from training.trainer import Trainer
@@ -182,6 +182,7 @@ class Ceiling:
 
     def _seconds(self, work: Callable[[], object]) -> float:
         work()
+        wait(self.device)
         return clock(lambda: [work() for _ in range(10)], self.device) / 10
 
 
@@ -218,11 +219,12 @@ def main() -> None:
             data, device, ["-d", "mnist", "--batch-size", str(BATCH), *args.more, *flags.split()]
         )
     loops["ordinary"] = ordinary(args.data_root, device, args.workers)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor_name()}, {torch.get_num_threads()} threads"  # fmt: skip
+    name = gpu_name(device) if device.type == "cuda" else f"{processor_name()}, {torch.get_num_threads()} threads"  # fmt: skip
     print(f"`{shlex.join(['python', 'benchmarks/train.py', *sys.argv[1:]])}`")
     print(f"{name}; Python {platform.python_version()}, torch {torch.__version__}")
     why = plan.choices
-    print(f"Ours: {plan.settings.precision} ({why['precision'].why}), compile {plan.execution.compile} ({why['compile'].why})")  # fmt: skip
+    chosen = {"precision": plan.settings.precision, "convolutions": plan.execution.convolutions, "compile": plan.execution.compile}  # fmt: skip
+    print("Ours: " + "; ".join(f"{name} {what} ({why[name].why})" for name, what in chosen.items()))
     print(
         f"Batch {BATCH}, {count * BATCH} images a turn, n = {args.rounds} turns, loader with {args.workers} workers\n"
     )
@@ -234,6 +236,7 @@ def main() -> None:
     for _ in range(args.rounds):
         for name, train in loops.items():
             seconds[name].append(clock(partial(train, count), device))
+        autocast(plan.settings.precision, device)  # what the ordinary loop has set is not ours
         alone.append(convolutions.milliseconds())
 
     print("| loop | images/s | seconds an epoch | times the ordinary loop | first two batches |")

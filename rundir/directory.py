@@ -56,9 +56,8 @@ def refuse_links(directory: Path) -> None:
     for path in sorted(by_name | by_pattern):
         if path.is_symlink():
             raise UserError(f"{path}: is a symbolic link, and what a run writes would end elsewhere; remove it")
-        folder = path.name in FOLDERS
-        if path.exists() and not (path.is_dir() if folder else path.is_file()):
-            raise UserError(f"{path}: is no {'folder' if folder else 'regular file'}; remove it")
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise UserError(f"{path}: is no regular file; remove it")
 
 
 def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Path:
@@ -131,14 +130,6 @@ def is_being_trained(directory: Path) -> bool:
     except UserError:
         return True
     return False
-
-
-def how_to_go_on(directory: Path) -> str:
-    """Return what to do about a run that has stopped early."""
-    if (directory / "checkpoint.pt").exists():
-        return f"Continue with: {command_line('main.py', '--resume', directory)}"
-    again = command_line("main.py", "--save-dir", directory, "--overwrite")
-    return f"No epoch was finished, so there is nothing to continue; start again with {again} and the same flags"
 
 
 def write_config(directory: Path, plan: Plan, data: Digits, epochs: int, device: torch.device, processes: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,9 +68,16 @@ def read_run(path: Path) -> Run:
     record = read_record(path)
     kept, done = kept_epochs(path), len(read_epochs(path))
     if record.epochs not in kept or done < record.epochs:
-        go_on = command_line("main.py", "--resume", path)
-        raise UserError(f"{path}: has finished {done} of {record.epochs} epochs; go on with {go_on}")
+        raise UserError(f"{path}: has finished {done} of {record.epochs} epochs. {how_to_go_on(path)}")
     return Run(path, record, read_arrays(path, record.epochs, len(record.classes), record.plan.settings.feat_dim))
+
+
+def how_to_go_on(directory: Path) -> str:
+    """Return what to do about a run that has stopped early."""
+    if (directory / "checkpoint.pt").exists():
+        return f"Continue with: {command_line('main.py', '--resume', directory)}"
+    again = command_line("main.py", "--save-dir", directory, "--overwrite")
+    return f"No epoch was finished, so there is nothing to continue; start again with {again} and the same flags"
 
 
 # ---------------------------------------------------------------- config.json
@@ -185,6 +193,22 @@ def epochs_of(path: Path) -> tuple[int, int]:
         return len(read_epochs(path)), read_record(path).epochs
     except UserError:
         return 0, 0
+
+
+def progress_of(path: Path) -> float:
+    """Return how many epochs a run has trained, with the part of the one that it is in."""
+    done, epochs = epochs_of(path)
+    if not 0 <= done < epochs:
+        return done
+    try:
+        with open(path / "batches.csv", "rb") as file:
+            file.seek(-min(200, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            epoch, batch, *_ = file.read().decode().splitlines()[-2].split(",")  # the last may be cut
+        record = read_record(path)
+        share = int(batch) * record.plan.settings.batch_size / max(record.train, 1)
+        return done + (min(share, 1.0) if int(epoch) == done + 1 else 0.0)
+    except (OSError, ValueError, IndexError, UserError):
+        return done
 
 
 def kept_epochs(path: Path) -> list[int]:

@@ -420,3 +420,42 @@ def test_last_value_outlives_a_transform() -> None:
 
     torch.func.vmap(torch.func.grad(of_one))(torch.randn(4, 2), labels)
     assert float(loss.last_value) == pytest.approx(before.item())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("update", ["gradient", "paper"])
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_ignored_samples_count_for_nothing(update: str, weight: float, sparse: bool) -> None:
+    torch.manual_seed(0)
+    settings = dict(update=update, weight=weight, sparse=sparse, init=torch.randn(10, 2))
+    features, labels = torch.randn(8, 2), torch.tensor([0, 3, -100, 3, 0, -100, 9, 5])
+    kept = labels != -100
+    found, wanted = [], []
+    for loss, some, results in (
+        (CenterLoss(10, 2, ignore_index=-100, **settings), slice(None), found),
+        (CenterLoss(10, 2, **settings), kept, wanted),
+    ):
+        x = features[some].clone().requires_grad_()
+        value = loss(x, labels[some])
+        value.backward()
+        gradient = loss.centers.grad.to_dense() if sparse else loss.centers.grad
+        results += [value.detach(), loss.last_value, x.grad, gradient]
+    assert torch.equal(found[2][~kept], torch.zeros(2, 2))
+    found[2] = found[2][kept]
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_all_ignored_is_nothing() -> None:
+    loss = CenterLoss(10, 2, ignore_index=-100)
+    value = loss(torch.randn(3, 2), torch.full((3,), -100))
+    value.backward()
+    assert value == 0
+    assert torch.equal(loss.centers.grad, torch.zeros(10, 2))
+
+
+def test_a_label_out_of_range_is_no_ignored_one() -> None:
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 10\); got 10$"):
+        CenterLoss(10, 2, ignore_index=-100)(torch.randn(1, 2), torch.tensor([10]))
+    with pytest.raises(ValueError, match="got -100; ignore_index=-100 leaves such samples out"):
+        CenterLoss(10, 2)(torch.randn(1, 2), torch.tensor([-100]))

@@ -321,7 +321,7 @@ def test_bad_input_ends_with_one_line_before_training(
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (["--runs", tmp_path / "nothing"], "holds no run"),
-        (["--runs", cut_off], "has finished 1 of 2 epochs; go on with "),
+        (["--runs", cut_off], "has finished 1 of 2 epochs. Continue with: "),
         (["--runs", damaged], "damaged"),
         (["--runs", without], "no checkpoint here"),
         (["--unknowns", "emnist"], "emnist: neither a folder nor one of mnist, fashion-mnist, kmnist"),

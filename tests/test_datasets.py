@@ -106,7 +106,8 @@ def test_auto_falls_back_with_a_notice(tmp_path: Path) -> None:
     notices: list[str] = []
     assert load("auto", tmp_path / "data", notices.append).name == "mnist5k"
     assert "NOT MNIST" in notices[0]
-    assert "no route to host" in notices[0]
+    assert max(map(len, notices[0].splitlines())) == 80  # it keeps to its box
+    assert "no route to host" in " ".join(notices[0].replace("\n*", " ").split())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -316,3 +316,16 @@ def test_a_damaged_neighbor_does_not_stop_a_comparison(run: Path, tmp_path: Path
     assert len(done.stderr.splitlines()) == 1
     assert str(tmp_path / "bad" / "config.json") in done.stderr
     assert ROOT.exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_named_pipes_in_a_run_directory_are_refused(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    for name in ("batches.csv", "features/epoch_1.npz"):
+        (path / name).unlink()
+        os.mkfifo(path / name)
+        with pytest.raises(UserError, match="is no regular file"):
+            refuse_links(path)
+    with pytest.raises(UserError, match="not a regular file"):
+        read_run(path)

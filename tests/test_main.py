@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, rows, spawn, wait_until
+from conftest import ROOT, rows, run_here, spawn, wait_until
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -230,6 +230,32 @@ def test_divergence_stops_the_run(run_main, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert re.search(r"the loss is not finite at batch \d+ of epoch 1\. Try a smaller --lr-model", done.stderr)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--lambda", "1"], "--weight-cent"), (["--lr", "0.1"], "--lr-model"), (["--epochs", "3"], "--max-epoch"),
+        (["--cpu"], "--use-cpu"), (["--gpus", "2"], "torchrun"), (["--loss", "center"], "--head and --weight-cent"),
+    ],
+)  # fmt: skip
+def test_what_people_type_is_answered_with_what_they_mean(words: list[str], meant: str) -> None:
+    done = run_here(lambda argv: parse_arguments(argv) and 0, *words)
+    assert done.returncode == 2
+    assert meant in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_several_gpus_none_and_names_in_any_case() -> None:
+    several = parse_arguments(["--gpu", "1,2", "-d", "MNIST"])
+    assert (several.gpu, several.use_cpu, several.settings.dataset) == (1, False, "mnist")
+    assert "torchrun --nproc-per-node=2 main.py" in several.notes[0]
+    assert parse_arguments(["--gpu", "-1"]).use_cpu
+
+
+def test_set_can_be_given_more_than_once() -> None:
+    request = parse_arguments(["--set", "clip=none", "--set", "warmup=0.1", "shift=0"])
+    assert (request.settings.clip, request.settings.warmup, request.settings.shift) == (None, 0.1, 0)
 
 
 def test_defaults_wait_for_the_recipe() -> None:

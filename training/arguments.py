@@ -70,9 +70,17 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with status 2 and one line."""
+        if message.startswith("ambiguous option:") and (word := message.split()[2].split("=")[0]) in MEANT:
+            message = f"unrecognized arguments: {word}"
         if message.startswith("unrecognized arguments:"):
             word = message.split()[2].split("=")[0]
-            message += nearest(word, self._option_string_actions)
+            meant = MEANT.get(word, "").split(" ")[0].rstrip(";,")
+            known = self._option_string_actions
+            if meant.startswith("--") and meant not in known and not meant.startswith("--help"):
+                near = difflib.get_close_matches(meant, known, n=1, cutoff=0.8)  # compare.py has --weights-cent
+                message += f"; did you mean {near[0]}?" if near else f"; main.py has {meant}"
+            else:
+                message += nearest(word, known)
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -129,7 +137,7 @@ def parse_arguments(argv: list[str] | None = None) -> Request:
     for cls in (Settings, Execution, Options):
         add_flags(groups, cls)
     groups[DATA].add_argument("-j", "--workers", type=number(int, 0, 1024), metavar="N", help=argparse.SUPPRESS)
-    groups[OPTIMIZATION].add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="any other setting by its name, as in --set clip=none warmup=0.1")  # fmt: skip
+    groups[OPTIMIZATION].add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="any other setting by its name, as in --set clip=none warmup=0.1")  # fmt: skip
     run = groups[RUN]
     run.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help="CUDA device; without one, and for -1, the CPU is used (default: 0)")  # fmt: skip
     run.add_argument("--use-cpu", action="store_true", help="use the CPU even if there is a GPU")
