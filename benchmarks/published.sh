@@ -67,7 +67,7 @@ small() { # docs/reproduction.md: the 5,000 digits; centers that follow the sche
 }
 
 speed() { # docs/speed.md and docs/using_center_loss.md: on a quiet machine. Half an hour
-    $PYTHON benchmarks/train.py --images 2560 --rounds 12 --workers 2 --variant="--compile on" --variant="--precision fp32" > benchmarks/results/train_cpu.txt
+    $PYTHON benchmarks/train.py --images 2560 --rounds 8 --workers 2 --variant="--convolutions direct" --variant="--precision fp32" --variant="--precision fp32 --convolutions direct" > benchmarks/results/train_cpu.txt
     $PYTHON benchmarks/command.py > benchmarks/results/command_cpu.txt
     $PYTHON benchmarks/center_loss.py --rounds 5 > benchmarks/results/center_loss.txt
 }

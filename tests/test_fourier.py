@@ -140,3 +140,23 @@ def test_which_form_runs_follows_a_rule() -> None:
     for device, compile in ((gpu, "off"), (cpu, "on")):
         with pytest.raises(UserError, match="--convolutions fourier"):
             choose_convolutions("fourier", device, compile)
+
+
+def test_pooling_first_changes_nothing_but_the_work() -> None:
+    """PReLU after the pooling, where its slope allows it; before it, where the slope is negative."""
+    torch.manual_seed(0)
+    images = torch.randn(8, 1, 28, 28)
+    for slope in (0.25, 0.0, -0.1):
+        plain, fast = LeNetPP(), LeNetPP()
+        fast.load_state_dict(plain.state_dict())
+        through_frequency(fast)
+        found = []
+        for model in (plain, fast):
+            for layer in model.modules():
+                if isinstance(layer, torch.nn.PReLU):
+                    torch.nn.init.constant_(layer.weight, slope)
+            features = model(images)
+            features.square().sum().backward()
+            found.append([features.detach(), *(parameter.grad for parameter in model.parameters())])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
