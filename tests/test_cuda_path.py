@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 import main
+from analysis.reader import Reader
 from center_loss import CenterLoss
 from datasets import Digits
 from rundir import writing
@@ -108,6 +109,58 @@ def test_a_run(flags: str, tmp_path: Path, stack: Any, monkeypatch: pytest.Monke
     assert not {"CPU operand", "mask", "random"} & set(watch.kinds())
 
 
+def test_what_a_graph_of_a_step_would_freeze(tmp_path: Path, stack: Any) -> None:
+    """From step to step the same operators; what changes are learning rates and where a batch begins, host values
+    that a graph has to find on the device (docs/speed.md says that there is no such graph yet)."""
+    _, training, watch = prepared("", tmp_path, stack)
+    steps, traces = training.trainer.train_epoch(training.batches_of(1)[0]), []
+    for _ in range(4):
+        watch.trace.clear()
+        next(steps)
+        traces.append(list(watch.trace))
+    assert [step[:2] for step in traces[2]] == [step[:2] for step in traces[3]]
+    changing = {
+        (name, where.split(":")[0]) for (name, where, one), (_, _, two) in zip(*traces[2:], strict=True) if one != two
+    }
+    assert {where for _, where in changing} <= {"training/batches.py", "training/trainer.py"}
+    assert {name for name, _ in changing} <= {"slice", "index", "add", "unsqueeze", "_foreach_add_"}
+
+
+def test_predict_and_scoring(tmp_path: Path, stack: Any) -> None:
+    """What predict.py and compare.py ask of a GPU: a few reads for all the images, nothing on the wrong device."""
+    _, training, watch = prepared("", tmp_path, stack)
+    reader = Reader.__new__(Reader)
+    reader.device, reader.network = training.data.test_labels.device, training.trainer
+    reader.classes, reader.centers, reader.threshold = np.arange(10), np.zeros((10, 2), np.float32), 1.0
+    watch.events.clear()
+    assert len(reader.read(np.zeros((30, 28, 28), np.uint8))) == 30
+    assert not {"CPU operand", "mask", "random"} & set(watch.kinds())
+    assert watch.kinds()["copy to the device"] == 1
+    assert watch.kinds()["read"] < 30
+
+
+def bug_loss(trainer: Any) -> None:
+    """A loss that was left on the CPU."""
+    trainer.center_loss.to("cpu")
+
+
+class Doubled(torch.autograd.Function):
+    """A formula in Python that brings its own number from the CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * torch.full((len(gradient), 1), 2.0)
+
+
+def bug_function(trainer: Any) -> None:
+    inner = trainer.forward
+    trainer.forward = lambda images: Doubled.apply(inner(images))
+
+
 def bug_index(trainer: Any) -> None:
     """An index that was left on the CPU."""
     inner = trainer.forward
@@ -141,7 +194,9 @@ def bug_noise(trainer: Any) -> None:
     trainer.forward = lambda images: inner(images) + torch.randn_like(inner(images))
 
 
-@pytest.mark.parametrize("bug", [bug_index, bug_mask, bug_item, bug_numpy, bug_device, bug_noise])
+@pytest.mark.parametrize(
+    "bug", [bug_index, bug_mask, bug_item, bug_numpy, bug_device, bug_noise, bug_loss, bug_function]
+)
 def test_it_finds_bugs_that_are_put_in(bug: Callable[[Any], None], tmp_path: Path, stack: Any) -> None:
     _, training, watch = prepared("", tmp_path, stack)
     watch.events.clear()
@@ -149,7 +204,7 @@ def test_it_finds_bugs_that_are_put_in(bug: Callable[[Any], None], tmp_path: Pat
     try:
         for _ in itertools.islice(training.trainer.train_epoch(training.batches_of(1)[0]), 1):
             pass
-    except (RuntimeError, TypeError, torch._subclasses.fake_tensor.DynamicOutputShapeException):
+    except (RuntimeError, TypeError, ValueError, torch._subclasses.fake_tensor.DynamicOutputShapeException):
         return  # as on a GPU, or where a shape depends on values
     assert watch.events
 
