@@ -44,6 +44,21 @@ PAIRS_BETTER = {
     "TAR@1e-3 (cos)": "↑",
 }
 BETTER = CLASSES_BETTER | PAIRS_BETTER
+_PAIRS = "pairs of images told to be of one class or of two by"
+MEANING = {
+    "accuracy": "share of test images that the head classifies right",
+    "nearest-center accuracy": "share of features whose nearest learned center is that of their class",
+    "compactness": "distance to the own class mean over the distance between class means",
+    "Fisher ratio": "scatter between the classes over scatter within them",
+    "silhouette": "from -1 to 1: how much nearer the own class is than the nearest other",
+    "drift": "how far class means move from training to test set, over their distance",
+    "center gap": "distance of a center from its class's training mean over the class's spread; the largest",
+    **{name: f"{_PAIRS} the {how}: {what}" for how, end in (("distance", ""), ("angle", " (cos)")) for name, what in {
+        f"EER{end}": "where false acceptances and rejections are equally frequent",
+        f"TAR@1e-2{end}": "true acceptances at 1 % false ones",
+        f"TAR@1e-3{end}": "true acceptances at 0.1 % false ones",
+    }.items()},
+}  # fmt: skip
 OPEN_SET_BETTER = {"AUROC": "↑", "AUPR": "↑", "FPR95": "↓", "OSCR": "↑"}
 
 

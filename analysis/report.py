@@ -59,6 +59,11 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored]) -> list[Path
         digits=sorted({digit for run in runs for digit in run.record.classes}),
         epochs=sorted({epoch for run in runs for epoch in shown_epochs(run)}),
         better=metrics.BETTER,
+        meaning=metrics.MEANING,
+        scored=[
+            {"run": names[runs.index(one.run)], "unknowns": one.unknowns, "score": one.score} | one.numbers()
+            for one in scored
+        ],
         differing=_differing(runs),
         histograms={key: plot.xaxis[0].axis_label for key, plot in figures.items() if key.startswith("scores-")},
         data=json.dumps({"runs": [{"epochs": shown_epochs(run)} for run in runs]}),

@@ -71,7 +71,7 @@ def panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any]
 
     panels = []
     for part, images in (("train", digits.train_images), ("test", digits.test_images)):
-        every = read[-1].arrays[f"{part}_labels"].astype(int)
+        every = (digits.train_labels if part == "train" else digits.test_labels).numpy()
         sampled = part == "train" and any("train_sample" in epoch.arrays for epoch in read)
         there = len(training_sample(len(every))) if sampled else len(every)
         chosen = np.sort(sample(len(every), part)[:there])  # the sample is the start of the same order
@@ -96,14 +96,14 @@ def panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any]
 
 
 def _columns(read: list[plots.Epoch], part: str, chosen: np.ndarray, classes: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Return what a scatter shows of each epoch: the points, how far they lie from the center of their class,
-    and what they are predicted to be."""
+    """Return what a scatter shows of each epoch: the points, how far they lie from the center
+    of what they are predicted to be, and what that is."""
     columns = {}
     for epoch in read:
         arrays, n = epoch.arrays, epoch.number
         sampled = part == "train" and "train_sample" in arrays
         rows = np.searchsorted(arrays["train_sample"], chosen) if sampled else chosen
-        features, own = arrays[f"{part}_features"][rows], arrays["centers"][arrays[f"{part}_labels"][rows]]
+        features, own = arrays[f"{part}_features"][rows], arrays["centers"][arrays[f"{part}_predictions"][rows]]
         columns[f"x{n}"], columns[f"y{n}"] = epoch.points[f"{part}_features"][rows].astype(np.float32).T
         columns[f"d{n}"] = np.linalg.norm(features.astype(np.float32) - own, axis=1).astype(np.float32)
         columns[f"p{n}"] = np.array(classes, np.uint8)[arrays[f"{part}_predictions"][rows]]
@@ -173,6 +173,7 @@ def _scatter(source: ColumnDataSource, part: str, sheet: str, ranges: dict[str, 
     click = CustomJS(args={"source": source, "sheet": sheet}, code=CLICK)
     hover = HoverTool(renderers=[points], tooltips=tip, limit=1, point_policy="snap_to_data")
     plot.add_tools(pan, wheel, hover, TapTool(renderers=[points], callback=click), ResetTool())
+    plot.js_on_event("tap", CustomJS(code="window.tapped()"))
     plot.toolbar.active_drag, plot.toolbar.active_scroll = pan, wheel
     return {
         "figure": plot,
@@ -250,7 +251,8 @@ def histograms(runs: list[Run], names: list[str], scored: list[Scored]) -> dict[
     for part in scored:
         panels.setdefault((runs.index(part.run), part.score), {"known": part.known})[part.unknowns] = part.unknown
     figures = {}
-    for (number, score), values in panels.items():
+    order_of = list(dict.fromkeys(score for _, score in panels))
+    for (number, score), values in sorted(panels.items(), key=lambda item: (order_of.index(item[0][1]), item[0][0])):
         label = f"{names[number]}: {plots.SCORE_AXES.get(score, score)}"
         plot = _figure(height=260, x_axis_label=label)
         plot.yaxis.visible = False

@@ -17,7 +17,7 @@ from PIL import Image
 
 import compare
 import datasets
-from analysis import film
+from analysis import film, metrics
 from analysis.openset import Scored
 from analysis.report import write_report
 from rundir.reading import Run, read_run
@@ -161,6 +161,45 @@ def test_a_listed_digit_is_found_in_every_panel(page: Any) -> None:
     assert told.startswith(f"A {label}\n")
     assert told.count("from its center") == 2  # in the test set of both runs
     assert button.get_attribute("aria-pressed") == "true"
+
+
+def test_a_choice_is_in_view_and_let_go_of(page: Any) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    inspector = page.locator("#inspector")
+    page.locator(".thumbs button").first.click()
+    box = inspector.bounding_box()
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= 844
+    page.keyboard.press("Escape")
+    assert "Click a point" in inspector.inner_text()
+    assert page.locator(".thumbs button[aria-pressed=true]").count() == 0
+
+
+def test_the_ring_goes_with_its_class(page: Any) -> None:
+    button = page.locator(".thumbs button").first
+    label = re.match(r"a (\d)", button.get_attribute("aria-label")).group(1)  # type: ignore[union-attr]
+    rings = """() => Bokeh.documents[0].roots().filter((root) => root.name.startsWith("test"))
+      .map((plot) => plot.renderers.map((r) => r.data_source.data.x.length).filter((n) => n === 1).length)"""
+    button.click()
+    assert min(page.evaluate(rings)) == 1
+    page.locator(f'button[data-digit="{label}"]').click()
+    assert max(page.evaluate(rings)) == 0
+
+
+def test_reset_keeps_the_one_scale(page: Any) -> None:
+    wide = """() => Bokeh.documents[0].roots().filter((root) => root.name.startsWith("test"))
+      .map((plot) => plot.x_range.end - plot.x_range.start)"""
+    page.locator("#same").check()
+    before = page.evaluate(wide)
+    page.evaluate("""() => { for (const plot of Bokeh.documents[0].roots()) if (plot.name.startsWith("test")) plot.x_range.reset(); }""")  # fmt: skip
+    assert page.evaluate(wide) == pytest.approx(before)
+    assert len({round(width, 6) for width in before}) == 1
+
+
+def test_numbers_say_what_they_mean(page: Any) -> None:
+    meant = page.locator("thead abbr").evaluate_all("all => all.map((one) => [one.textContent, one.title])")
+    assert [name for name, _ in meant] == list(metrics.BETTER)
+    assert all(len(title) > 10 for _, title in meant)
 
 
 def test_zoom_is_linked_between_runs(page: Any) -> None:
