@@ -140,14 +140,14 @@ def draw_part(ax: Axes, epoch: Epoch, part: str, size: float = 1.0) -> None:
     labels = arrays[f"{part}_labels"]
     scatter(ax, points[f"{part}_features"], labels, points["centers"], record.classes, size)
     accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
-    which = {"train": "training set", "test": "test set"}[part]
+    which, break_ = {"train": "training set", "test": "test set"}[part], " "
     if part == "train" and "train_sample" in arrays:
-        which = f"{len(labels):,} of {record.train:,} training images"
+        which, break_ = f"{len(labels):,} of {record.train:,} training images", "\n"
     xlabel, ylabel = axis_labels(epoch.axis)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(
         f"{loss_name(record.plan.settings)}\n"
-        f"{record.dataset} {which}, epoch {epoch.number}, test accuracy {accuracy:.2f} %"
+        f"{record.dataset} {which},{break_}epoch {epoch.number}, test accuracy {accuracy:.2f} %"
     )
 
 
