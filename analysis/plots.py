@@ -178,12 +178,12 @@ def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"
             boxes = [limits([read.points[f"{part}_features"], read.points["centers"]]) for read in epochs]
             widths = [right - left for (left, right), _ in boxes]
             same = max(widths) <= ONE_SCALE * min(widths)
+            every = np.array(boxes)  # (runs, 2, 2)
+            low, high = every[:, :, 0].min(axis=0), every[:, :, 1].max(axis=0)
             for column, (read, width) in enumerate(zip(epochs, widths, strict=True)):
                 ax = axes[row, column]
                 draw_part(ax, read, part, size=0.25)
                 if same and len(runs) > 1:
-                    every = np.array(boxes)  # (runs, 2, 2)
-                    low, high = every[:, :, 0].min(axis=0), every[:, :, 1].max(axis=0)
                     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), adjustable="box")
                 elif len(runs) > 1:
                     ax.text(

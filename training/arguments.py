@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
             word = message.split()[2].split("=")[0]
             meant = MEANT.get(word, "").split(" ")[0].rstrip(";,")
             known = self._option_string_actions
-            if meant.startswith("--") and meant not in known and not meant.startswith("--help"):
+            if meant.startswith("--") and meant not in known:
                 near = difflib.get_close_matches(meant, known, n=1, cutoff=0.8)  # compare.py has --weights-cent
                 message += f"; did you mean {near[0]}?" if near else f"; main.py has {meant}"
             else:
