@@ -20,23 +20,48 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def start(path: Path, flags: list[str]) -> subprocess.Popen[bytes]:
-    """Start the run, or take it up where its checkpoint is."""
+# main.py as it is, killed when it has written a part of its n-th checkpoint. From outside, the moment is too
+# short to be met on a busy machine.
+KILLED_WHILE_IT_WRITES = """
+import os, runpy, signal, sys
+from pathlib import Path
+
+write, number, part = Path.write_bytes, int(sys.argv[1]), float(sys.argv[2])
+
+def write_a_part(path, data):
+    global number
+    number -= path.name.endswith("-checkpoint.pt")
+    if number == 0:
+        write(path, bytes(data)[: int(part * len(data))])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(path, data)
+
+Path.write_bytes = write_a_part
+sys.argv = sys.argv[3:]
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def start(path: Path, flags: list[str], around: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
+    """Start the run, or take it up where its checkpoint is; `around` it another program, with its arguments."""
     where = ["--save-dir", str(path), "--overwrite", *flags]
     if (path / "checkpoint.pt").exists():
         where = ["--resume", str(path)]
-    return subprocess.Popen([sys.executable, str(ROOT / "main.py"), *where], stdout=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, *around, str(ROOT / "main.py"), *where], stdout=subprocess.DEVNULL)
 
 
-def wait_for(process: subprocess.Popen[bytes], path: Path, moment: str, rng: random.Random) -> None:
-    """Wait until it is time to kill: while a checkpoint is being written, or at any time."""
-    if moment == "anywhen":
-        deadline = time.monotonic() + rng.uniform(2.0, 12.0)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        return
-    while process.poll() is None and not any(path.glob(".partial-*-checkpoint.pt")):
-        time.sleep(0.0005)
+def start_and_kill(path: Path, flags: list[str], writing: bool, rng: random.Random) -> int:
+    """Start the run or take it up, and kill it: while a checkpoint is being written, or at any time.
+    Return its exit status."""
+    if writing:
+        return start(path, flags, ("-c", KILLED_WHILE_IT_WRITES, str(rng.randint(1, 2)), str(rng.random()))).wait()
+    process = start(path, flags)
+    deadline = time.monotonic() + rng.uniform(2.0, 8.0)
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
@@ -82,12 +107,8 @@ def kill_and_resume(folder: Path, kills: int, seed: int = 0) -> dict[str, int]:
     assert start(whole, flags).wait() == 0
     counts = {"while a checkpoint was being written": 0, "elsewhere": 0, "after the end": 0}
     for number in range(kills):
-        moment = "checkpoint" if number % 2 == 0 else "anywhen"
         [file.unlink() for file in killed.glob(".partial-*")]  # of the kill before
-        process = start(killed, flags)
-        wait_for(process, killed, moment, rng)
-        process.send_signal(signal.SIGKILL)
-        if process.wait() != -signal.SIGKILL:
+        if start_and_kill(killed, flags, number % 2 == 0, rng) != -signal.SIGKILL:
             counts["after the end"] += 1
         elif any(killed.glob(".partial-*-checkpoint.pt")):
             counts["while a checkpoint was being written"] += 1

@@ -22,7 +22,7 @@ def test_there_are_blocks() -> None:
 
 @pytest.mark.parametrize("code", BLOCKS)
 def test_block_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(code, "block", "exec"), {"__name__": "__main__"})
+    exec(compile(code, "<block>", "exec"), {"__name__": "__main__"})
 
 
 def test_files_and_flags_that_the_readme_names_exist() -> None:
