@@ -151,7 +151,7 @@ def follow(group: Group) -> None:
     data = datasets.load(session.plan.settings.dataset, Path(session.plan.options.data_root))
     training = session.build(group, data)
     for epoch in range(session.first, session.last + 1):
-        for _ in training.trainer.train_epoch(training.batches_of(epoch)[0]):
+        for _ in training.steps(epoch)[0]:
             pass
 
 
@@ -171,7 +171,7 @@ def take_up(request: Request) -> Checkpoint | None:
 def decided(request: Request, options: Options, dataset: str, group: Group) -> Plan:
     """Return the plan of a new run, with everything that was left open decided."""
     settings = resolve(request.settings, request.by_hand, dataset)
-    settings, execution, choices = decide(settings, request.execution, group.device)
+    settings, execution, choices = decide(settings, request.execution, group.device, group.size)
     why = "as asked for" if request.settings.dataset == dataset else "MNIST first, else the digits that are here"
     choices["dataset"] = Choice(request.settings.dataset, why)
     return Plan(settings=settings, execution=execution, options=options, choices=choices)
@@ -197,7 +197,13 @@ def greet(log: RunLog, session: Session, training: Training, first_lines: list[s
     log(f"Creating model: {settings.model} ({settings.feat_dim}-D features, {settings.head} head)")
     log(f"Recipe: {settings.recipe}, seed {settings.seed}")
     chosen = {"Precision": settings.precision, "Compile": plan.execution.compile, "Convolutions": plan.execution.convolutions}  # fmt: skip
-    log(". ".join(f"{name}: {what}, {plan.choices[name.lower()].why}" for name, what in chosen.items()))
+    if data.test_labels.device.type == "cuda" or plan.choices["cuda_graph"].asked != "auto":
+        chosen["CUDA graph"] = plan.execution.cuda_graph
+    log(
+        ". ".join(
+            f"{name}: {what}, {plan.choices[name.lower().replace(' ', '_')].why}" for name, what in chosen.items()
+        )
+    )
     log(f"Loss = XentLoss + {settings.weight_cent:g} * CenterLoss (centers: {settings.center_update} update)")
     log(f"Run directory: {session.directory}")
 
@@ -207,6 +213,8 @@ def train_epochs(session: Session, training: Training, log: RunLog) -> None:
     start = time.monotonic()
     options, directory = session.plan.options, session.directory
     drawer = Drawer(directory, log)
+    if training.graphed is not None:
+        training.graphed.note = log
     events = Events(directory) if options.tensorboard else None
     if options.plot:
         drawer.draw_missing()  # of a run that was cut off
@@ -236,10 +244,9 @@ def train_epochs(session: Session, training: Training, log: RunLog) -> None:
 def train_epoch(session: Session, training: Training, log: RunLog, epoch: int) -> tuple[LossMeter, float]:
     """Train one epoch; return its losses and the seconds that it took."""
     start = time.monotonic()
-    batches, count = training.batches_of(epoch)
+    steps, count = training.steps(epoch)
     plan = session.plan
     meter = LossMeter(log, epoch, count, plan.settings.weight_cent, plan.options.print_freq)
-    steps = training.trainer.train_epoch(batches)
     for lr, losses in utils.progress_bar(steps, count, f"Epoch {epoch}/{training.epochs}"):
         if not meter.add(lr, losses):
             raise Diverged(

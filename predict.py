@@ -99,8 +99,11 @@ def predict(args: argparse.Namespace) -> int:
     from analysis.reader import Reader
     from training.hardware import choose_device
 
-    device, line = choose_device(args.gpu[0], args.use_cpu)
-    if args.gpu[0] >= 0 and "does not run here" in line:
+    gpu, note = args.gpu
+    if note:
+        complain(note.split(";")[0])
+    device, line = choose_device(gpu, args.use_cpu)
+    if gpu >= 0 and "does not run here" in line:
         complain(f"predict.py: {line}")
     readers = [Reader(run, device, args.reject) for run in runs]
     if args.page:

@@ -67,7 +67,8 @@ def run_command(name: str, work: Callable[[], int]) -> int:
         return _end(f"Interrupted. {interrupt}".rstrip(), 130)
     except RuntimeError as error:
         if type(error).__name__ == "OutOfMemoryError":
-            return _end(f"{name}: stopped: the GPU's memory is full; try a smaller --batch-size", 1)
+            smaller = "a smaller --batch-size or " if name == "main.py" else ""
+            return _end(f"{name}: stopped: the GPU's memory is full; try {smaller}--use-cpu", 1)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             raise
         reason = str(error).strip().splitlines()[0]

@@ -49,7 +49,8 @@ def is_computed_so(plan: Plan, asked: Execution) -> bool:
     there = plan.execution
     same_compile = asked.compile in (there.compile, plan.asked("compile")) or (asked.compile, there.compile) == ("auto", "off")  # fmt: skip
     same_convolutions = asked.convolutions in ("auto", there.convolutions)
-    return same_compile and same_convolutions and asked.deterministic == there.deterministic
+    same_graph = asked.cuda_graph in ("auto", there.cuda_graph, plan.asked("cuda_graph"))
+    return same_compile and same_convolutions and same_graph and asked.deterministic == there.deterministic
 
 
 def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], every_epoch: bool = False) -> list[Wanted]:

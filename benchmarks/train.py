@@ -64,9 +64,7 @@ def ours(data: Digits, device: torch.device, flags: list[str]) -> tuple[Trainer,
 
     def train(count: int) -> None:
         autocast(settings.precision, device)  # what float32 convolutions are is of the whole process
-        for number, (_, losses) in enumerate(
-            training.trainer.train_epoch(itertools.islice(training.batches_of(1)[0], count)), 1
-        ):
+        for number, (_, losses) in enumerate(training.steps(1, count)[0], 1):
             if number % 50 == 0:
                 losses.tolist()  # as --print-freq reads them
         wait(device)

@@ -327,7 +327,7 @@ def test_bad_calls(features: Tensor, labels: Tensor, message: str, update: str) 
         CenterLoss(update=update)(features, labels)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_cuda_reads_nothing_back() -> None:
     features, labels = (t.cuda() for t in random_batch(dtype=torch.float32))
     loss = CenterLoss(5, 3, use_gpu=True, update="paper")

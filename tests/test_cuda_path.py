@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +34,7 @@ from training.building import Training
 from training.hardware import choose_device, decide
 from training.parallel import Group
 from training.settings import Plan, resolve
+from utils import HERE
 
 RUNS = (
     "", "--weight-cent 0", "--recipe reference", "--recipe paper", "--head arcface", "--center-update gradient",
@@ -90,7 +93,7 @@ def test_a_run(flags: str, tmp_path: Path, stack: Any, monkeypatch: pytest.Monke
         assert {parameter.device.type for parameter in module.parameters()} == {"cuda"}
 
     # One step after another: the host is never kept waiting, and nothing lies on the wrong device.
-    steps = training.trainer.train_epoch(training.batches_of(1)[0])
+    steps = training.steps(1)[0]
     next(steps)
     watch.events.clear()
     next(steps)
@@ -109,21 +112,39 @@ def test_a_run(flags: str, tmp_path: Path, stack: Any, monkeypatch: pytest.Monke
     assert not {"CPU operand", "mask", "random"} & set(watch.kinds())
 
 
-def test_what_a_graph_of_a_step_would_freeze(tmp_path: Path, stack: Any) -> None:
-    """From step to step the same operators; what changes are learning rates and where a batch begins, host values
-    that a graph has to find on the device (docs/speed.md says that there is no such graph yet)."""
-    _, training, watch = prepared("", tmp_path, stack)
-    steps, traces = training.trainer.train_epoch(training.batches_of(1)[0]), []
-    for _ in range(4):
+def changing_numbers(steps: Iterator[object], watch: Watch) -> set[tuple[str, str]]:
+    """Return operator and file of what gets other numbers from the host in one step than in the next."""
+    traces = []
+    for _ in range(3):  # the first makes the momentum buffers
         watch.trace.clear()
         next(steps)
         traces.append(list(watch.trace))
-    assert [step[:2] for step in traces[2]] == [step[:2] for step in traces[3]]
-    changing = {
-        (name, where.split(":")[0]) for (name, where, one), (_, _, two) in zip(*traces[2:], strict=True) if one != two
+    assert [step[:2] for step in traces[1]] == [step[:2] for step in traces[2]]
+    return {
+        (name, where.split(":")[0]) for (name, where, one), (_, _, two) in zip(*traces[1:], strict=True) if one != two
     }
-    assert {where for _, where in changing} <= {"training/batches.py", "training/trainer.py"}
+
+
+def test_the_ordinary_step_needs_numbers_from_the_host(tmp_path: Path, stack: Any) -> None:
+    """Learning rates, and where a batch begins: why a graph cannot hold it."""
+    _, training, watch = prepared("", tmp_path, stack)
+    changing = changing_numbers(training.steps(1)[0], watch)
+    assert {where for _, where in changing} == {"training/batches.py", "training/trainer.py"}
     assert {name for name, _ in changing} <= {"slice", "index", "add", "unsqueeze", "_foreach_add_"}
+
+
+@pytest.mark.parametrize("flags", RUNS)
+def test_what_a_graph_holds_needs_no_number_from_the_host(flags: str, tmp_path: Path, stack: Any) -> None:
+    _, training, watch = prepared(f"{flags} --cuda-graph on", tmp_path, stack)
+    assert training.graphed is not None
+    training.graphed.steps_before_graph = None  # there is nothing that could record
+    watch.events.clear()
+    found = changing_numbers(training.steps(1)[0], watch)
+    assert watch.kinds() == {"copy to the device": 2}, "an epoch's order and shifts, and nothing is read"
+    assert found == {("select", "training/graphed.py")}, "where the host finds a step's losses, outside the graph"
+    for _ in training.steps(1)[0]:  # the last, smaller batch too
+        pass
+    assert watch.kinds() == {"copy to the device": 4}
 
 
 def test_predict_and_scoring(tmp_path: Path, stack: Any) -> None:
@@ -202,7 +223,7 @@ def test_it_finds_bugs_that_are_put_in(bug: Callable[[Any], None], tmp_path: Pat
     watch.events.clear()
     bug(training.trainer)
     try:
-        for _ in itertools.islice(training.trainer.train_epoch(training.batches_of(1)[0]), 1):
+        for _ in itertools.islice(training.steps(1)[0], 1):
             pass
     except (RuntimeError, TypeError, ValueError, torch._subclasses.fake_tensor.DynamicOutputShapeException):
         return  # as on a GPU, or where a shape depends on values
@@ -253,3 +274,15 @@ def test_a_driver_that_does_not_start_is_not_asked_for_random_states() -> None:
     assert states["cuda"] == []
     assert isinstance(states["cpu"], Tensor)
     assert np.isfinite(states["cpu"].numpy().sum())
+
+
+@pytest.mark.slow
+def test_the_benchmark_for_a_gpu_is_rehearsed() -> None:
+    """Its steps, but for the tests that a GPU runs and the ordinary loop, on the CPU."""
+    only = ["--only", "same_as_cpu", "same_as_kernels", "accuracy", "with_figures"]
+    command = [sys.executable, str(HERE / "benchmarks/gpu.py"), "--rehearse", *only]
+    page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert page.count("\n## ") == 4
+    assert page.count("| True | True | False | ") == 2, "on the CPU nothing is recorded"
+    assert "Mean accuracy of at least 98.51 %: 0." in page
+    assert page.count(" | 4 |") == 2, "figures of the runs with --plot"

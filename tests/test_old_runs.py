@@ -38,7 +38,7 @@ def begun(mnist5k: datasets.Digits, tmp_path: Path) -> Path:
     (path / "checkpoint.json").unlink()
     plan = read_record(path).plan
     training = build_training(plan, mnist5k, Group(torch.device("cpu")))
-    for _ in training.trainer.train_epoch(training.batches_of(1)[0]):
+    for _ in training.steps(1)[0]:
         pass
     state = training.trainer.state_dict()
     torch.save({**state, "random": {"cpu": torch.get_rng_state(), "cuda": []}, **old}, path / "checkpoint.pt")
@@ -65,7 +65,7 @@ def test_the_old_form_says_what_the_run_was(begun: Path) -> None:
             dataset="mnist5k", known_classes=(0, 1), batch_size=100, max_epoch=2, precision="bf16", center_schedule=False
         )  # fmt: skip
         assert plan.execution.convolutions == "direct"  # such a run goes on to its own bits
-        assert (plan.execution.compile, plan.execution.threads) == ("off", 1)
+        assert (plan.execution.compile, plan.execution.cuda_graph, plan.execution.threads) == ("off", "off", 1)
         assert plan.choices["precision"] == Choice("auto", "this processor computes it natively")
         assert plan.asked("dataset") == "mnist5k"
 

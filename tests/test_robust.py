@@ -76,7 +76,7 @@ print("threads", torch.get_num_threads())
     assert "threads 1" in done.stdout
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_deterministic_on_cuda(run_main, tmp_path: Path) -> None:
     flags = [flag for flag in QUICK if flag != "--use-cpu"]
     for name in "ab":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from datasets import Digits
 from models import LeNetPP
 from training.batches import Batches, normalize
 from training.building import build_head, build_optimizers, initial_centers, length_of_run, lr_schedule
+from training.graphed import WARM_UP, GraphedSteps
 from training.hardware import autocast, compiled, vectorize_prelu
 from training.settings import RECIPES, Settings, resolve
 from training.trainer import Trainer
@@ -151,7 +154,7 @@ def test_initial_centers(name: str) -> None:
     "device",
     [
         pytest.param("cpu", marks=pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")),
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+        pytest.param("cuda", marks=pytest.mark.cuda),
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -204,3 +207,106 @@ def test_vectorized_prelu_in_float64() -> None:
     assert torch.autograd.gradcheck(
         lambda x, slope: torch.func.functional_call(layer[0], {"weight": slope}, x), (x, slope)
     )
+
+
+@pytest.mark.parametrize("recipe", ["default", "paper"])
+def test_graphed_steps_are_the_ordinary_ones(mnist5k: Digits, recipe: str) -> None:
+    """Not recorded, for want of a GPU, but with all that changes on the device: two epochs, the last batch of each
+    smaller, with a checkpoint between them."""
+
+    def trainer() -> Trainer:
+        return make_trainer(mnist5k, 0.1, recipe, max_epoch=2, center_hold=0.0)[0]
+
+    batches = Batches(mnist5k.train_images[:250], mnist5k.train_labels[:250], 64, seed=0, shift=1)
+    ordinary, graphed = trainer(), trainer()
+    for epoch in (1, 2):
+        steps = GraphedSteps(graphed, batches, iterations=8).epoch(epoch, 4)
+        for (lr, losses), (lr_here, losses_here) in zip(ordinary.train_epoch(batches.epoch(epoch)), steps, strict=True):
+            assert lr_here == lr
+            torch.testing.assert_close(losses_here, losses, rtol=1e-4, atol=1e-5)
+        assert_same_form(graphed.state_dict(), ordinary.state_dict())
+        state, graphed = copy.deepcopy(graphed.state_dict()), trainer()
+        graphed.load_state_dict(state)  # as --resume does
+
+
+class Recorder:
+    """Stands in for torch.cuda: what it records is computed when it is replayed, as by a graph."""
+
+    def __init__(self, steps: GraphedSteps, error: str | None = None) -> None:
+        self.steps, self.error = steps, error
+        self.replayed = 0
+        self.computed = steps._step
+        self.CUDAGraph = lambda: self
+        self.current_stream = lambda: None
+
+    @contextlib.contextmanager
+    def graph(self, graph: object, stream: object, capture_error_mode: str) -> Iterator[None]:
+        if self.error is not None:
+            raise RuntimeError(self.error)
+        self.steps._step = lambda size: None  # type: ignore[method-assign]
+        yield
+        self.steps._step = self.computed  # type: ignore[method-assign]
+
+    def replay(self) -> None:
+        self.replayed += 1
+        self.computed(self.steps.batches.batch_size)
+
+
+@pytest.mark.parametrize("error", [None, "operation not permitted when stream is capturing\nmore of it"])
+def test_a_graph_is_recorded_once_and_replayed(
+    mnist5k: Digits, monkeypatch: pytest.MonkeyPatch, error: str | None
+) -> None:
+    batches = Batches(mnist5k.train_images[:350], mnist5k.train_labels[:350], 64, seed=0, shift=1)
+    ordinary, graphed = (make_trainer(mnist5k, 0.1, max_epoch=3)[0] for _ in range(2))  # of 4 batches
+    steps, notes = GraphedSteps(graphed, batches, iterations=12), []
+    steps.note, steps.steps_before_graph = notes.append, WARM_UP
+    recorder = Recorder(steps, error)
+    monkeypatch.setattr("training.graphed.torch.cuda", recorder)
+    for epoch in (1, 2):
+        pairs = zip(ordinary.train_epoch(batches.epoch(epoch)), steps.epoch(epoch, 6), strict=True)
+        for (_, losses), (_, losses_here) in pairs:
+            torch.testing.assert_close(losses_here, losses, rtol=1e-3, atol=1e-4)
+    assert recorder.replayed == (2 + 5 if error is None else 0)  # after three steps; the last, smaller batch is not
+    told = "Note: the step could not be made a CUDA graph, it goes on kernel by kernel: "
+    assert notes == ([] if error is None else [told + "operation not permitted when stream is capturing"])
+    assert_same_form(graphed.state_dict(), ordinary.state_dict())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("recipe", ["default", "reference", "paper"])
+def test_a_recorded_graph_computes_what_its_kernels_do(mnist5k: Digits, recipe: str) -> None:
+    """To the last bit, and in float32 what the ordinary loop does."""
+    digits = mnist5k.to(torch.device("cuda"))
+    batches = Batches(digits.train_images[:1_000], digits.train_labels[:1_000], 64, seed=0, shift=1)
+    trainers = [make_trainer(digits, 0.1, recipe, "cuda", max_epoch=8)[0] for _ in range(3)]
+    recorded, loose = (GraphedSteps(trainer, batches, iterations=32) for trainer in trainers[:2])
+    loose.steps_before_graph = None
+    torch.use_deterministic_algorithms(True)
+    try:
+        for epoch in (1, 2):
+            rivals = [recorded.epoch(epoch, 16), loose.epoch(epoch, 16), trainers[2].train_epoch(batches.epoch(epoch))]
+            losses = [torch.stack([one for _, one in steps]) for steps in rivals]
+            assert torch.equal(losses[0], losses[1])
+            torch.testing.assert_close(losses[0], losses[2], rtol=1e-2, atol=1e-3)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert recorded.graph is not None
+    for one, other in zip(trainers[0].model.parameters(), trainers[1].model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def assert_same_form(a: object, b: object) -> None:
+    """Assert that two states are the same up to rounding."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same_form(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for one, two in zip(a, b, strict=True):
+            assert_same_form(one, two)
+    elif isinstance(a, torch.Tensor | float):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    elif not callable(a):
+        assert a == b

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, RunMain, is_anywhere_running, run_here, run_limited, wait_until
 from PIL import Image
 
@@ -84,6 +85,18 @@ def test_nohup_is_heard() -> None:
         assert utils.run_command("x.py", lambda: int(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)) == 1
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_full_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fill() -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90.00 GiB.\nmore of it")
+
+    assert utils.run_command("main.py", fill) == 1
+    assert utils.run_command("predict.py", fill) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "main.py: stopped: the GPU's memory is full; try a smaller --batch-size or --use-cpu",
+        "predict.py: stopped: the GPU's memory is full; try --use-cpu",
+    ]
 
 
 def test_interrupted_twice(tmp_path: Path) -> None:

@@ -160,6 +160,8 @@ def add_flags(groups: dict[str, Any], cls: type[Any]) -> None:
             more = {"action": "store_true"}
         elif about.choices:
             more = one_of(about.choices)
+            if "on" in about.choices:  # a switch; `auto` decides where it is not given
+                more |= {"nargs": "?", "const": "on"}
             if name == "dataset":  # MNIST is written in many ways
                 more["type"] = lambda text, parse_name=more["type"]: parse_name(text.lower())
         elif about.number is not None:

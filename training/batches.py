@@ -32,27 +32,32 @@ class Batches:
         self.batch_size = batch_size
         self.seed = seed
         self.shift = shift
+        self.pixels = torch.arange(SIDE, device=labels.device)
 
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield uint8 images (B, 28, 28) and labels (B,) of that epoch, counted from 1."""
-        device = self.labels.device
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.labels), generator=generator).to(device)
-        corners = torch.randint(0, 2 * self.shift + 1, (len(self.labels), 2), generator=generator).to(device)
-        pixels = torch.arange(SIDE, device=device)
+        order, corners = (one.to(self.labels.device) for one in self.draw(epoch))
         for start in range(0, len(order), self.batch_size):
-            index = order[start : start + self.batch_size]
-            labels = self.labels[index]
-            if self.shift == 0:
-                yield self.images[index], labels
-                continue
-            corner = corners[start : start + self.batch_size]
-            rows = (corner[:, :1] + pixels)[:, :, None]  # (B, 28, 1)
-            columns = (corner[:, 1:] + pixels)[:, None, :]  # (B, 1, 28)
-            yield self.images[index[:, None, None], rows, columns], labels
+            part = slice(start, start + self.batch_size)
+            yield self.take(order[part], corners[part])
+
+    def draw(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """Return that epoch's order (N,) and where in its padded image each one begins, (N, 2), on the CPU."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(len(self.labels), generator=generator)
+        return order, torch.randint(0, 2 * self.shift + 1, (len(self.labels), 2), generator=generator)
+
+    def take(self, index: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images and labels of an index (B,), the images cut out at these corners (B, 2)."""
+        labels = self.labels[index]
+        if self.shift == 0:
+            return self.images[index], labels
+        rows = (corners[:, :1] + self.pixels)[:, :, None]  # (B, 28, 1)
+        columns = (corners[:, 1:] + self.pixels)[:, None, :]  # (B, 1, 28)
+        return self.images[index[:, None, None], rows, columns], labels
 
 
 def normalize(images: Tensor, mean: float, std: float) -> Tensor:

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import torch
@@ -21,6 +21,7 @@ from datasets import Digits
 from margin_heads import ArcFace, CosFace, MarginHead
 from models import SoftmaxHead, spread_directions, through_frequency
 from training.batches import Batches
+from training.graphed import GraphedSteps
 from training.hardware import autocast, compiled, make_deterministic, vectorize_prelu
 from training.parallel import Group
 from training.settings import START_RADIUS, Execution, Plan, Settings
@@ -32,18 +33,23 @@ MARGIN_HEADS = {"arcface": ArcFace, "cosface": CosFace}
 
 @dataclass
 class Training:
-    """What trains a run: its data on the device, their batches, the trainer."""
+    """What trains a run: its data on the device, their batches, the trainer, its steps as a graph or None."""
 
     data: Digits
     batches: Batches
     trainer: Trainer
     epochs: int
     iterations: int
+    graphed: GraphedSteps | None = None
 
-    def batches_of(self, epoch: int) -> tuple[Iterator[tuple[Tensor, Tensor]], int]:
-        """Return an epoch's batches, the last epoch's perhaps cut short, and how many."""
+    def steps(self, epoch: int, limit: int | None = None) -> tuple[Iterator[tuple[float, Tensor]], int]:
+        """Return what trains an epoch, or its first `limit` batches, and how many batches these are; the last
+        epoch may be cut short. Each step gives the learning rate and its losses, see `Trainer.train_epoch`."""
         count = min(len(self.batches), self.iterations - (epoch - 1) * len(self.batches))
-        return itertools.islice(self.batches.epoch(epoch), count), count
+        count = count if limit is None else min(count, limit)
+        if self.graphed is not None:
+            return self.graphed.epoch(epoch, count), count
+        return self.trainer.train_epoch(itertools.islice(self.batches.epoch(epoch), count)), count
 
 
 class Optimizers(TypedDict):
@@ -51,8 +57,8 @@ class Optimizers(TypedDict):
 
     optimizer_model: torch.optim.Optimizer
     optimizer_center: torch.optim.Optimizer
-    scheduler_model: torch.optim.lr_scheduler.LRScheduler
-    scheduler_center: torch.optim.lr_scheduler.LRScheduler
+    scheduler_model: LambdaLR
+    scheduler_center: LambdaLR
 
 
 def seed_everything(seed: int) -> None:
@@ -67,8 +73,13 @@ def build_training(plan: Plan, data: Digits, group: Group) -> Training:
     data, _, _ = data.for_training(settings.known_classes, settings.hold_out)
     data = data.to(group.device)
     batches = Batches(data.train_images, data.train_labels, settings.batch_size, settings.seed, settings.shift)
-    trainer = build_trainer(settings, plan.execution, batches, len(data.classes), group)
-    return Training(data, batches, trainer, *length_of_run(settings, len(batches)))
+    execution = plan.execution
+    if group.device.type != "cuda" or group.size > 1:  # as on the machine where the run began
+        execution = replace(execution, cuda_graph="off")
+    trainer = build_trainer(settings, execution, batches, len(data.classes), group)
+    epochs, iterations = length_of_run(settings, len(batches))
+    graphed = GraphedSteps(trainer, batches, iterations) if execution.cuda_graph == "on" else None
+    return Training(data, batches, trainer, epochs, iterations, graphed)
 
 
 def build_trainer(
@@ -81,6 +92,8 @@ def build_trainer(
     """
     if execution.deterministic:
         make_deterministic()
+    elif group.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # the batches of a run have one size
     if execution.threads is not None:
         torch.set_num_threads(execution.threads)
     seed_everything(settings.seed)
@@ -100,13 +113,15 @@ def build_trainer(
         module.to(group.device)
     specialize(network.model, execution, group.device)
     forward = group.over_all(network.model)
+    if execution.compile == "on":
+        forward = compiled(forward, settings.batch_size, group.device, execution.cuda_graph == "on")
     return Trainer(
         model=network.model,
         head=network.head,
         precision=network.precision,
         pixel_mean=network.pixel_mean,
         pixel_std=network.pixel_std,
-        forward=compiled(forward, settings.batch_size, group.device) if execution.compile == "on" else forward,
+        forward=forward,
         center_loss=center_loss,
         **build_optimizers(network.model, network.head, center_loss, settings, len(batches)),
         clip=settings.clip,

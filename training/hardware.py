@@ -139,27 +139,47 @@ def choose_convolutions(wanted: str, device: torch.device, compile: str) -> tupl
     return ("direct", "those that torch.compile knows") if compile == "on" else ("fourier", "faster on CPUs")
 
 
+def choose_cuda_graph(wanted: str, device: torch.device, processes: int) -> tuple[str, str]:
+    """Return ``on`` or ``off`` and why; ``auto`` is off until a run on a GPU has been recorded."""
+    if wanted == "on" and device.type != "cuda":
+        return "off", "there is no GPU to record a step on"
+    if wanted == "on" and processes > 1:
+        return "off", "several processes exchange their batches within a step"
+    return ("off", "not yet measured on GPUs") if wanted == "auto" else (wanted, "as asked for")
+
+
 def decide(
-    settings: Settings, execution: Execution, device: torch.device
+    settings: Settings, execution: Execution, device: torch.device, processes: int = 1
 ) -> tuple[Settings, Execution, dict[str, Choice]]:
-    """Return both with what was left open decided for this device, and why."""
+    """Return both with what was left open decided for this device and so many processes, and why."""
     precision, why_precision = choose_precision(settings.precision, device)
     compile_, why_compile = choose_compile(execution.compile, device)
     convolutions, why_convolutions = choose_convolutions(execution.convolutions, device, compile_)
+    cuda_graph, why_cuda_graph = choose_cuda_graph(execution.cuda_graph, device, processes)
     choices = {
         "precision": Choice(settings.precision, why_precision),
         "compile": Choice(execution.compile, why_compile),
         "convolutions": Choice(execution.convolutions, why_convolutions),
+        "cuda_graph": Choice(execution.cuda_graph, why_cuda_graph),
     }
-    execution = replace(execution, compile=compile_, convolutions=convolutions, threads=torch.get_num_threads())
+    execution = replace(
+        execution,
+        compile=compile_,
+        convolutions=convolutions,
+        cuda_graph=cuda_graph,
+        threads=torch.get_num_threads(),
+    )
     return replace(settings, precision=precision), execution, choices
 
 
-def compiled(features: Callable[[Tensor], Tensor], batch_size: int, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return the same function of images, compiled for batches of that size, on a GPU into CUDA graphs. The
-    last, smaller batch of an epoch is not worth a compilation of its own."""
+def compiled(
+    features: Callable[[Tensor], Tensor], batch_size: int, device: torch.device, in_graph: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """Return the same function of images, compiled for batches of that size, on a GPU into CUDA graphs unless it
+    becomes part of one. The last, smaller batch of an epoch is not worth a compilation of its own."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # misses CUDA where there is none
-    fast = torch.compile(features, dynamic=False, mode="reduce-overhead" if device.type == "cuda" else None)
+    mode = "reduce-overhead" if device.type == "cuda" and not in_graph else None
+    fast = torch.compile(features, dynamic=False, mode=mode)
     return lambda images: fast(images) if len(images) == batch_size else features(images)
 
 

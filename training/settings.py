@@ -93,6 +93,7 @@ class Execution:
 
     compile: str = setting("auto", "torch.compile the network; auto: where that has been seen to pay, nowhere so far", choices=("auto", "on", "off"), group=OPTIMIZATION)  # fmt: skip
     convolutions: str = setting("auto", "how the CPU computes them: direct, or fourier, through the frequency domain; auto: fourier", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)  # fmt: skip
+    cuda_graph: str = setting("auto", "on a GPU record a training step once and replay it; auto: off until it has been measured", choices=("auto", "on", "off"), group=OPTIMIZATION)  # fmt: skip
     deterministic: bool = setting(False, "the same seed gives the same bits on CUDA too, at some cost; on the CPU it always does", group=RUN)  # fmt: skip
     threads: int | None = setting(None, "of the processor", Number(int, 1, 1024))
 
@@ -264,7 +265,7 @@ def plan_from_json(raw: object, where: str) -> Plan:
         raise UserError(f"{where}: recipe: {str(recipe)[:80]!r}: must be one of {', '.join(RECIPES)}")
     plan = Plan(
         settings=_filled(RECIPES[recipe], settings, where),
-        execution=_filled(Execution(compile="off", convolutions="direct"), execution, where),
+        execution=_filled(Execution(compile="off", convolutions="direct", cuda_graph="off"), execution, where),
         options=_filled(Options(), parts["options"], where),
         choices={name: _choice(value, name, where) for name, value in parts["choices"].items()},
     )

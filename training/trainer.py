@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from center_loss import CenterLoss
 from margin_heads import MarginHead
@@ -90,8 +91,8 @@ class Trainer(Network):
     center_loss: CenterLoss
     optimizer_model: torch.optim.Optimizer
     optimizer_center: torch.optim.Optimizer
-    scheduler_model: torch.optim.lr_scheduler.LRScheduler
-    scheduler_center: torch.optim.lr_scheduler.LRScheduler
+    scheduler_model: LambdaLR
+    scheduler_center: LambdaLR
     clip: float | None
 
     STATEFUL = ("model", "head", "center_loss", "optimizer_model", "optimizer_center", "scheduler_model", "scheduler_center")  # fmt: skip
@@ -105,21 +106,26 @@ class Trainer(Network):
         self.head.train()
         for images, labels in batches:
             lr = self.optimizer_model.param_groups[0]["lr"]
-            features = self._features(images, self.forward)  # (B, D)
-            logits = self.head(features, labels)  # (B, C)
-            loss_xent = F.cross_entropy(logits, labels)
-            loss = loss_xent + self.center_loss(features, labels)  # eq. 5; the loss holds λ
-
-            self.optimizer_model.zero_grad()
-            self.optimizer_center.zero_grad()
-            loss.backward()
-            if self.clip is not None:
-                nn.utils.clip_grad_norm_([*self.model.parameters(), *self.head.parameters()], self.clip)
-            self.optimizer_model.step()
-            self.optimizer_center.step()  # λ does not reach the centers
+            losses = self.step(images, labels)
             self.scheduler_model.step()
             self.scheduler_center.step()
-            yield lr, torch.stack([loss_xent.detach(), self.center_loss.last_value])
+            yield lr, losses
+
+    def step(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Learn from uint8 images (B, 28, 28) and labels (B,) at the present rates; return their losses."""
+        features = self._features(images, self.forward)  # (B, D)
+        logits = self.head(features, labels)  # (B, C)
+        loss_xent = F.cross_entropy(logits, labels)
+        loss = loss_xent + self.center_loss(features, labels)  # eq. 5; the loss holds λ
+
+        self.optimizer_model.zero_grad()
+        self.optimizer_center.zero_grad()
+        loss.backward()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_([*self.model.parameters(), *self.head.parameters()], self.clip)
+        self.optimizer_model.step()
+        self.optimizer_center.step()  # λ does not reach the centers
+        return torch.stack([loss_xent.detach(), self.center_loss.last_value])
 
 
 @dataclass(frozen=True)
