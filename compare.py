@@ -66,6 +66,11 @@ def given_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     runs = [read_run(path) for path in dict.fromkeys(comparison.runs)]
     if comparison.animate and all(len(kept_epochs(run.path)) < 2 for run in runs):
         raise UserError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --plot")
+    for run in runs:
+        if comparison.regions and run.settings.feat_dim != 2:
+            raise UserError(
+                f"--regions: {run.path} has {run.settings.feat_dim} features; the regions of two can be drawn"
+            )
     for source, root in itertools.product(comparison.unknowns, {data_root(run) for run in runs}):
         load_images(source, root)
     return tables.by_row(runs), {}
@@ -100,10 +105,10 @@ def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], dev
         for run in progress(runs, "Metrics"):
             run.numbers = numbers_of(run)
     if not comparison.open_set:
-        written += write_comparison(out, rows, every_run=bool(comparison.runs))
+        written += write_comparison(out, rows, bool(comparison.runs), comparison.regions)
         if comparison.weights_cent:
             written.append(out / "lambda_sweep.png")
-            plots.grid([group[0].path for group in rows.values()], written[-1], parts=("train",))
+            plots.grid([group[0].path for group in rows.values()], written[-1], ("train",), comparison.regions)
         show(out / "comparison.md")
     scored: list[Scored] = []
     if comparison.unknowns or any(run.unseen for run in runs):
@@ -112,11 +117,13 @@ def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], dev
         show(out / "open_set.md")
     pages: dict[str, Callable[[], list[Path]]] = {}
     if comparison.animate:
-        pages["the film"] = partial(film.animate, [run.path for run in runs], out / "animation.gif")
+        pages["the film"] = partial(
+            film.animate, [run.path for run in runs], out / "animation.gif", regions=comparison.regions
+        )
     if comparison.report:
         from analysis.report import write_report  # Bokeh is large
 
-        pages["the report"] = partial(write_report, out / "report.html", runs, scored)
+        pages["the report"] = partial(write_report, out / "report.html", runs, scored, comparison.regions)
     for name, make in pages.items():
         try:
             written += make()
@@ -152,12 +159,12 @@ def numbers_of(run: Run) -> dict[str, float]:
         return {"accuracy": metrics.accuracy(predictions, labels)}
 
 
-def write_comparison(out: Path, rows: tables.Rows, every_run: bool) -> list[Path]:
+def write_comparison(out: Path, rows: tables.Rows, every_run: bool, regions: bool) -> list[Path]:
     """Write comparison.png, .md and .csv, runs.csv, and seeds.md where a row has several; return their paths."""
     runs = [run for group in rows.values() for run in group]
     each = every_run and len(runs) <= COLUMNS
     columns = [run.path for run in runs] if each else [group[0].path for group in rows.values()]
-    plots.grid(columns, out / "comparison.png")
+    plots.grid(columns, out / "comparison.png", regions=regions)
     table = {name: [run.numbers for run in group] for name, group in rows.items()}
     paragraphs = [
         f"Test set of {', '.join(sorted({run.record.dataset for run in runs}))}, last epoch; "

@@ -212,7 +212,7 @@ def train_epochs(session: Session, training: Training, log: RunLog) -> None:
     """Train what is left of a run; draw, film and say what has become of it."""
     start = time.monotonic()
     options, directory = session.plan.options, session.directory
-    drawer = Drawer(directory, log)
+    drawer = Drawer(directory, log, options.regions)
     if training.graphed is not None:
         training.graphed.note = log
     events = Events(directory) if options.tensorboard else None
@@ -272,7 +272,8 @@ def end_epoch(
         sample = None if epoch == session.last else training_sample(len(data.train_labels))
         some = slice(None) if sample is None else torch.from_numpy(sample).to(data.train_labels.device)
         train_set = trainer.evaluate(data.train_images[some], data.train_labels[some])
-        save_features(directory, epoch, trainer.center_loss.centers, sample, train=train_set, test=test)
+        centers, head = trainer.center_loss.centers, trainer.decision()
+        save_features(directory, epoch, centers, head, sample, train=train_set, test=test)
     log.prepare_epoch(epoch, meter.mean_loss, test_loss, accuracy, seconds)
     better = accuracy is not None and accuracy > session.best
     session.best = max(session.best, accuracy if accuracy is not None else session.best)

@@ -33,6 +33,7 @@ class Comparison:
     unknowns: tuple[str, ...]
     animate: bool
     report: bool
+    regions: bool
     gpu: int
     use_cpu: bool
     more: tuple[str, ...]  # flags of main.py
@@ -104,6 +105,8 @@ def parse_comparison(argv: list[str]) -> Comparison:
     check_margin_flags(parser, losses, of_margin_heads)
     more = check_flags_of_main(parser, args, more)
     given = parse_arguments(more)
+    if args.regions and given.settings.feat_dim != 2:
+        parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
     return Comparison(
         losses=tuple(losses),
         weights_cent=tuple(args.weights_cent or ()),
@@ -117,6 +120,7 @@ def parse_comparison(argv: list[str]) -> Comparison:
         unknowns=tuple(args.unknowns),
         animate=args.animate,
         report=args.report,
+        regions=args.regions,
         gpu=gpu,
         use_cpu=args.use_cpu or given.use_cpu,
         more=tuple(more),
@@ -146,6 +150,7 @@ def build_parser() -> Parser:
     what.add_argument("--unknowns", nargs="+", default=[], metavar="NAME_OR_DIR", help="score runs on these images: mnist, fashion-mnist, kmnist, or a folder with IDX images")  # fmt: skip
     what.add_argument("--animate", action="store_true", help="write animation.gif, the runs' features epoch by epoch, and animation.mp4 where ffmpeg is there; from runs made with --plot")  # fmt: skip
     what.add_argument("--report", action="store_true", help="write report.html, all about the runs in one interactive page that needs no network")  # fmt: skip
+    what.add_argument("--regions", action="store_true", help="in figures, film and report shade what each class is taken for, up to the border of the unknown; two features")  # fmt: skip
     return parser
 
 

@@ -23,6 +23,9 @@ def main() -> int:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
     parser.add_argument("--epochs", type=int, nargs="+", metavar="N", help="which (default: all that are kept)")
     parser.add_argument("--animate", action="store_true", help="write animation.gif of all of them instead")
+    parser.add_argument(
+        "--regions", action="store_true", help="shade what each class is taken for, up to the border of the unknown"
+    )
     parser.add_argument("--give-way", action="store_true", help="take only the time that other processes leave")
     args = parser.parse_args()
     if args.give_way and hasattr(os, "nice"):
@@ -33,10 +36,10 @@ def main() -> int:
         if missing or not kept:
             parser.error(f"{run}: no features of epoch {missing[0] if missing else 1} are kept here")
     jobs: list[Callable[[], object]] = [
-        partial(draw_epoch, run, epoch) for run in args.runs for epoch in args.epochs or kept_epochs(run)
+        partial(draw_epoch, run, epoch, args.regions) for run in args.runs for epoch in args.epochs or kept_epochs(run)
     ]
     if args.animate:
-        jobs = [partial(animate, [run], run / "animation.gif") for run in args.runs]
+        jobs = [partial(animate, [run], run / "animation.gif", regions=args.regions) for run in args.runs]
     failed = 0
     for job in jobs:  # one that fails does not keep the others from being drawn
         try:

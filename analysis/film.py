@@ -13,7 +13,7 @@ from rundir.reading import kept_epochs, training_sample
 from utils import UserError, complain, whole
 
 
-def animate(runs: list[Path], path: Path, fps: int = 2) -> list[Path]:
+def animate(runs: list[Path], path: Path, fps: int = 2, regions: bool = False) -> list[Path]:
     """Write a film of what training did to the features, and return its files: a GIF, and an MP4
     beside it where ffmpeg is there. A row a run, the training set left and the test set right; a
     frame for each epoch that a run keeps. The axes stand still, and show all but one in a thousand
@@ -49,7 +49,7 @@ def animate(runs: list[Path], path: Path, fps: int = 2) -> list[Path]:
                         epoch = max((e for e in row if e <= frame), default=min(row))
                         for ax, part in zip(pair, ("train", "test"), strict=True):
                             ax.clear()
-                            draw_part(ax, row[epoch], part, size=0.4)
+                            draw_part(ax, row[epoch], part, size=0.4, regions=regions)
                             ax.set(xlim=xlim, ylim=ylim, adjustable="box")
                     if figure.get_layout_engine() is not None:
                         figure.draw_without_rendering()
@@ -71,9 +71,9 @@ def _thin(epoch: Epoch) -> Epoch:
     """Return what is drawn of an epoch: of the training set the sample that every epoch keeps."""
     labels, points = epoch.arrays["train_labels"], epoch.points["train_features"]
     chosen = slice(None) if "train_sample" in epoch.arrays else training_sample(len(labels))
-    arrays = {key: epoch.arrays[key] for key in ("test_labels", "test_predictions")}
+    cut = {key: epoch.arrays[key][chosen] for key in ("train_labels", "train_predictions", "train_features")}
     return replace(
         epoch,
-        arrays=arrays | {"train_labels": labels[chosen]},
+        arrays=epoch.arrays | cut,
         points=epoch.points | {"train_features": points[chosen]},
     )

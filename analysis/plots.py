@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis import regions as plane
 from rundir.reading import Record, kept_epochs, read_arrays, read_record
 from training.settings import Settings
-from utils import whole
+from utils import UserError, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,14 @@ if TYPE_CHECKING:
 # written at its center.
 COLORS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+
+# The same for a page whose ground is white or dark: each at 3:1 against it and as far apart as those above.
+ON_LIGHT = (
+    "#5581d0", "#d47b10", "#bd1f01", "#8a8db5", "#832db6", "#a56a58", "#ca5404", "#a48c83", "#707581", "#58a24d",
+)  # fmt: skip
+ON_DARK = (
+    "#4090da", "#fe9800", "#c42b0d", "#94a5a3", "#8e3fc8", "#a9766e", "#e76300", "#dec989", "#5d698f", "#92dadd",
 )  # fmt: skip
 
 ONE_SCALE = 3.0  # between the widest and the narrowest panel: up to that they share their axes
@@ -103,6 +112,7 @@ def loss_name(settings: Settings) -> str:
 class Epoch:
     """What a run keeps of an epoch, ready to be drawn."""
 
+    run: Path
     number: int
     record: Record
     arrays: dict[str, np.ndarray]  # as in features/epoch_N.npz
@@ -121,7 +131,7 @@ def read_epochs(run: Path, epochs: Sequence[int]) -> Iterator[Epoch]:
         (_, *points), axis = to_two_dimensions(last["train_features"], *(arrays[key] for key in keys))
         if dimension > 2:
             axis = f"{axis} ({dimension}-D features)"
-        yield Epoch(epoch, record, arrays, dict(zip(keys, points, strict=True)), axis)
+        yield Epoch(run, epoch, record, arrays, dict(zip(keys, points, strict=True)), axis)
 
 
 def read_epoch(run: Path, epoch: int) -> Epoch:
@@ -134,13 +144,16 @@ def axis_labels(axis: str) -> tuple[str, str]:
     return (axis, "") if axis == "only feature" else (f"first {axis}", f"second {axis}")
 
 
-def draw_part(ax: Axes, epoch: Epoch, part: str, size: float = 1.0) -> None:
-    """Draw one set of an epoch, ``train`` or ``test``, with title and axes."""
+def draw_part(ax: Axes, epoch: Epoch, part: str, size: float = 1.0, regions: bool = False) -> None:
+    """Draw one set of an epoch, ``train`` or ``test``, with title and axes, and if asked for with the regions of
+    its classes."""
     arrays, points, record = epoch.arrays, epoch.points, epoch.record
+    if regions:
+        shade(ax, epoch, size)
     labels = arrays[f"{part}_labels"]
     scatter(ax, points[f"{part}_features"], labels, points["centers"], record.classes, size)
     accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
-    which, break_ = {"train": "training set", "test": "test set"}[part], " "
+    which, break_ = {"train": "training set", "test": "test set"}[part], " " if size > 0.3 else "\n"
     if part == "train" and "train_sample" in arrays:
         which, break_ = f"{len(labels):,} of {record.train:,} training images", "\n"
     xlabel, ylabel = axis_labels(epoch.axis)
@@ -151,7 +164,49 @@ def draw_part(ax: Axes, epoch: Epoch, part: str, size: float = 1.0) -> None:
     )
 
 
-def draw_epoch(run: Path, epoch: int) -> None:
+def shade(ax: Axes, epoch: Epoch, size: float) -> None:
+    """Shade the region of each class, darker up to the border of the unknown."""
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import to_rgba
+
+    colors = np.array(COLORS)[list(epoch.record.classes)]
+    found = regions_of(epoch)
+    for part, alpha, edge in (("taken", 0.10, "none"), ("known", 0.16, "black")):
+        kept = [(getattr(one, part), color) for one, color in zip(found, colors, strict=True)]
+        polygons, faces = zip(*[(polygon, color) for polygon, color in kept if len(polygon)], strict=True)
+        shaded = PolyCollection(polygons, facecolors=[to_rgba(c, alpha) for c in faces], edgecolors=edge, linewidths=0.7 * size**0.5, linestyles="dashed", zorder=0.5)  # fmt: skip
+        ax.add_collection(shaded, autolim=False)
+    ax.plot(
+        [],
+        [],
+        color="black",
+        linewidth=0.7,
+        linestyle="dashed",
+        label=f"beyond: unknown\n({plane.REJECT:g} % of training)",
+    )
+
+
+def regions_of(epoch: Epoch) -> list[plane.Region]:
+    """Return the region of each class of an epoch with two features.
+
+    Raises:
+        UserError: for another dimension, or an epoch of a run of before that has kept no head with it.
+    """
+    settings = epoch.record.plan.settings
+    if settings.feat_dim != 2:
+        raise UserError(f"{epoch.run}: --regions needs a run with two features; it has {settings.feat_dim}")
+    arrays = epoch.arrays
+    if "head" not in arrays:
+        if epoch.number != epoch.record.epochs:
+            raise UserError(f"{epoch.run}: epoch {epoch.number} was kept without the head that --regions needs; train it again")  # fmt: skip
+        from rundir.loading import decision_of
+
+        arrays = arrays | {"head": decision_of(epoch.run)}
+    reach = 10 * float(np.abs(np.concatenate([epoch.points["test_features"], arrays["centers"]])).max())
+    return plane.regions(arrays, reach)
+
+
+def draw_epoch(run: Path, epoch: int, regions: bool = False) -> None:
     """Draw ``train/epoch_N.png`` and ``test/epoch_N.png`` from ``features/epoch_N.npz``."""
     from matplotlib.figure import Figure
 
@@ -159,13 +214,13 @@ def draw_epoch(run: Path, epoch: int) -> None:
     for part in ("train", "test"):
         figure = Figure(figsize=(7.2, 6.4), layout="constrained")
         ax = figure.add_subplot()
-        draw_part(ax, read, part)
+        draw_part(ax, read, part, regions=regions)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         (run / part).mkdir(exist_ok=True)
         save(figure, run / part / f"epoch_{epoch}.png", dpi=150)
 
 
-def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test")) -> None:
+def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"), regions: bool = False) -> None:
     """Draw the last epochs of several runs into one file: a column a run, a row a part, for a paper."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -182,7 +237,7 @@ def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"
             low, high = every[:, :, 0].min(axis=0), every[:, :, 1].max(axis=0)
             for column, (read, width) in enumerate(zip(epochs, widths, strict=True)):
                 ax = axes[row, column]
-                draw_part(ax, read, part, size=0.25)
+                draw_part(ax, read, part, size=0.25, regions=regions)
                 if same and len(runs) > 1:
                     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), adjustable="box")
                 elif len(runs) > 1:

@@ -22,19 +22,21 @@ from rundir.reading import Run
 from utils import whole
 
 HERE = Path(__file__).resolve().parent
+SURE_ON_LIGHT = ("#c9480f", "#a8632f", "#7a6a55", "#4a5f86", "#1f4e9c")  # from 50 to 99.99 %
+SURE_ON_DARK = ("#ff8a50", "#f0a878", "#d8c3b0", "#9fc0e8", "#5fa3f0")
 WRONG, AMBIGUOUS = 100, 40  # digits that are listed
 
 
-def write_report(path: Path, runs: list[Run], scored: list[Scored]) -> list[Path]:
-    """Write the page for runs whose `numbers` are computed, and for the scores of unknown images;
-    return what was written.
+def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: bool = False) -> list[Path]:
+    """Write the page for runs whose `numbers` are computed, and for the scores of unknown images, with the regions
+    of the classes if asked for; return what was written.
 
     Raises:
         UserError: if the images of a run's data set cannot be had, or its features or tables are damaged.
     """
     names = name_runs(runs)
     sheets: dict[str, str] = {}
-    scatters = [panel for number, run in enumerate(runs) for panel in panels(run, number, sheets)]
+    scatters = [panel for number, run in enumerate(runs) for panel in panels(run, number, sheets, regions)]
     figures = {f"{panel['part']}-{panel['run']}": panel.pop("figure") for panel in scatters}
     figures |= curves(runs, names) | histograms(runs, names, scored)
     document = Document()
@@ -55,9 +57,8 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored]) -> list[Path
         runs=[facts_of(number, run, name) for number, (run, name) in enumerate(zip(runs, names, strict=True))],
         panels=scatters,
         parts=PARTS,
-        colors=plots.COLORS,
         digits=sorted({digit for run in runs for digit in run.record.classes}),
-        epochs=sorted({epoch for run in runs for epoch in shown_epochs(run)}),
+        epochs=page_facts(runs)["epochs"],
         better=metrics.BETTER,
         meaning=metrics.MEANING,
         scored=[
@@ -66,11 +67,26 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored]) -> list[Path
         ],
         differing=_differing(runs),
         histograms={key: plot.xaxis[0].axis_label for key, plot in figures.items() if key.startswith("scores-")},
-        data=json.dumps({"runs": [{"epochs": shown_epochs(run)} for run in runs]}),
+        regions=regions,
+        behavior=(HERE / "report_page.js").read_text(encoding="utf-8"),
+        data=json.dumps(page_facts(runs)),
     )
     with whole(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
     return [path]
+
+
+def page_facts(runs: list[Run]) -> dict[str, Any]:
+    """Return what the page's program goes by."""
+    return {
+        "runs": [{"epochs": shown_epochs(run)} for run in runs],
+        "epochs": sorted({epoch for run in runs for epoch in shown_epochs(run)}),
+        "sheet_row": SHEET,
+        "palettes": {
+            "light": {"digit": plots.ON_LIGHT, "right": ("#c2185b", "#0b5fb0"), "sure": SURE_ON_LIGHT},
+            "dark": {"digit": plots.ON_DARK, "right": ("#ff6f9f", "#7db8f5"), "sure": SURE_ON_DARK},
+        },
+    }
 
 
 def name_runs(runs: list[Run]) -> list[str]:

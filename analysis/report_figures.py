@@ -14,6 +14,7 @@ from bokeh.models import (
     ColumnDataSource,
     CustomJS,
     HoverTool,
+    LassoSelectTool,
     LinearColorMapper,
     PanTool,
     Range1d,
@@ -39,9 +40,16 @@ TIP = """
 <div style="display:flex;gap:8px;align-items:center;font:13px system-ui,sans-serif;color:#111">
   <div class="digit" role="img" aria-label="image of a @digit" style="width:84px;height:84px;image-rendering:pixelated;background-color:#000;
     background-image:var(--{sheet});background-size:{width}px;background-position:@left{{0}}px @top{{0}}px"></div>
-  <div>label <b>@digit</b><br>predicted <b>@predicted</b><br>to its center <b>@distance{{0.00}}</b><br>
+  <div>label <b>@digit</b><br>predicted <b>@predicted</b>, @sure{{0.0}} %<br>to its center <b>@distance{{0.00}}</b><br>
     <small>{part} image @number</small></div>
 </div>
+"""
+
+LASSO = """
+if (!cb_obj.final || cb_obj.geometry.type !== "poly") return;
+const places = Array.from(source.selected.indices, (i) => source.data.place[i]);
+source.selected.indices = [];
+window.lassoed(sheet, places);
 """
 
 CLICK = """
@@ -61,14 +69,16 @@ def shown_epochs(run: Run) -> list[int]:
 # ---------------------------------------------------------------- the scatters
 
 
-def panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any]]:
-    """Return the two scatters of a run, with all their epochs; add the sheets of their images."""
+def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list[dict[str, Any]]:
+    """Return the two scatters of a run, with all their epochs, and the regions of their classes; add the sheets of
+    their images."""
     read = list(plots.read_epochs(run.path, shown_epochs(run)))
     digits = data_of(run)
     xlim, ylim = plots.limits([epoch.points[f"{part}_features"] for epoch in read for part in PARTS])
     ranges = {"x_range": Range1d(start=xlim[0], end=xlim[1]), "y_range": Range1d(start=ylim[0], end=ylim[1])}
     centers = {str(epoch.number): epoch.points["centers"].astype(float).round(4).tolist() for epoch in read}
 
+    shaded = {str(epoch.number): _regions(epoch) for epoch in read} if regions else {}
     panels = []
     for part, images in (("train", digits.train_images), ("test", digits.test_images)):
         every = (digits.train_labels if part == "train" else digits.test_labels).numpy()
@@ -87,6 +97,7 @@ def panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any]
                 "classes": list(digits.classes),
                 "store": ColumnDataSource(_columns(read, part, chosen, digits.classes)),
                 "centers": centers,
+                "regions": shaded,
                 "alt": f"{len(chosen)} points of the {PARTS[part]} in {len(digits.classes)} colors, a class each, the "
                 f"digit written at its center. Test accuracy {run.numbers['accuracy']:.2f} % after the last epoch.",
                 **_scatter(_points(labels, chosen, digits.classes), part, sheet, ranges, read[-1].axis),
@@ -97,7 +108,7 @@ def panels(run: Run, number: int, sheets: dict[str, str]) -> list[dict[str, Any]
 
 def _columns(read: list[plots.Epoch], part: str, chosen: np.ndarray, classes: tuple[int, ...]) -> dict[str, np.ndarray]:
     """Return what a scatter shows of each epoch: the points, how far they lie from the center
-    of what they are predicted to be, and what that is."""
+    of what they are predicted to be, what that is, and how surely."""
     columns = {}
     for epoch in read:
         arrays, n = epoch.arrays, epoch.number
@@ -106,7 +117,23 @@ def _columns(read: list[plots.Epoch], part: str, chosen: np.ndarray, classes: tu
         features, own = arrays[f"{part}_features"][rows], arrays["centers"][arrays[f"{part}_predictions"][rows]]
         columns[f"x{n}"], columns[f"y{n}"] = epoch.points[f"{part}_features"][rows].astype(np.float32).T
         columns[f"d{n}"] = np.linalg.norm(features.astype(np.float32) - own, axis=1).astype(np.float32)
+        missing = 1 - arrays[f"{part}_scores"][rows].astype(float)  # of the top probability, in decades
+        columns[f"c{n}"] = np.round(-1000 * np.log10(missing.clip(1e-6, 1))).astype(np.uint16)
         columns[f"p{n}"] = np.array(classes, np.uint8)[arrays[f"{part}_predictions"][rows]]
+    return columns
+
+
+def _regions(epoch: plots.Epoch) -> dict[str, dict[str, list[Any]]]:
+    """Return the polygons of an epoch's regions, as columns."""
+    columns = {}
+    for part in ("taken", "known"):
+        found = zip((getattr(one, part) for one in plots.regions_of(epoch)), epoch.record.classes, strict=True)
+        kept = [(polygon.round(3), digit) for polygon, digit in found if len(polygon)]
+        columns[part] = {
+            "xs": [polygon[:, 0].tolist() for polygon, _ in kept],
+            "ys": [polygon[:, 1].tolist() for polygon, _ in kept],
+            "digit": [digit for _, digit in kept],
+        }
     return columns
 
 
@@ -143,6 +170,8 @@ def _points(labels: np.ndarray, chosen: np.ndarray, classes: tuple[int, ...]) ->
             "y": nothing,
             "distance": nothing,
             "predicted": digit,
+            "sure": nothing,
+            "hue": digit.astype(np.float32),
             "digit": digit,
             "place": place.astype(np.int32),
             "number": chosen[place].astype(np.int32),
@@ -157,23 +186,30 @@ def _scatter(source: ColumnDataSource, part: str, sheet: str, ranges: dict[str, 
     visible = BooleanFilter(booleans=[True] * len(source.data["digit"]))
     plot = _figure(**ranges, aspect_ratio=1, min_border_left=46, min_border_bottom=46, min_border_right=8, min_border_top=8)  # fmt: skip
     plot.xaxis.axis_label, plot.yaxis.axis_label = plots.axis_labels(axis)
-    colors = LinearColorMapper(palette=list(plots.COLORS), low=-0.5, high=9.5)
+    classes, hues = (LinearColorMapper(palette=list(plots.ON_LIGHT), low=-0.5, high=9.5) for _ in range(2))
+    regions = {key: ColumnDataSource({"xs": [], "ys": [], "digit": []}) for key in ("taken", "known")}
+    for key, alpha, line in (("taken", 0.07, None), ("known", 0.12, "gray")):
+        fill = {"field": "digit", "transform": classes}
+        plot.patches("xs", "ys", source=regions[key], fill_color=fill, fill_alpha=alpha, line_color=line, line_dash="dashed")  # fmt: skip
     points = plot.scatter(
-        "x", "y", source=source, view=CDSView(filter=visible), size=4, line_color=None, fill_alpha=0.7,
-        fill_color={"field": "digit", "transform": colors}, nonselection_fill_alpha=0.7,
+        "x", "y", source=source, view=CDSView(filter=visible), size=4, line_color=None, name="points",
+        fill_color={"field": "hue", "transform": hues}, nonselection_fill_alpha=1.0,
     )  # fmt: skip
+    mistaken = BooleanFilter(booleans=[False] * len(source.data["digit"]))
+    crosses = plot.scatter("x", "y", source=source, view=CDSView(filter=mistaken), marker="x", size=9, line_width=1.6, line_color="black", nonselection_line_alpha=1.0, visible=False)  # fmt: skip
     centers = ColumnDataSource({"x": [], "y": [], "digit": []})
     plot.scatter("x", "y", source=centers, size=17, fill_color="white", line_color="black", line_width=1.2)
     plot.text("x", "y", "digit", source=centers, text_align="center", text_baseline="middle", text_font_size="11px", text_font_style="bold", text_color="black")  # fmt: skip
     chosen_point = ColumnDataSource({"x": [], "y": []})
     plot.scatter("x", "y", source=chosen_point, size=22, fill_color=None, line_color="#c2185b", line_width=4)
 
-    pan, wheel = PanTool(), WheelZoomTool(modifiers="ctrl")
+    pan, wheel, lasso = PanTool(), WheelZoomTool(modifiers="ctrl"), LassoSelectTool(renderers=[points], continuous=False)  # fmt: skip
     tip = TIP.format(sheet=sheet, width=84 * SHEET, part=part)
     click = CustomJS(args={"source": source, "sheet": sheet}, code=CLICK)
     hover = HoverTool(renderers=[points], tooltips=tip, limit=1, point_policy="snap_to_data")
-    plot.add_tools(pan, wheel, hover, TapTool(renderers=[points], callback=click), ResetTool())
+    plot.add_tools(pan, wheel, lasso, hover, TapTool(renderers=[points], callback=click), ResetTool())
     plot.js_on_event("tap", CustomJS(code="window.tapped()"))
+    plot.js_on_event("selectiongeometry", CustomJS(args={"source": source, "sheet": sheet}, code=LASSO))
     plot.toolbar.active_drag, plot.toolbar.active_scroll = pan, wheel
     return {
         "figure": plot,
@@ -181,6 +217,11 @@ def _scatter(source: ColumnDataSource, part: str, sheet: str, ranges: dict[str, 
         "visible": visible,
         "center_source": centers,
         "chosen": chosen_point,
+        "class_colors": classes,
+        "hues": hues,
+        "mistaken": mistaken,
+        "crosses": crosses,
+        "region_sources": regions,
         **ranges,
     }
 
@@ -205,7 +246,7 @@ def curves(runs: list[Run], names: list[str]) -> dict[str, Any]:
         "loss_center": _figure(height=300, x_axis_label="epoch", y_axis_label="center loss, unweighted", y_axis_type="log"),
     }  # fmt: skip
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        common = {"color": plots.COLORS[number % 10], "legend_label": name, "name": name}
+        common = {"color": plots.ON_LIGHT[number % 10], "legend_label": name, "name": name}
         style = common | {"line_dash": DASHES[number % 4], "line_width": 2}
         tested = [row for row in read_epochs(run.path) if np.isfinite(row.test_accuracy)]
         at_epochs, accuracies = [row.epoch for row in tested], [row.test_accuracy for row in tested]
@@ -259,7 +300,7 @@ def histograms(runs: list[Run], names: list[str], scored: list[Scored]) -> dict[
         bins = plots.score_bins(values)
         for order, (name, samples) in enumerate(values.items()):
             heights, _ = np.histogram(np.clip(samples, bins[0], bins[-1]), bins, density=True)
-            style = {"color": plots.COLORS[order], "legend_label": name}
+            style = {"color": plots.ON_LIGHT[order], "legend_label": name}
             if order == 0:
                 plot.quad(top=heights, bottom=0, left=bins[:-1], right=bins[1:], alpha=0.5, **style)
             else:

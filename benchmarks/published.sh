@@ -39,6 +39,27 @@ reference() { # docs/reproduction.md, "The widely copied settings". 30 epochs, a
     $PYTHON benchmarks/reference_recipe.py $OUT/reference-1 $OUT/two/runs/center-3 $OUT/two-epochs-1
 }
 
+convolutions() { # docs/speed.md: what convolutions through the frequency domain cost in accuracy. 10 runs of 2 epochs
+    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/convolutions \
+        --variants "fourier: " "direct: --convolutions direct" -- -d mnist --max-epoch 2
+}
+
+departures() { # docs/reproduction.md, "What cures the collapse". 30 runs of 2 epochs, 2 of 10
+    $PYTHON compare.py --seeds 1 2 3 --out $OUT/departures --variants "default: " \
+        "start anywhere: --set head_init=xavier center_init=normal" "bias: --set head_bias=true" \
+        "PReLU on the features: --set feature_prelu=true" "feature layer at the full rate: --set feature_lr_factor=1" \
+        "centers not held: --set center_hold=0" "no clipping: --set clip=none" "no warm-up: --set warmup=0" \
+        "no shift: --set shift=0" \
+        "all of them: --set head_init=xavier center_init=normal head_bias=true feature_prelu=true feature_lr_factor=1 center_hold=0 clip=none warmup=0 shift=0" \
+        -- -d mnist --max-epoch 2
+    $PYTHON compare.py --out $OUT/start --variants "circle: " "anywhere: --set head_init=xavier center_init=normal" -- -d mnist
+}
+
+paper() { # docs/reproduction.md, "The authors' recipe to its end". 9 runs of 22 epochs
+    $PYTHON compare.py --weights-cent 0 0.01 --seeds 1 2 3 --out $OUT/paper -- -d mnist --recipe paper --precision bf16
+    $PYTHON compare.py --weights-cent 0 0.001 0.01 0.1 1 --out $OUT/paper -- -d mnist --recipe paper --precision bf16
+}
+
 precision() { # docs/speed.md: what fast arithmetic costs in accuracy. 15 runs of 2 epochs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/precision \
         --variants "fp32: --precision fp32" "bf16: --precision bf16" "bf16, compiled: --precision bf16 --compile on" \

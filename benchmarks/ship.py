@@ -72,7 +72,7 @@ def main() -> None:
     some = torch.from_numpy(sample)
     train = network.evaluate(data.train_images[some], data.train_labels[some])
     centers = torch.from_numpy(run.arrays["centers"])
-    save_features(args.to, run.record.epochs, centers, sample, train=train, test=test)
+    save_features(args.to, run.record.epochs, centers, network.decision(), sample, train=train, test=test)
     reader = Reader(read_run(args.to), cpu)  # leaves calibration.json
 
     before = 100 * float((run.arrays["test_predictions"] == run.arrays["test_labels"]).mean())

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import datasets
-from rundir.reading import Run
+from rundir.reading import Run, read_run
 from rundir.writing import FORMAT
 from training.building import build_network, length_of_run, specialize
 from training.fields import Number
@@ -189,6 +190,11 @@ def load_network(run: Run, device: torch.device) -> Network:
     network.head.to(device)
     specialize(network.model, checkpoint.plan.execution, device)
     return network
+
+
+def decision_of(path: Path) -> np.ndarray:
+    """Return what decides in a finished run's head, see `Network.decision`."""
+    return load_network(read_run(path), torch.device("cpu")).decision().numpy()
 
 
 _load = functools.cache(datasets.load)  # several runs have the same data

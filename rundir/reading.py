@@ -246,7 +246,7 @@ def training_sample(count: int) -> np.ndarray:
 def read_arrays(path: Path, epoch: int, classes: int, feat_dim: int) -> dict[str, np.ndarray]:
     """Return the arrays of ``features/epoch_N.npz``: for ``train`` and ``test`` the features (N, D), labels
     and predictions (N,) in [0, C) and scores (N,), and the centers (C, D); where only some of the training
-    images were evaluated, ``train_sample`` (N,) says which.
+    images were evaluated, ``train_sample`` (N,) says which; ``head`` (C, D + 1), see `Network.decision`.
 
     Raises:
         UserError: if the file is missing, damaged, or does not fit the run.
@@ -299,6 +299,8 @@ def _check_shapes(shapes: dict[str, tuple[tuple[int, ...], np.dtype]], classes: 
         expected[f"{part}_scores"] = (count, "f")
         if count == (0,):
             raise ValueError(f"{part}_features is empty")
+    if "head" in shapes:  # not in runs of before
+        expected["head"] = ((classes, feat_dim + 1), "f")
     if "train_sample" in shapes:
         expected["train_sample"] = (shapes["train_features"][0][:1], "iu")
     for key, (shape, kinds) in expected.items():

@@ -212,11 +212,14 @@ def random_states() -> dict[str, Any]:
 
 
 def save_features(
-    directory: Path, epoch: int, centers: Tensor, sample: np.ndarray | None, **evaluations: Evaluation
+    directory: Path, epoch: int, centers: Tensor, head: Tensor, sample: np.ndarray | None, **evaluations: Evaluation
 ) -> None:
-    """Write ``features/epoch_N.npz`` from an evaluation each of ``train`` and ``test``; `sample` says which of
-    the training images were evaluated, where not all were."""
-    arrays: dict[str, Any] = {"centers": centers.detach().float().cpu().numpy()}
+    """Write ``features/epoch_N.npz`` from an evaluation each of ``train`` and ``test``, and the `head`'s
+    decision; `sample` says which of the training images were evaluated, where not all were."""
+    arrays: dict[str, Any] = {
+        "centers": centers.detach().float().cpu().numpy(),
+        "head": head.detach().float().cpu().numpy(),
+    }
     if sample is not None:
         arrays["train_sample"] = sample.astype(np.int32)
     for key, evaluation in evaluations.items():
@@ -233,9 +236,10 @@ class Drawer:
     """Draws epochs in another process that gives way to the training, and what is left at the end in as many
     processes as there are cores."""
 
-    def __init__(self, directory: Path, log: Callable[[str], None]) -> None:
+    def __init__(self, directory: Path, log: Callable[[str], None], regions: bool = False) -> None:
         self.directory = directory
         self.log = log
+        self.flags = ["--regions"] if regions else []
         self.waiting: list[int] = []
         self.processes: list[subprocess.Popen[str]] = []
 
@@ -269,7 +273,7 @@ class Drawer:
     def _run(self, *flags: str) -> None:
         path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen(
-            [sys.executable, "-m", "analysis.draw", str(self.directory), *flags],
+            [sys.executable, "-m", "analysis.draw", str(self.directory), *self.flags, *flags],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

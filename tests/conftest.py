@@ -68,7 +68,7 @@ def browser() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def opened(browser: Any, file: Path, **how: Any) -> Iterator[Any]:
+def opened(browser: Any, file: Path, fragment: str = "", **how: Any) -> Iterator[Any]:
     """Open a page from disk; at the end nothing has come from a network or gone wrong."""
     page = browser.new_page(**({"viewport": {"width": 1280, "height": 1000}} | how))
     complaints, requests = [], []
@@ -77,7 +77,7 @@ def opened(browser: Any, file: Path, **how: Any) -> Iterator[Any]:
     )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(file.as_uri())
+    page.goto(file.as_uri() + fragment)
     yield page
     assert complaints == []
     assert [url for url in requests if not url.startswith(("file:", "blob:", "data:"))] == []

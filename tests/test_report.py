@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -17,7 +18,7 @@ from PIL import Image
 
 import compare
 import datasets
-from analysis import film, metrics
+from analysis import film, metrics, report
 from analysis.openset import Scored
 from analysis.report import write_report
 from rundir.reading import Run, read_run
@@ -25,7 +26,7 @@ from rundir.reading import Run, read_run
 QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "1", "3", "8", "--max-epoch", "2", "--batch-size", "128"]
 POINT = """(number) => {
   const plot = Bokeh.documents[0].roots().find((root) => root.name === "test-1");
-  const view = Bokeh.index.find_one(plot), frame = view.frame, data = plot.renderers[0].data_source.data;
+  const view = Bokeh.index.find_one(plot), frame = view.frame, data = plot.renderers.find((r) => r.name === "points").data_source.data;
   const box = view.canvas_view.el.getBoundingClientRect();
   const x = frame.x_scale.compute(data.x[number]), y = frame.y_scale.compute(data.y[number]);
   return {x: box.x + x, y: box.y + y, place: data.place[number], digit: data.digit[number]};
@@ -39,7 +40,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, run_main: RunMain) -> Pat
     for name, weight in (("softmax-1", 0), ("center-1", 0.1)):
         done = run_main(*QUICK, "--plot", "--weight-cent", weight, "--save-dir", out / "runs" / name)
         assert done.returncode == 0, done.stderr
-    done = run_here(compare.main, "--animate", "--report", "--out", out, "--", *QUICK)
+    done = run_here(compare.main, "--animate", "--report", "--regions", "--out", out, "--", *QUICK)
     assert done.returncode == 0, done.stderr
     assert "2 runs, 2 of them are there" in done.stdout
     return out
@@ -93,7 +94,7 @@ def test_page_holds_everything_itself(compared: Path) -> None:
     assert not re.search(r"""<(script|link|img|iframe)[^>]+(src|href)\s*=\s*["']?(https?:)?//""", page)
     assert "1 → 1" in page  # among the ambiguous ones
     facts = json.loads(re.search(r'id="facts">(.*?)</script>', page).group(1))  # type: ignore[union-attr]
-    assert facts == {"runs": [{"epochs": [1, 2]}, {"epochs": [1, 2]}]}
+    assert facts["runs"] == [{"epochs": [1, 2]}, {"epochs": [1, 2]}]
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def places(page: Any) -> np.ndarray:
     """Return where the points of the second run's test set are."""
     x, y = page.evaluate("""() => {
       const plot = Bokeh.documents[0].roots().find((root) => root.name === "test-1");
-      const data = plot.renderers[0].data_source.data;
+      const data = plot.renderers.find((r) => r.name === "points").data_source.data;
       return [Array.from(data.x), Array.from(data.y)];
     }""")
     return np.array([x, y]).T
@@ -142,7 +143,7 @@ def test_hovering_over_a_point_shows_its_digit(page: Any) -> None:
 
 def test_a_click_takes_a_class_away_and_brings_it_back(page: Any) -> None:
     button, panel = page.locator('button[data-digit="3"]'), page.locator('[data-panel="test-1"]')
-    count = "() => Bokeh.documents[0].roots()[1].renderers[0].view.filter.booleans.filter(Boolean).length"
+    count = "() => Bokeh.documents[0].roots()[1].renderers.find((r) => r.name === 'points').view.filter.booleans.filter(Boolean).length"
     before, all_points = panel.screenshot(), page.evaluate(count)
     button.click()
     assert button.get_attribute("aria-pressed") == "false"
@@ -158,7 +159,7 @@ def test_a_listed_digit_is_found_in_every_panel(page: Any) -> None:
     label = re.match(r"a (\d)", button.get_attribute("aria-label")).group(1)  # type: ignore[union-attr]
     button.click()
     told = page.locator("#inspector").inner_text()
-    assert told.startswith(f"A {label}\n")
+    assert told.startswith(f"A {label} (test image ")
     assert told.count("from its center") == 2  # in the test set of both runs
     assert button.get_attribute("aria-pressed") == "true"
 
@@ -179,7 +180,7 @@ def test_the_ring_goes_with_its_class(page: Any) -> None:
     button = page.locator(".thumbs button").first
     label = re.match(r"a (\d)", button.get_attribute("aria-label")).group(1)  # type: ignore[union-attr]
     rings = """() => Bokeh.documents[0].roots().filter((root) => root.name.startsWith("test"))
-      .map((plot) => plot.renderers.map((r) => r.data_source.data.x.length).filter((n) => n === 1).length)"""
+      .map((plot) => plot.renderers.map((r) => r.data_source.data.x?.length).filter((n) => n === 1).length)"""
     button.click()
     assert min(page.evaluate(rings)) == 1
     page.locator(f'button[data-digit="{label}"]').click()
@@ -194,6 +195,163 @@ def test_reset_keeps_the_one_scale(page: Any) -> None:
     page.evaluate("""() => { for (const plot of Bokeh.documents[0].roots()) if (plot.name.startsWith("test")) plot.x_range.reset(); }""")  # fmt: skip
     assert page.evaluate(wide) == pytest.approx(before)
     assert len({round(width, 6) for width in before}) == 1
+
+
+def points(page: Any, column: str, name: str = "test-1") -> np.ndarray:
+    """Return a column of the points of a panel."""
+    values = page.evaluate(
+        """([name, column]) => Array.from(Bokeh.documents[0].roots().find((root) => root.name === name)
+          .renderers.find((r) => r.name === "points").data_source.data[column])""",
+        [name, column],
+    )
+    return np.array(values)
+
+
+def test_points_are_colored_by_what_is_asked_for(page: Any, compared: Path) -> None:
+    digit, predicted = points(page, "digit"), points(page, "predicted")
+    for option, expected in (("predicted", predicted), ("right", digit == predicted), ("digit", digit)):
+        page.locator("#color").select_option(option)
+        np.testing.assert_array_equal(points(page, "hue"), expected)
+    page.locator("#color").select_option("sure")
+    assert "99.99 %" in page.locator("#legend").inner_text()
+    with np.load(compared / "runs" / "center-1" / "features" / "epoch_2.npz") as data:
+        sure = 100 * data["test_scores"][points(page, "number")]
+    np.testing.assert_allclose(points(page, "sure"), sure, atol=0.1)
+
+
+def test_mistakes_are_marked_and_gone_through(page: Any) -> None:
+    crosses = """() => { const plot = Bokeh.documents[0].roots().find((root) => root.name === "test-1");
+      const r = plot.renderers.find((r) => r.glyph.marker?.value === "x");
+      return [r.visible, r.view.filter.booleans.filter(Boolean).length]; }"""
+    wrong = int((points(page, "digit") != points(page, "predicted")).sum())
+    assert page.evaluate(crosses) == [False, wrong]
+    page.locator("#mistakes").check()
+    assert page.evaluate(crosses) == [True, wrong]
+    listed = page.locator(".thumbs.wrong button")
+    assert listed.count() >= 2, "the runs make mistakes"
+    page.locator("#next").click()
+    assert listed.first.get_attribute("aria-pressed") == "true"
+    first = page.locator("#inspector").inner_text()
+    page.keyboard.press("n")
+    assert page.locator("#inspector").inner_text() != first
+    page.keyboard.press("p")
+    assert page.locator("#inspector").inner_text() == first
+
+
+def test_nearest_neighbors_are_the_nearest(page: Any) -> None:
+    page.locator("#find-number").fill("7")
+    page.locator("#find button").click()
+    assert "(test image 7)" in page.locator("#inspector").inner_text()
+    at, number, place = places(page), points(page, "number"), points(page, "place")
+    here = at[number == 7]
+    expected = place[np.argsort(np.linalg.norm(at - here, axis=1))[1:7]]
+    shown = (
+        page.locator("#inspector .near")
+        .last.locator("button .digit")
+        .evaluate_all(
+            "all => all.map((one) => one.style.backgroundPosition.match(/[\\d.]+/g).map((n) => Math.round(n / 34)))"
+        )
+    )
+    assert [100 * row + column for column, row in shown] == expected.tolist()
+    page.locator("#find-number").fill("99999")
+    page.locator("#find button").click()
+    assert page.locator("#find-none").inner_text() == "not among those that are shown"
+
+
+def test_a_lasso_shows_the_images_in_it(page: Any) -> None:
+    page.evaluate("""() => { for (const plot of Bokeh.documents[0].roots().filter((root) => root.name === "test-1"))
+      plot.toolbar.active_drag = plot.toolbar.tools.find((tool) => tool.type === "LassoSelectTool"); }""")
+    page.locator('[data-panel="test-1"]').scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    corners = page.evaluate("""() => {
+      const view = Bokeh.index.find_one(Bokeh.documents[0].roots().find((root) => root.name === "test-1"));
+      const box = view.canvas_view.el.getBoundingClientRect(), {left, top, right, bottom} = view.frame.bbox;
+      return [left + 3, top + 3, right - 3, bottom - 3].map((value, i) => value + (i % 2 ? box.y : box.x));
+    }""")
+    left, top, right, bottom = corners
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for x, y in ((right, top), (right, bottom), (left, bottom), (left, top + 9)):
+        page.mouse.move(x, y, steps=4)
+    page.mouse.up()
+    page.locator("#grid").wait_for(state="visible")
+    title = page.locator("#grid-title").inner_text()
+    assert int(title.split()[0]) > 250, "all but the few beyond the border"
+    assert re.search(r"\d+ × 1, \d+ × 3, \d+ × 8", title)
+    page.locator("#grid-images button").nth(3).click()
+    assert page.locator("#inspector .near").count() == 2
+    page.keyboard.press("Escape")
+    assert page.locator("#grid").is_hidden()
+
+
+def test_the_address_keeps_what_is_seen(page: Any, compared: Path, browser: Any) -> None:
+    page.locator("#epoch").fill("0")
+    page.locator("#color").select_option("predicted")
+    page.locator('button[data-digit="3"]').click()
+    page.locator(".thumbs button").first.click()
+    told, address = page.locator("#inspector").inner_text(), page.url
+    with opened(browser, compared / "report.html", address[address.index("#") :]) as again:
+        again.wait_for_selector("body[data-ready]", state="attached")
+        assert again.locator("#epoch-shown").text_content() == "1"
+        assert again.locator("#color").input_value() == "predicted"
+        assert again.locator('button[data-digit="3"]').get_attribute("aria-pressed") == "false"
+        assert again.locator("#inspector").inner_text() == told
+
+
+def test_play_goes_through_the_epochs(page: Any) -> None:
+    page.locator("#play").click()
+    assert page.locator("#play").inner_text() == "⏸ Pause"
+    assert page.locator("#epoch-shown").text_content() == "1"  # from the beginning
+    page.wait_for_function("document.getElementById('epoch-shown').textContent === '2'")
+    assert page.locator("#play").inner_text() == "▶ Play"
+
+
+def test_regions_are_those_of_the_head(page: Any, compared: Path) -> None:
+    shown = """() => { const plot = Bokeh.documents[0].roots().find((root) => root.name === "test-1");
+      return plot.renderers.filter((r) => r.glyph.type === "Patches").map((r) => r.data_source.data); }"""
+    taken, known = page.evaluate(shown)
+    assert taken["digit"] == [1, 3, 8] == known["digit"]
+    page.locator("#regions").uncheck()
+    assert all(len(one["xs"]) == 0 for one in page.evaluate(shown))
+
+
+def test_a_group_is_one_tab_stop(page: Any) -> None:
+    stops = page.locator(".thumbs button, .classes button").evaluate_all(
+        "all => all.filter((b) => b.tabIndex >= 0).length"
+    )
+    assert stops == page.locator(".roving").count()
+    page.locator(".classes button").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.dataset.digit") == "3"
+
+
+def test_canvases_have_names(page: Any) -> None:
+    names = page.evaluate("""() => [...document.querySelectorAll("figure")].flatMap((figure) => {
+      const found = [], open = [figure];
+      while (open.length) {
+        const node = open.pop();
+        if (node.tagName === "CANVAS") found.push(node.getAttribute("aria-label"));
+        open.push(...(node.shadowRoot?.children ?? []), ...node.children);
+      }
+      return found;
+    })""")
+    assert len(names) >= 7
+    assert all(names)
+
+
+def luminance(color: str) -> float:
+    """Return the relative luminance of a color, as WCAG defines it."""
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_color_stands_out_from_its_ground() -> None:
+    palettes = report.page_facts([])["palettes"]
+    for theme, ground in (("light", "#ffffff"), ("dark", "#17171b")):
+        for color in itertools.chain.from_iterable(palettes[theme].values()):
+            low, high = sorted([luminance(color), luminance(ground)])
+            assert (high + 0.05) / (low + 0.05) >= 3, (theme, color)
 
 
 def test_numbers_say_what_they_mean(page: Any) -> None:

@@ -201,7 +201,7 @@ def as_request(parser: Parser, args: argparse.Namespace) -> Request:
         given["model"] = "lenet++"
     if "known_classes" in given:
         given["known_classes"] = tuple(sorted(given["known_classes"]))
-    if given.get("animate"):
+    if given.get("animate") or given.get("regions"):
         given["plot"] = True
     if "stepsize" in given and not args.resume:
         given.setdefault("schedule", "step")
@@ -231,6 +231,8 @@ def check_combinations(parser: Parser, request: Request) -> Request:
     settings, by_hand = request.settings, request.by_hand
     if request.options.animate and settings.max_epoch == 1:
         parser.error("--animate: a film needs at least two epochs")
+    if request.options.regions and settings.feat_dim != 2 and not request.resume:
+        parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
     if request.resume:
         if request.save_dir and request.resume != request.save_dir:
             parser.error("--resume continues in its own directory: leave --save-dir out")

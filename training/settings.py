@@ -107,6 +107,7 @@ class Options:
     print_freq: int = setting(50, "log every N batches", COUNT, group=RUN, metavar="N")
     plot: bool = setting(False, "draw the features of training and test set after each epoch", group=RUN)
     plot_freq: int = setting(1, "with --plot: every N epochs and after the last", COUNT, group=RUN, metavar="N")
+    regions: bool = setting(False, "--plot, and shade what each class is taken for up to the border of the unknown; two features", group=RUN)  # fmt: skip
     animate: bool = setting(False, "--plot, and at the end a film of the epochs, animation.gif", group=RUN)
     tensorboard: bool = setting(False, "write TensorBoard events too (needs the package tensorboard)", group=RUN)
 

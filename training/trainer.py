@@ -50,6 +50,15 @@ class Network:
         for name in self.STATEFUL:
             getattr(self, name).load_state_dict(state[name])
 
+    def decision(self) -> Tensor:
+        """Return what decides, (C, D + 1): a feature f is taken for the class whose row·(f, 1) is largest."""
+        weight, bias = self.head.weight.detach(), None
+        if isinstance(self.head, SoftmaxHead):
+            bias = self.head.bias
+        else:
+            weight = F.normalize(weight)  # cosines; their scale and the feature's length change no order
+        return torch.cat([weight, weight.new_zeros(len(weight), 1) if bias is None else bias.detach()[:, None]], dim=1)
+
     def features(self, images: Tensor) -> Tensor:
         """Return float32 features (B, D) of uint8 images (B, 28, 28)."""
         return self._features(images, self.model)

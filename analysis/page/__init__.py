@@ -69,11 +69,6 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
     kernels = [layer.weight.detach().permute(2, 3, 1, 0).cpu().numpy() for layer in convolutions]  # (5, 5, C, C')
     weights = np.concatenate([kernel.ravel() for kernel in kernels]).astype(np.float16)
     of_maps = model.fc.weight.detach().cpu().view(2, 128, 3, 3).permute(0, 2, 3, 1).flatten(1)  # (2, 3·3·128)
-    rows, scale, bias = head.weight.detach().cpu(), 1.0, torch.zeros(len(head.weight))
-    if isinstance(head, MarginHead):
-        rows, scale = torch.nn.functional.normalize(rows), head.s
-    elif head.bias is not None:
-        bias = head.bias.detach().cpu()
     features, labels = run.arrays["test_features"].astype(float), run.arrays["test_labels"]
     chosen = np.random.default_rng(0).permutation(len(labels))[:POINTS]
     (left, right), (bottom, top) = plots.limits([features, reader.centers.astype(float)])
@@ -90,8 +85,8 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
         "featureSlope": model.fc_prelu.weight.item() if isinstance(model.fc_prelu, torch.nn.PReLU) else None,
         "mean": run.settings.pixel_mean,
         "std": run.settings.pixel_std,
-        "head": torch.cat([rows, bias[:, None]], 1).tolist(),  # (C, 3)
-        "cosine": scale if isinstance(head, MarginHead) else None,
+        "head": reader.network.decision().tolist(),  # (C, 3)
+        "cosine": head.s if isinstance(head, MarginHead) else None,
         "centers": reader.centers.astype(float).round(4).tolist(),
         "threshold": reader.threshold,
         "heldOut": reader.calibration.held_out,

@@ -1,0 +1,71 @@
+"""Which feature is taken for which class, and where the unknown begins: exact, since the head is linear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+REJECT = 1.0  # percent of the training digits shown that lie beyond the border
+CORNERS = 72  # of a circle
+
+
+@dataclass(frozen=True)
+class Region:
+    """Of one class: the part of the plane that is taken for it, and within that what is not unknown; convex
+    polygons (n, 2), empty where there is nothing."""
+
+    taken: Array
+    known: Array
+
+
+def regions(arrays: dict[str, np.ndarray], reach: float) -> list[Region]:
+    """Return the region of each class, for two features.
+
+    Unknown is what lies farther from the center of its class than all but `REJECT` percent of the training
+    digits do. predict.py says so by the same rule; it measures digits that were kept out of training, prepared
+    like a person's own image, and these lie farther out.
+
+    Args:
+        arrays: as in features/epoch_N.npz, with its ``head``.
+        reach: what lies farther from the origin in x or y is cut off.
+    """
+    head, centers = arrays["head"].astype(float), arrays["centers"].astype(float)
+    border = border_of(arrays)
+    angles = np.arange(CORNERS) * (2 * np.pi / CORNERS)
+    circle = border * np.column_stack([np.cos(angles), np.sin(angles)]) / np.cos(np.pi / CORNERS)
+    square = reach * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    found = []
+    for label in range(len(head)):
+        taken: Array = square
+        known: Array = circle + centers[label]
+        for other in np.delete(np.arange(len(head)), label):
+            taken, known = (clip(polygon, head[label] - head[other]) for polygon in (taken, known))
+        found.append(Region(taken, known))
+    return found
+
+
+def border_of(arrays: dict[str, np.ndarray]) -> float:
+    """Return the distance from the center of what they are taken for beyond which `REJECT` percent of an epoch's
+    training digits lie."""
+    own = arrays["centers"][arrays["train_predictions"]].astype(float)
+    distances = np.linalg.norm(arrays["train_features"].astype(float) - own, axis=1)
+    return float(np.quantile(distances, 1 - REJECT / 100))
+
+
+def clip(polygon: Array, side: Array) -> Array:
+    """Return the part of a convex polygon (n, 2) where side·(x, y, 1) is not negative."""
+    return np.array(list(_kept(polygon, polygon @ side[:2] + side[2]))).reshape(-1, 2)
+
+
+def _kept(polygon: Array, heights: Array) -> Iterator[Array]:
+    for here, there, height, next_height in zip(
+        polygon, np.roll(polygon, -1, axis=0), heights, np.roll(heights, -1), strict=True
+    ):
+        if height >= 0:
+            yield here
+        if height * next_height < 0:  # the edge crosses over
+            yield here + height / (height - next_height) * (there - here)

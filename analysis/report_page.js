@@ -1,0 +1,441 @@
+"use strict";
+const FACTS = JSON.parse(document.getElementById("facts").textContent);
+const {epochs: EPOCHS, sheet_row: ROW, palettes: PALETTES} = FACTS;
+const $ = (id) => document.getElementById(id);
+const STEPS = ["50", "90", "99", "99.9", "99.99"];  // percent, of the colors for confidence
+let panels = [];
+let first = new Map();  // the panel of each run that holds its ranges
+let hidden = new Set();
+let rest = 0;
+let picked = null;  // {sheet, place}
+let grid = null;  // {sheet, places} of a lasso
+
+// The sheets of images become --NAME, for the page as for Bokeh's tooltips.
+for (const sheet of document.querySelectorAll(".sheet")) {
+  const bytes = Uint8Array.from(atob(sheet.textContent), (c) => c.charCodeAt(0));
+  const url = URL.createObjectURL(new Blob([bytes], {type: "image/png"}));
+  document.documentElement.style.setProperty(`--${sheet.dataset.name}`, `url(${url})`);
+}
+
+// ---------------------------------------------------------------- start
+
+// Bokeh calls this once its plots are there.
+window.startReport = (found) => {
+  panels = found;
+  for (const panel of panels) {
+    panel.home = [panel.x_range.start, panel.x_range.end, panel.y_range.start, panel.y_range.end];
+  }
+  first = new Map(panels.map((panel) => [panel.run, panel]));
+  for (const panel of first.values()) {
+    for (const range of [panel.x_range, panel.y_range]) {
+      for (const end of ["start", "end"]) range.properties[end].change.connect(() => link(panel));
+    }
+  }
+  const same = $("same"), widths = [...first.values()].map(({home}) => home[1] - home[0]);
+  if (same && Math.max(...widths) <= 3 * Math.min(...widths)) {  // one scale, where no run is lost in it
+    same.checked = true;
+    rescale(true);
+  }
+  listen();
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  dark.addEventListener("change", paint);
+  if (window.matchMedia("(pointer: coarse)").matches) {
+    for (const plot of plots()) plot.toolbar.active_drag = null;  // a finger scrolls the page
+  }
+  restore();
+  paint();
+  const watch = new IntersectionObserver((entries) => {
+    for (const entry of entries) {
+      const panel = panels.find((p) => `${p.part}-${p.run}` === entry.target.dataset.panel);
+      panel.onScreen = entry.isIntersecting;
+      if (panel.onScreen) fill(panel);
+    }
+  }, {rootMargin: "200px"});
+  for (const element of document.querySelectorAll(".panel")) watch.observe(element);
+  nameCanvases();
+  document.body.dataset.ready = "yes";
+};
+
+function listen() {
+  $("epoch").addEventListener("input", () => { play(false); show(EPOCHS[$("epoch").value]); remember(); });
+  $("play")?.addEventListener("click", () => play(playing === null));
+  $("same")?.addEventListener("change", (event) => rescale(event.target.checked));
+  $("regions")?.addEventListener("change", () => { panels.forEach(showRegions); remember(); });
+  $("color").addEventListener("change", () => { recolor(); remember(); });
+  $("mistakes").addEventListener("change", (event) => {
+    for (const panel of panels) panel.crosses.visible = event.target.checked;
+    remember();
+  });
+  for (const button of document.querySelectorAll(".classes button")) {
+    button.addEventListener("click", () => { toggle(button); remember(); });
+  }
+  for (const button of document.querySelectorAll(".thumbs button")) {
+    button.addEventListener("click", () => window.choose(sheetOf(button), Number(button.dataset.place)));
+  }
+  $("previous").addEventListener("click", () => step(-1));
+  $("next").addEventListener("click", () => step(1));
+  $("find").addEventListener("submit", (event) => { event.preventDefault(); find(); });
+  $("grid-close").addEventListener("click", () => showGrid(null));
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") grid ? showGrid(null) : letGo();
+    if (event.target.closest?.("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "n") step(1);
+    if (event.key === "p") step(-1);
+  });
+  for (const group of document.querySelectorAll(".roving")) rove(group);
+  window.addEventListener("hashchange", restore);
+}
+
+const plots = () => Bokeh.documents.flatMap((d) => d.roots());
+const shownEpoch = (run, epoch) => FACTS.runs[run].epochs.filter((e) => e <= epoch).at(-1) ?? FACTS.runs[run].epochs[0];
+const sheetOf = (button) => panels.find((p) => p.part === "test" && p.run === Number(button.dataset.run)).sheet;
+const nameOf = (panel) => document.querySelector(`[data-panel="${panel.part}-${panel.run}"] strong`).textContent;
+const sureness = (code) => 100 * (1 - 10 ** (-code / 1000));  // as report_figures.py keeps it
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+// One image of a sheet, so many pixels wide.
+function thumbnail(sheet, place, width, label) {
+  const image = element("span", label ? {class: "digit", role: "img", "aria-label": label} : {class: "digit"});
+  Object.assign(image.style, {
+    display: "block", width: `${width}px`, height: `${width}px`,
+    backgroundImage: `var(--${sheet})`, backgroundSize: `${width * ROW}px`,
+    backgroundPosition: `${-width * (place % ROW)}px ${-width * Math.floor(place / ROW)}px`,
+  });
+  return image;
+}
+
+// A group of buttons is one tab stop; arrow keys go through it.
+function rove(group) {
+  const buttons = () => [...group.querySelectorAll("button")];
+  const only = (kept) => buttons().forEach((button) => { button.tabIndex = button === kept ? 0 : -1; });
+  only(buttons()[0]);
+  group.addEventListener("focusin", (event) => { if (event.target.tagName === "BUTTON") only(event.target); });
+  group.addEventListener("keydown", (event) => {
+    const way = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
+    const all = buttons(), here = all.indexOf(document.activeElement);
+    const there = {Home: 0, End: all.length - 1}[event.key] ?? (way ? here + way : -1);
+    if (here < 0 || there < 0 || !all[there]) return;
+    event.preventDefault();
+    all[there].focus();
+  });
+}
+
+function nameCanvases() {
+  for (const figure of document.querySelectorAll("figure[aria-label]")) {
+    const open = [figure];
+    while (open.length) {
+      const node = open.pop();
+      if (node.tagName === "CANVAS") { node.setAttribute("role", "img"); node.setAttribute("aria-label", figure.getAttribute("aria-label")); }
+      open.push(...(node.shadowRoot?.children ?? []), ...node.children);
+    }
+  }
+}
+
+// ---------------------------------------------------------------- the address
+
+// Epoch, selection and colors stand in the address, to be kept or sent to someone.
+function remember() {
+  const state = new URLSearchParams();
+  if (Number($("epoch").value) !== EPOCHS.length - 1) state.set("epoch", EPOCHS[$("epoch").value]);
+  if (picked) state.set("image", `${picked.sheet}:${picked.place}`);
+  if ($("color").value !== "digit") state.set("color", $("color").value);
+  if ($("mistakes").checked) state.set("mistakes", "1");
+  if ($("regions") && !$("regions").checked) state.set("regions", "0");
+  if (hidden.size) state.set("hidden", [...hidden].sort().join("."));
+  history.replaceState(null, "", state.size ? `#${state}` : location.pathname + location.search);
+}
+
+function restore() {
+  const state = new URLSearchParams(location.hash.slice(1));
+  const epoch = EPOCHS.indexOf(Number(state.get("epoch")));
+  $("epoch").value = epoch < 0 ? EPOCHS.length - 1 : epoch;
+  if ([...$("color").options].some((option) => option.value === state.get("color"))) $("color").value = state.get("color");
+  $("mistakes").checked = state.get("mistakes") === "1";
+  for (const panel of panels) panel.crosses.visible = $("mistakes").checked;
+  if ($("regions")) $("regions").checked = state.get("regions") !== "0";
+  const off = new Set((state.get("hidden") ?? "").split("."));
+  for (const button of document.querySelectorAll(".classes button")) {
+    if (off.has(button.dataset.digit) === (button.getAttribute("aria-pressed") === "true")) toggle(button);
+  }
+  const [sheet, place] = (state.get("image") ?? "").split(":");
+  const there = panels.find((panel) => panel.sheet === sheet);
+  picked = there && Number(place) < there.source.data.place.length ? {sheet, place: Number(place)} : null;
+  for (const panel of panels) panel.filled = null;
+  show(EPOCHS[$("epoch").value]);
+}
+
+// ---------------------------------------------------------------- epochs
+
+let playing = null;
+function play(on) {
+  clearInterval(playing);
+  playing = on ? setInterval(advance, 900) : null;
+  if ($("play")) {
+    $("play").setAttribute("aria-pressed", String(on));
+    $("play").textContent = on ? "⏸ Pause" : "▶ Play";
+  }
+  if (on && Number($("epoch").value) === EPOCHS.length - 1) advance();
+}
+
+function advance() {
+  const next = (Number($("epoch").value) + 1) % EPOCHS.length;
+  $("epoch").value = next;
+  show(EPOCHS[next]);
+  if (next === EPOCHS.length - 1) { play(false); remember(); }
+}
+
+// Show an epoch in every scatter, at once in those on the screen.
+function show(epoch) {
+  $("epoch-shown").textContent = epoch;
+  $("epoch").setAttribute("aria-valuetext", `epoch ${epoch}`);
+  for (const panel of panels) {
+    panel.at = shownEpoch(panel.run, epoch);
+    if (panel.onScreen) fill(panel);
+  }
+  for (const span of document.querySelectorAll(".at")) span.textContent = `after epoch ${shownEpoch(Number(span.dataset.run), epoch)}`;
+  mark();
+  clearTimeout(rest);
+  rest = setTimeout(() => panels.forEach(fill), 300);  // those off the screen, once the slider rests
+}
+
+function fill(panel) {
+  if (panel.filled === panel.at) return;
+  panel.filled = panel.at;
+  const {x, place, digit} = panel.source.data;
+  const floats = () => new Float32Array(x.length);
+  const moved = {x: floats(), y: floats(), distance: floats(), sure: floats(), hue: floats(), predicted: new Uint8Array(x.length)};
+  const store = panel.store.data;
+  const [fx, fy, fd, fp, fc] = ["x", "y", "d", "p", "c"].map((key) => store[key + panel.at]);
+  for (let i = 0; i < x.length; i++) {
+    const j = place[i];
+    moved.x[i] = fx[j]; moved.y[i] = fy[j]; moved.distance[i] = fd[j]; moved.predicted[i] = fp[j];
+    moved.sure[i] = sureness(fc[j]);
+  }
+  const hue = {
+    digit: (i) => digit[i], predicted: (i) => moved.predicted[i],
+    right: (i) => Number(moved.predicted[i] === digit[i]), sure: (i) => fc[place[i]] / 1000,
+  }[$("color").value];
+  for (let i = 0; i < x.length; i++) moved.hue[i] = hue(i);
+  panel.source.data = {...panel.source.data, ...moved};
+  showMistaken(panel);
+  showCenters(panel);
+  showRegions(panel);
+}
+
+function showCenters(panel) {
+  const shown = panel.centers[panel.at].map(([x, y], k) => ({x, y, digit: panel.classes[k]})).filter((c) => !hidden.has(c.digit));
+  panel.center_source.data = {x: shown.map((c) => c.x), y: shown.map((c) => c.y), digit: shown.map((c) => String(c.digit))};
+}
+
+function showMistaken(panel) {
+  const {digit, predicted} = panel.source.data;
+  panel.mistaken.booleans = Array.from(digit, (d, i) => d !== predicted[i] && !hidden.has(d));
+}
+
+function showRegions(panel) {
+  const there = $("regions")?.checked ? panel.regions[panel.at] : undefined;
+  for (const [key, source] of Object.entries(panel.region_sources)) {
+    source.data = there?.[key] ?? {xs: [], ys: [], digit: []};
+  }
+}
+
+function toggle(button) {
+  const digit = Number(button.dataset.digit);
+  const off = button.getAttribute("aria-pressed") === "true";
+  button.setAttribute("aria-pressed", String(!off));
+  off ? hidden.add(digit) : hidden.delete(digit);
+  for (const panel of panels) {
+    panel.visible.booleans = Array.from(panel.source.data.digit, (d) => !hidden.has(d));
+    showMistaken(panel);
+    if (panel.at !== undefined) showCenters(panel);
+  }
+  mark();
+}
+
+// ---------------------------------------------------------------- one image
+
+// Follow one image through every panel that holds it.
+let chosenAt = 0;
+window.choose = (sheet, place) => { picked = {sheet, place}; chosenAt = performance.now(); mark(); remember(); };
+window.tapped = () => setTimeout(() => { if (performance.now() - chosenAt > 80) letGo(); }, 60);  // on no point
+function letGo() {
+  if (picked === null) return;
+  picked = null;
+  mark();
+  remember();
+}
+
+function mark() {
+  for (const button of document.querySelectorAll(".thumbs button")) {
+    button.setAttribute("aria-pressed", String(picked !== null && sheetOf(button) === picked.sheet && Number(button.dataset.place) === picked.place));
+  }
+  const inspector = $("inspector");
+  inspector.classList.toggle("picked", picked !== null);
+  if (picked === null) {
+    for (const panel of panels) panel.chosen.data = {x: [], y: []};
+    inspector.replaceChildren(element("span", {class: "quiet"}, "Click a point, or one of the digits listed under Mistakes."));
+    return;
+  }
+  const {sheet, place} = picked, lines = [];
+  let label = "", number = 0, part = "";
+  for (const panel of panels) {
+    if (panel.sheet !== sheet) { panel.chosen.data = {x: [], y: []}; continue; }
+    const store = panel.store.data, row = panel.source.data.place.indexOf(place);
+    label = panel.source.data.digit[row];
+    number = panel.source.data.number[row];
+    part = panel.part === "test" ? "test" : "training";
+    panel.chosen.data = hidden.has(label) ? {x: [], y: []} : {x: [store["x" + panel.at][place]], y: [store["y" + panel.at][place]]};
+    const [predicted, distance, sure] = ["p", "d", "c"].map((key) => store[key + panel.at][place]);
+    lines.push(element("div", {}, `${nameOf(panel)}: predicted ${predicted}, ${sureness(sure).toFixed(1)} %, ${distance.toFixed(2)} from its center`));  // the predicted class's, as in predict.py
+    lines.push(element("div", {class: "near", role: "group", "aria-label": "Nearest in this figure"}, ...neighbors(panel, place)));
+  }
+  inspector.replaceChildren(
+    thumbnail(sheet, place, 84, `image of a ${label}`),
+    element("div", {}, element("strong", {}, `A ${label}`), ` (${part} image ${number})`, ...lines),
+  );
+}
+
+// Its nearest points of the figure, as buttons.
+function neighbors(panel, place) {
+  const [x, y, p] = ["x", "y", "p"].map((key) => panel.store.data[key + panel.at]);
+  const nearest = [];
+  for (let j = 0; j < x.length; j++) {
+    const far = (x[j] - x[place]) ** 2 + (y[j] - y[place]) ** 2;
+    if (j === place || (nearest.length === 6 && far >= nearest[5][0])) continue;
+    nearest.push([far, j]);
+    nearest.sort((a, b) => a[0] - b[0]);
+    nearest.length = Math.min(nearest.length, 6);
+  }
+  return nearest.map(([, j]) => imageButton(panel, j, 34, `nearest: predicted ${p[j]}`));
+}
+
+function imageButton(panel, place, width, label) {
+  const button = element("button", {type: "button", "aria-label": label, title: label}, thumbnail(panel.sheet, place, width));
+  button.addEventListener("click", () => window.choose(panel.sheet, place));
+  return button;
+}
+
+// The mistake before or after the one that is chosen, over the lists of all runs.
+function step(way) {
+  const all = [...document.querySelectorAll(".thumbs.wrong button")];
+  if (!all.length) return;
+  const here = all.findIndex((button) => button.getAttribute("aria-pressed") === "true");
+  const there = here < 0 ? (way > 0 ? 0 : all.length - 1) : (here + way + all.length) % all.length;
+  all[there].click();
+}
+
+function find() {
+  const part = $("find-part").value, number = Number($("find-number").value);
+  const panel = panels.find((p) => p.part === part && p.source.data.number.indexOf(number) >= 0);
+  $("find-none").textContent = panel ? "" : "not among those that are shown";
+  if (panel) window.choose(panel.sheet, panel.source.data.place[panel.source.data.number.indexOf(number)]);
+}
+
+// ---------------------------------------------------------------- several images
+
+const MOST = 300;
+window.lassoed = (sheet, places) => showGrid(places.length ? {sheet, places} : null);
+function showGrid(found) {
+  grid = found;
+  $("grid").hidden = grid === null;
+  if (grid === null) return;
+  const panel = panels.find((p) => p.sheet === grid.sheet), digits = panel.source.data.digit, at = panel.source.data.place;
+  const rows = new Map(Array.from(at, (place, i) => [place, i]));
+  const places = [...grid.places].sort((a, b) => digits[rows.get(a)] - digits[rows.get(b)]);
+  const counts = new Map();
+  for (const place of places) counts.set(digits[rows.get(place)], (counts.get(digits[rows.get(place)]) ?? 0) + 1);
+  const told = [...counts].map(([digit, count]) => `${count} × ${digit}`).join(", ");
+  $("grid-title").textContent = `${places.length} images: ${told}` + (places.length > MOST ? `; the first ${MOST}` : "");
+  $("grid-images").replaceChildren(...places.slice(0, MOST).map((place) => imageButton(panel, place, 34, `a ${digits[rows.get(place)]}`)));
+  rove($("grid-images"));
+}
+
+// ---------------------------------------------------------------- ranges
+
+// Zoom and pan of one run move the others alike, each relative to its own home.
+let linking = false;
+function link(moved) {
+  if (linking) return;
+  linking = true;
+  const share = (value, a, b) => (value - a) / (b - a);
+  const [x0, x1, y0, y1] = moved.home;
+  const u = [share(moved.x_range.start, x0, x1), share(moved.x_range.end, x0, x1), share(moved.y_range.start, y0, y1), share(moved.y_range.end, y0, y1)];
+  for (const panel of first.values()) if (panel !== moved) place(panel, u);
+  linking = false;
+}
+function place(panel, u) {
+  const [x0, x1, y0, y1] = panel.home;
+  panel.x_range.setv({start: x0 + u[0] * (x1 - x0), end: x0 + u[1] * (x1 - x0)});
+  panel.y_range.setv({start: y0 + u[2] * (y1 - y0), end: y0 + u[3] * (y1 - y0)});
+}
+function rescale(same) {
+  for (const panel of first.values()) panel.own ??= panel.home;
+  const boxes = [...first.values()].map((panel) => panel.own);
+  const widest = Math.max(...boxes.flatMap((box) => box.map(Math.abs)));
+  linking = true;
+  for (const panel of first.values()) {
+    panel.home = same ? [-widest, widest, -widest, widest] : panel.own;
+    place(panel, [0, 1, 0, 1]);
+    const [x0, x1, y0, y1] = panel.home;
+    panel.x_range.setv({reset_start: x0, reset_end: x1});  // where Reset takes it
+    panel.y_range.setv({reset_start: y0, reset_end: y1});
+  }
+  linking = false;
+}
+
+// ---------------------------------------------------------------- colors
+
+const theme = () => (window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+
+// Color the points by what is asked for.
+function recolor() {
+  const by = $("color").value, palettes = PALETTES[theme()];
+  const [palette, low, high] = {
+    right: [palettes.right, -0.5, 1.5],
+    sure: [palettes.sure, 0.3, 4],  // decades of what is missing to 100 %
+  }[by] ?? [palettes.digit, -0.5, 9.5];
+  for (const panel of panels) {
+    panel.class_colors.palette = palettes.digit;
+    panel.hues.setv({palette, low, high});
+    panel.filled = null;
+    if (panel.onScreen) fill(panel);
+  }
+  clearTimeout(rest);
+  rest = setTimeout(() => panels.forEach(fill), 300);
+  const names = {right: ["wrong", "right"], sure: STEPS.map((step) => `${step} %`)}[by] ?? [];
+  $("legend").replaceChildren(...names.map((name, i) => {
+    const swatch = element("span", {class: "swatch"});
+    swatch.style.background = palette[Math.round((i * (palette.length - 1)) / Math.max(names.length - 1, 1))];
+    return element("span", {}, swatch, name);
+  }));
+}
+
+// The plots take the page's colors.
+function paint() {
+  const style = getComputedStyle(document.documentElement);
+  const [text, line] = ["--text", "--line"].map((name) => style.getPropertyValue(name).trim());
+  const here = PALETTES[theme()].digit, there = PALETTES[theme() === "dark" ? "light" : "dark"].digit;
+  here.forEach((color, k) => document.documentElement.style.setProperty(`--digit-${k}`, color));
+  for (const plot of plots()) {
+    plot.outline_line_color = line;
+    for (const grid of plot.center.filter((g) => "grid_line_color" in g)) grid.grid_line_color = line;
+    for (const axis of [...plot.below, ...plot.left].filter((a) => "axis_label_text_color" in a)) {
+      Object.assign(axis, {axis_label_text_color: text, major_label_text_color: text, axis_line_color: line, major_tick_line_color: line, minor_tick_line_color: line});
+    }
+    for (const legend of plot.above.filter((a) => "label_text_color" in a)) legend.label_text_color = text;
+    for (const {glyph} of plot.renderers) {  // lines and bars
+      for (const key of ["line_color", "fill_color"]) {
+        const k = there.indexOf(glyph[key]?.value ?? glyph[key]);
+        if (k >= 0) glyph[key] = here[k];
+      }
+    }
+  }
+  for (const panel of panels) panel.crosses.glyph.line_color = text;
+  recolor();
+}

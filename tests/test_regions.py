@@ -1,0 +1,128 @@
+"""Regions of classes and the border of the unknown, as figures shade them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import RunMain, run_here
+from matplotlib.path import Path as Outline
+from torch import Tensor
+
+import compare
+from analysis.plots import read_epoch, regions_of
+from analysis.regions import Region, border_of, clip, regions
+from margin_heads import ArcFace, CosFace
+from models import SoftmaxHead
+from rundir.loading import decision_of
+from rundir.reading import kept_epochs
+from training.trainer import Network
+from utils import HERE, UserError
+
+SHIPPED = HERE / "models" / "shipped" / "center"
+
+
+def network(head: SoftmaxHead | ArcFace | CosFace) -> Network:
+    return Network(model=torch.nn.Identity(), head=head, precision=torch.no_grad, pixel_mean=0, pixel_std=1)
+
+
+def heads() -> list[SoftmaxHead | ArcFace | CosFace]:
+    torch.manual_seed(0)
+    biased = SoftmaxHead(2, 5, bias=True, init="torch")
+    return [SoftmaxHead(2, 10), biased, ArcFace(2, 6, s=30, m=0.2), CosFace(2, 6, s=30, m=0.1)]
+
+
+def some_arrays(head: np.ndarray) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    features = 3 * rng.normal(size=(500, 2))
+    predictions = (features @ head[:, :2].T + head[:, 2]).argmax(axis=1)
+    centers = rng.normal(size=(len(head), 2))
+    return {"head": head, "centers": centers, "train_features": features, "train_predictions": predictions}
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_feature_lies_in_the_region_of_its_prediction(number: int) -> None:
+    head = heads()[number]
+    features = 3 * torch.randn(2_000, 2)
+    predicted = head(features).argmax(dim=1)
+    decision: Tensor = network(head).decision()
+    ones = torch.ones(len(features), 1)
+    assert torch.equal((torch.cat([features, ones], 1) @ decision.T).argmax(dim=1), predicted)
+
+    arrays = some_arrays(decision.numpy())
+    found = regions(arrays, reach=100)
+    assert [type(one) for one in found] == [Region] * len(decision)
+    distances = np.linalg.norm(features.numpy() - arrays["centers"][predicted], axis=1)
+    inside = distances < border_of(arrays)
+    clear = np.abs(distances - border_of(arrays)) > 0.02  # the circle is a polygon
+    for label, one in enumerate(found):
+        mine = predicted.numpy() == label
+        taken = Outline(one.taken).contains_points(features) if len(one.taken) else np.zeros(len(features), bool)
+        known = Outline(one.known).contains_points(features) if len(one.known) else np.zeros(len(features), bool)
+        assert (taken == mine).mean() > 0.999  # but for what lies on a line
+        assert (known == (mine & inside))[clear].mean() > 0.999
+
+
+def test_the_border_leaves_one_percent_out() -> None:
+    arrays = some_arrays(np.array([[1.0, 0, 0], [-1, 0, 0]]))
+    own = arrays["centers"][arrays["train_predictions"]]
+    beyond = np.linalg.norm(arrays["train_features"] - own, axis=1) > border_of(arrays)
+    assert beyond.sum() == 5
+
+
+def test_clipping() -> None:
+    square = np.array([[0.0, 0], [2, 0], [2, 2], [0, 2]])
+    half = clip(square, np.array([-1.0, 0, 1]))  # x <= 1
+    assert sorted(half.tolist()) == [[0, 0], [0, 2], [1, 0], [1, 2]]
+    assert len(clip(square, np.array([1.0, 0, -3]))) == 0
+    assert np.array_equal(clip(square, np.array([0.0, 0, 1])), square)
+
+
+def test_a_run_of_before_has_them_for_its_last_epoch(tmp_path: Path) -> None:
+    """Its head lies in the checkpoint alone."""
+    last = kept_epochs(SHIPPED)[-1]
+    found = regions_of(read_epoch(SHIPPED, last))
+    assert len(found) == 10
+    head = decision_of(SHIPPED)
+    assert head.shape == (10, 3)
+    run = tmp_path / "run"
+    shutil.copytree(SHIPPED, run)
+    shutil.copy(run / "features" / f"epoch_{last}.npz", run / "features" / "epoch_1.npz")
+    with pytest.raises(UserError, match="epoch 1 was kept without the head that --regions needs; train it again"):
+        regions_of(read_epoch(run, 1))
+
+
+def test_figures_show_them(run_main: RunMain, tmp_path: Path) -> None:
+    words = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "4", "--max-epoch", "1", "--batch-size", "128"]
+    done = run_main(*words, "--regions", "--save-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    figure = tmp_path / "run" / "test" / "epoch_1.png"
+    assert figure.exists(), "--regions draws"
+    epoch = read_epoch(tmp_path / "run", 1)
+    np.testing.assert_allclose(epoch.arrays["head"], decision_of(tmp_path / "run"), rtol=1e-6)
+    assert len(regions_of(epoch)) == 3
+    done = run_here(compare.main, "--runs", tmp_path / "run", "--out", tmp_path / "plain")
+    assert done.returncode == 0, done.stderr
+    done = run_here(compare.main, "--runs", tmp_path / "run", "--regions", "--out", tmp_path / "shaded")
+    assert done.returncode == 0, done.stderr
+    plain, shaded = ((tmp_path / name / "comparison.png").read_bytes() for name in ("plain", "shaded"))
+    assert plain != shaded
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (["main.py", "--regions", "--feat-dim", "3"], "--regions: the regions of a plane can be drawn: needs --feat-dim 2"),
+        (["compare.py", "--regions", "--", "--feat-dim", "3"], "--regions: the regions of a plane can be drawn: needs --feat-dim 2"),
+    ],
+)  # fmt: skip
+def test_more_features_have_none(command: list[str], line: str) -> None:
+    import main
+
+    program = {"main.py": main.main, "compare.py": compare.main}[command[0]]
+    done = run_here(program, *command[1:])
+    assert done.returncode == 2
+    assert line in done.stderr
