@@ -29,11 +29,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print an object a line for programs, and nothing else")
     parser.add_argument("--plot", action="store_true", help=f"draw where the images fall among the features: {FIGURE}, or the next name that is free")  # fmt: skip
     parser.add_argument("--page", type=Path, metavar="FILE", help="write a page to draw digits on, for runs with two features; one file that needs no network")  # fmt: skip
+    parser.add_argument("--export", type=Path, metavar="FILE", help="write the network as ONNX: gray images in; features, probabilities and distances out (needs the packages onnx and onnxscript)")  # fmt: skip
     parser.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help="CUDA device; -1 is the CPU (default: 0)")  # fmt: skip
     parser.add_argument("--use-cpu", action="store_true", help="use the CPU even if there is a GPU")
     args = parser.parse_intermixed_args(argv)
-    if not args.images and not args.page:
-        parser.error("name at least one image, or --page")
+    if not args.images and not args.page and not args.export:
+        parser.error("name at least one image, or --page, or --export")
     if args.run and len(args.run) > 1 and not args.page:
         parser.error("--run: one run reads images; several are for --page")
     args.runs = args.run or [SHIPPED / name for name in (("softmax", "center") if args.page else ("center",))]
@@ -94,7 +95,7 @@ def predict(args: argparse.Namespace) -> int:
     """Print a line for each image; return the exit status: 2 if an image could not be read."""
     runs = [read_run(path) for path in args.runs]
     seen, all_read = look_at(args.images)  # before torch is imported: a wrong name is told of at once
-    if not seen and not args.page:
+    if not seen and not args.page and not args.export:
         return 2
     from analysis.reader import Reader
     from training.hardware import choose_device
@@ -108,6 +109,8 @@ def predict(args: argparse.Namespace) -> int:
     readers = [Reader(run, device, args.reject) for run in runs]
     if args.page:
         write_page(args.page, runs, readers, quiet=args.json)
+    if args.export:
+        write_onnx(args.export, runs[-1], readers[-1], quiet=args.json)
     if seen:
         tell(args, runs[-1], readers[-1], seen)
     return 0 if all_read else 2
@@ -118,6 +121,15 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader], quiet: bool) 
     from analysis import page
 
     page.write_page(path, runs, readers, page.examples())
+    if not quiet:
+        say(f"Wrote {path}")
+
+
+def write_onnx(path: Path, run: Run, reader: Reader, quiet: bool) -> None:
+    """Write the network for other programs."""
+    from analysis.export import export
+
+    export(path, run, reader)
     if not quiet:
         say(f"Wrote {path}")
 

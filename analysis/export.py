@@ -1,0 +1,79 @@
+"""A finished run as an ONNX file, for programs that know neither torch nor this project: predict.py --export."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from analysis.reader import Reader
+from rundir.reading import Run
+from training.building import build_network
+from training.trainer import Network
+from utils import UserError, whole
+
+OUTPUTS = ("features", "probabilities", "distances")
+
+
+class Exported(nn.Module):
+    """Gray images (N, 1, 28, 28), float32 from 0 (ground) to 1 (ink), to float32 features (N, D), probabilities
+    (N, C) and distances to the centers (N, C)."""
+
+    centers: Tensor
+
+    def __init__(self, network: Network, centers: Tensor) -> None:
+        super().__init__()
+        self.model, self.head = network.model, network.head
+        self.mean, self.std = network.pixel_mean, network.pixel_std
+        self.register_buffer("centers", centers.float())
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features, probabilities and distances."""
+        features = self.model((255 * images - self.mean) / self.std)
+        gaps = features.unsqueeze(1) - self.centers
+        return features, self.head(features).softmax(dim=1), gaps.square().sum(dim=2).sqrt()
+
+
+def export(path: Path, run: Run, reader: Reader) -> None:
+    """Write a run as ONNX, for any number of images at once. Its metadata name the classes, in the order of the
+    probabilities, and the distance beyond which an image is unknown.
+
+    Raises:
+        UserError: if the packages that write ONNX are not installed, or refuse the run.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  (torch's exporter asks for it)
+    except ImportError as error:
+        raise UserError(f"--export needs the packages onnx and onnxscript: pip install onnx onnxscript ({error})") from None  # fmt: skip
+    network = build_network(run.settings, len(run.record.classes), contextlib.nullcontext)  # with torch's own layers
+    network.model.load_state_dict(reader.network.model.state_dict())
+    network.head.load_state_dict(reader.network.head.state_dict())
+    exported = Exported(network, torch.from_numpy(reader.centers)).eval()
+    batch = torch.export.Dim("batch")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with whole(path) as unfinished, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, about itself
+        program = torch.onnx.export(
+            exported,
+            (torch.zeros(2, 1, 28, 28),),
+            input_names=["images"],
+            output_names=OUTPUTS,
+            dynamic_shapes=({0: batch},),
+            dynamo=True,
+            verbose=False,
+        )
+        assert program is not None
+        proto = program.model_proto
+        metadata = {
+            "classes": json.dumps([int(digit) for digit in reader.classes]),
+            "unknown_beyond": f"{reader.threshold:.6g}",
+            "images": "float32 (batch, 1, 28, 28), 0 the ground, 1 the ink; a digit as MNIST centers it",
+        }
+        onnx.helper.set_model_props(proto, metadata)
+        onnx.save(proto, str(unfinished))
