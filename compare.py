@@ -15,6 +15,7 @@ if __name__ == "__main__":
     COMPARISON = parse_comparison(sys.argv[1:])
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -136,8 +137,11 @@ def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], dev
 
 
 def show(file: Path) -> None:
-    """Print a file of paragraphs and tables."""
-    for line in file.read_text(encoding="utf-8").splitlines():
+    """Print a file of paragraphs and tables; on a terminal in columns that fit it."""
+    text = file.read_text(encoding="utf-8")
+    if sys.stdout.isatty():
+        text = tables.for_terminal(text, shutil.get_terminal_size().columns)
+    for line in text.splitlines():
         say(line)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -58,6 +59,42 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     for row in rows:
         lines.append("| " + " | ".join(plain(str(cell)) for cell in row) + " |")
     return "\n".join(lines)
+
+
+def for_terminal(text: str, width: int) -> str:
+    """Return Markdown with its tables in columns that fit a terminal: on their side, and in several parts, where
+    they would be too wide."""
+    parts: list[str] = []
+    for in_table, lines in itertools.groupby(text.splitlines(), lambda line: line.startswith("|")):
+        if not in_table:
+            parts += lines
+            continue
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("|---")]
+        turned = [list(column) for column in zip(*rows, strict=True)]
+        parts += _columns(rows) if _width(rows) <= width else _in_parts(turned, width)
+    return "\n".join(parts)
+
+
+def _in_parts(rows: list[list[str]], width: int) -> list[str]:
+    """Return a table's lines, so many columns at once as fit beside the first."""
+    lines: list[str] = []
+    start = 1
+    while start < len(rows[0]):
+        end = start + 1
+        while end < len(rows[0]) and _width([[row[0], *row[start : end + 1]] for row in rows]) <= width:
+            end += 1
+        lines += [*([""] if lines else []), *_columns([[row[0], *row[start:end]] for row in rows])]
+        start = end
+    return lines
+
+
+def _width(rows: list[list[str]]) -> int:
+    return sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True)) - 2
+
+
+def _columns(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(room) for cell, room in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def plain(text: str) -> str:

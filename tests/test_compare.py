@@ -265,6 +265,22 @@ def test_differences_are_paired_by_seed() -> None:
     assert tables.paired({"a": [made_up()], "b": [made_up(seed=1)]}, lambda run: 1.0) is None
 
 
+def test_a_table_fits_the_terminal() -> None:
+    names = ["softmax only (λ = 0)", "softmax + center loss (λ = 0.1)", "ArcFace + center loss (λ = 0.1)"]
+    table = tables.markdown(["loss", *"abcdefgh"], [[name, *["99.99 ± 0.01"] * 8] for name in names])
+    text = f"Before.\n\n{table}\n\nAfter, a line that is as long as it is, since a terminal breaks lines of words."
+    for width, count in ((200, 4), (99, 9), (60, 19), (20, 29)):
+        lines = tables.for_terminal(text, width).splitlines()
+        assert lines[0] == "Before."
+        assert lines[-1].startswith("After")
+        shown = lines[2:-2]
+        assert len(shown) == count, width
+        assert max(map(len, shown)) <= max(width, 2 + 4 + len(names[1]))
+        assert sum(line.count("99.99 ± 0.01") for line in shown) == 24
+    wide = tables.for_terminal(text, 200).splitlines()[3]
+    assert wide.split() == ["softmax", "only", "(λ", "=", "0)"] + ["99.99", "±", "0.01"] * 8
+
+
 def test_a_table_cannot_be_broken_out_of() -> None:
     text = tables.markdown(["run"], [["<script>alert(1)</script>\n| x |"]])
     assert "<script>" not in text

@@ -152,7 +152,8 @@ def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: P
     common = (*SHORT, "--max-epoch", 2, "--known-classes", 3, 8, "--seed", 5)
     assert run_main(*common, "--save-dir", whole, "--print-freq", 7, "--plot").returncode == 0
     first = run_main(*common, "--save-dir", parts, "--stop-after", 1)
-    assert f"Continue with: {command_line('main.py', '--resume', parts)}" in first.stdout
+    assert f"Stopped after epoch 1 of 2. Continue with: {command_line('main.py', '--resume', parts)}" in first.stdout
+    assert "Finished" not in first.stdout + (parts / "log_mnist5k.txt").read_text()
     with open(parts / "batches.csv", "a") as file:
         file.write("2,1,a row of an epoch that was cut off\n")
     second = run_main("--resume", parts, "-d", "mnist5k", "--plot")
