@@ -156,6 +156,17 @@ def test_hours() -> None:
     assert utils.hours(3_725.9) == "1:02:05"
 
 
+def test_what_is_left_at_the_end_is_drawn_on_every_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writing, "usable_cores", lambda: 2)
+    drawer, asked = writing.Drawer(tmp_path, print), []
+    monkeypatch.setattr(drawer, "_run", lambda *flags: asked.append(flags))
+    drawer.waiting = [3, 4, 5]
+    drawer.finish()
+    assert asked == [("--epochs", "3", "5"), ("--epochs", "4")]
+    drawer.finish()
+    assert len(asked) == 2, "nothing is left"
+
+
 def test_auto_compiles_nowhere_so_far() -> None:
     assert hardware.choose_compile("auto", torch.device("cpu")) == ("off", "no faster on the CPU that was measured")
     assert hardware.choose_compile("auto", torch.device("cuda")) == ("off", "not yet measured on GPUs")

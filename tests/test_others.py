@@ -1,0 +1,121 @@
+"""Our numbers and our loss against other people's code, on the same arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import osr_metrics
+import pytest
+import torch
+from sklearn.metrics import det_curve, pairwise_distances
+
+from analysis import metrics
+from center_loss import CenterLoss
+
+
+def scored(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return scores of known and of unknown samples, what the known are, and what they are taken for."""
+    rng = np.random.default_rng(seed)
+    known, unknown = rng.normal(2, 1, 700), rng.normal(0, 1.3, 400)
+    if ties:
+        known, unknown = known.round(1), unknown.round(1)
+    labels = rng.integers(0, 6, len(known))
+    taken = np.where(rng.random(len(known)) < 0.9, labels, (labels + 1) % 6)
+    return known, unknown, labels, taken
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_open_set_numbers_are_those_of_osr_metrics(ties: bool) -> None:
+    for seed in range(5):
+        known, unknown, labels, taken = scored(seed, ties)
+        ours = metrics.open_set(known, labels == taken, unknown)
+        novelty = -np.concatenate([known, unknown])  # there a higher score is more unknown
+        is_unknown = np.concatenate([np.zeros(len(known), int), np.ones(len(unknown), int)])
+        no_class = np.full(len(unknown), -1)
+        theirs = {
+            "AUROC": osr_metrics.auroc(novelty, is_unknown),
+            "AUPR": osr_metrics.aupr_in(novelty, is_unknown),
+            "FPR95": osr_metrics.fpr_at_95tpr(-novelty, 1 - is_unknown),  # known are the ones to accept
+            "OSCR": osr_metrics.compute_aoscr(
+                novelty, is_unknown, np.concatenate([taken, no_class - 1]), np.concatenate([labels, no_class])
+            ),
+        }
+        for name, value in theirs.items():
+            # FPR95: roc_curve leaves points out there, on lines between others
+            assert ours[name] == pytest.approx(100 * value, abs=0.3 if name == "FPR95" else 1e-9), name
+
+
+def pytorch_ood(part: str) -> object:
+    """Return a part of pytorch-ood, which needs a torchvision that fits this torch."""
+    try:
+        import pytorch_ood.loss
+        import pytorch_ood.metrics
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"pytorch-ood cannot be imported here: {error}")
+    return getattr(pytorch_ood, part)
+
+
+def test_open_set_numbers_are_those_of_pytorch_ood() -> None:
+    for seed in range(5):
+        known, unknown, labels, taken = scored(seed, ties=False)
+        ours = metrics.open_set(known, labels == taken, unknown)
+        theirs = pytorch_ood("metrics").OODMetrics()  # type: ignore[attr-defined]
+        outlier = torch.from_numpy(-np.concatenate([known, unknown]))
+        theirs.update(outlier, torch.from_numpy(np.concatenate([labels, np.full(len(unknown), -1)])))
+        found = theirs.compute()
+        assert ours["AUROC"] == pytest.approx(100 * float(found["AUROC"]), abs=1e-4)
+        assert ours["AUPR"] == pytest.approx(100 * float(found["AUPR-IN"]), abs=0.05)  # theirs by trapezoids
+        turned = pytorch_ood("metrics").OODMetrics()  # type: ignore[attr-defined]  # unknown to be found there, known here
+        turned.update(
+            -outlier, torch.from_numpy(np.concatenate([np.full(len(known), -1), np.zeros(len(unknown), int)]))
+        )
+        assert ours["FPR95"] == pytest.approx(100 * float(turned.compute()["FPR95TPR"]), abs=0.3)
+
+
+def test_verification_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 5, 300)
+    features = rng.normal(size=(5, 2))[labels] + 0.4 * rng.normal(size=(300, 2))
+    for metric in ("euclidean", "cosine"):
+        ours = metrics.verification(features, labels, metric)
+        pairs = np.triu_indices(len(labels), 1)
+        same = labels[pairs[0]] == labels[pairs[1]]
+        false_accepted, false_rejected, _ = det_curve(same, -pairwise_distances(features, metric=metric)[pairs])
+        nearest = np.argmin(np.abs(false_accepted - false_rejected))
+        equal = (false_accepted[nearest] + false_rejected[nearest]) / 2
+        assert ours["EER"] == pytest.approx(100 * equal, abs=0.01)
+        for name, limit in (("TAR@1e-2", 1e-2), ("TAR@1e-3", 1e-3)):
+            assert ours[name] == pytest.approx(100 * (1 - false_rejected[false_accepted <= limit].min()), abs=1e-9)
+
+
+def test_the_loss_of_pytorch_ood_is_c_times_smaller() -> None:
+    """Values and gradients of its loss, with the factors of docs/using_center_loss.md."""
+    torch.manual_seed(0)
+    classes, size = 7, 40
+    theirs = pytorch_ood("loss").CenterLoss(classes, 3)  # type: ignore[attr-defined]
+    ours = CenterLoss(classes, 3, init=theirs.centers.params.detach())
+    features, labels = torch.randn(size, 3, requires_grad=True), torch.randint(0, classes, (size,))
+    value = theirs(theirs.distance(features), labels)
+    value.backward()
+    gradient, features.grad = features.grad, None
+    (ours(features, labels) / classes).backward()
+    assert float(value.detach()) == pytest.approx(float(ours.last_value) / classes, rel=1e-5)
+    torch.testing.assert_close(features.grad, gradient, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours.centers.grad, theirs.centers.params.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_of_pytorch_metric_learning_moves_centers_by_eq_4() -> None:
+    """Its version 3, which needs Python 3.12."""
+    losses = pytest.importorskip("pytorch_metric_learning.losses", reason="pytorch-metric-learning is not installed")
+    if not hasattr(losses, "CenterLoss"):
+        pytest.skip("pytorch-metric-learning is older than 3")
+    torch.manual_seed(0)
+    theirs = losses.CenterLoss(5, 3, alpha=0.5)
+    start = torch.randn(5, 3)
+    (centers,) = theirs.state_dict().values()  # shares their memory
+    centers.copy_(start)
+    ours = CenterLoss(5, 3, update="paper", init=start)
+    features, labels = torch.randn(40, 3), torch.randint(0, 4, (40,))
+    theirs.update_centers(features, labels)
+    ours(features, labels).backward()
+    torch.optim.SGD(ours.parameters(), lr=0.5).step()
+    torch.testing.assert_close(ours.centers.detach(), centers)
