@@ -39,7 +39,7 @@ from utils import HERE
 RUNS = (
     "", "--weight-cent 0", "--recipe reference", "--recipe paper", "--head arcface", "--center-update gradient",
     "--head cosface --weight-cent 0.1", "--precision tf32", "--precision fp32", "--feat-dim 3 --deterministic",
-    "--known-classes 2 4 5 7 8 9 0 1", "--hold-out 10",
+    "--known-classes 2 4 5 7 8 9 0 1", "--hold-out 10 --set rotation=10 scaling=0.1 shearing=0.1",
 )  # fmt: skip
 
 
@@ -133,18 +133,19 @@ def test_the_ordinary_step_needs_numbers_from_the_host(tmp_path: Path, stack: An
     assert {name for name, _ in changing} <= {"slice", "index", "add", "unsqueeze", "_foreach_add_"}
 
 
-@pytest.mark.parametrize("flags", [*RUNS[:5], "--feat-dim 3 --deterministic"])
+@pytest.mark.parametrize("flags", [*RUNS[:5], RUNS[-1], "--feat-dim 3 --deterministic"])
 def test_what_a_graph_holds_needs_no_number_from_the_host(flags: str, tmp_path: Path, stack: Any) -> None:
     _, training, watch = prepared(f"{flags} --cuda-graph on", tmp_path, stack)
     assert training.graphed is not None
     training.graphed.steps_before_graph = None  # there is nothing that could record
     watch.events.clear()
     found = changing_numbers(training.steps(1)[0], watch)
-    assert watch.kinds() == {"copy to the device": 2}, "an epoch's order and shifts, and nothing is read"
+    drawn = {"copy to the device": len(training.batches.draw(1))}
+    assert watch.kinds() == drawn, "an epoch's order, shifts and warps, and nothing is read"
     assert found == {("select", "training/graphed.py")}, "where the host finds a step's losses, outside the graph"
     for _ in training.steps(1)[0]:  # the last, smaller batch too
         pass
-    assert watch.kinds() == {"copy to the device": 4}
+    assert watch.kinds() == {kind: 2 * count for kind, count in drawn.items()}
 
 
 def test_predict_and_scoring(tmp_path: Path, stack: Any) -> None:

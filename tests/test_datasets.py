@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import datasets
 from analysis.openset import load_images
 from datasets import DataError, Digits, load, read_idx
-from training.batches import Batches, normalize
+from training.batches import Batches, Warp, normalize
 
 MNIST_RAW = ROOT / "data" / "MNIST" / "raw"
 needs_mnist = pytest.mark.skipif(not MNIST_RAW.is_dir(), reason="needs full MNIST under data/")
@@ -309,3 +309,48 @@ def test_normalize(mnist5k: Digits) -> None:
 def test_torchvision_is_imported_only_for_downloads() -> None:
     code = "import sys, training.trainer, training.building, rundir.writing; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def centroids(warp: Warp) -> np.ndarray:
+    """Return where a blot 9 pixels right of the middle and 4 below it comes to lie, (N, 2)."""
+    image = torch.zeros(28, 28, dtype=torch.uint8)
+    image[17:19, 22:24] = 255  # its middle lies at (9, 4)
+    batches = Batches(image.repeat(400, 1, 1), torch.arange(400), 100, seed=1, warp=warp)
+    places = torch.arange(28) - 13.5
+    found = []
+    for images, _ in batches.epoch(1):
+        total = images.sum((1, 2))
+        found.append(torch.stack([(images.sum(1) * places).sum(1) / total, (images.sum(2) * places).sum(1) / total], 1))
+    return torch.cat(found).numpy()
+
+
+def test_images_are_turned_scaled_and_sheared_by_no_more_than_is_asked_for() -> None:
+    x, y = centroids(Warp(rotation=10)).T
+    np.testing.assert_allclose(np.hypot(x, y), np.hypot(9, 4), atol=0.15)
+    angles = np.degrees(np.arctan2(y, x) - np.arctan2(4, 9))
+    assert -10.5 < angles.min() < -9
+    assert 9 < angles.max() < 10.5
+    x, y = centroids(Warp(scaling=0.2)).T
+    np.testing.assert_allclose(x / y, 9 / 4, atol=0.1)
+    assert 0.79 < x.min() / 9 < 0.82
+    assert 1.18 < x.max() / 9 < 1.21
+    x, y = centroids(Warp(shearing=0.5)).T
+    np.testing.assert_allclose(y, 4, atol=0.1)
+    assert 6.9 < x.min() < 7.3
+    assert 10.7 < x.max() < 11.1
+
+
+def test_a_warp_follows_from_seed_and_epoch_and_leaves_order_and_shifts(mnist5k: Digits) -> None:
+    def first(seed: int, epoch: int, warp: Warp | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return next(Batches(mnist5k.train_images, mnist5k.train_labels, 64, seed, 1, warp).epoch(epoch))
+
+    warp = Warp(10, 0.1, 0.1)
+    (images, labels), (again, _), (plain, plain_labels) = first(1, 3, warp), first(1, 3, warp), first(1, 3, None)
+    assert torch.equal(images, again)
+    assert torch.equal(labels, plain_labels)
+    assert images.dtype == torch.float32
+    assert not torch.equal(images, plain.float())
+    assert not torch.equal(images, first(1, 4, warp)[0])
+    assert torch.equal(first(1, 3, Warp())[0], plain), "none, and the images stay as they are"
+    small = first(1, 3, Warp(rotation=1e-4))[0]
+    torch.testing.assert_close(small, plain.float(), atol=0.05, rtol=0)

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from datasets import SIDE
+
+
+@dataclass(frozen=True)
+class Warp:
+    """How far images are turned (degrees), scaled and sheared (shares), each drawn evenly to both sides."""
+
+    rotation: float = 0.0
+    scaling: float = 0.0
+    shearing: float = 0.0
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return for each image the matrix (count, 2, 2) that leads from a place in the result to one in the image."""
+        turn, size, slant = torch.rand(3, count, generator=generator).mul(2).sub(1)
+        angle = turn * math.radians(self.rotation)
+        cos, sin, shear = angle.cos(), angle.sin(), slant * self.shearing
+        matrix = torch.stack([cos, cos * shear - sin, sin, sin * shear + cos], 1).view(-1, 2, 2)  # turned and sheared
+        return matrix / (1 + size * self.scaling)[:, None, None]
 
 
 class Batches:
@@ -24,40 +42,52 @@ class Batches:
         batch_size: B; the last batch of an epoch may be smaller.
         seed: of the shuffling.
         shift: each image is moved by up to so many pixels in both directions, filled with 0.
+        warp: and then, about its middle, by so much.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor, batch_size: int, seed: int, shift: int = 0) -> None:
+    def __init__(
+        self, images: Tensor, labels: Tensor, batch_size: int, seed: int, shift: int = 0, warp: Warp | None = None
+    ) -> None:
         self.images = F.pad(images, (shift, shift, shift, shift))
         self.labels = labels
         self.batch_size = batch_size
         self.seed = seed
         self.shift = shift
+        self.warp = None if warp == Warp() else warp
         self.pixels = torch.arange(SIDE, device=labels.device)
 
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield uint8 images (B, 28, 28) and labels (B,) of that epoch, counted from 1."""
-        order, corners = (one.to(self.labels.device) for one in self.draw(epoch))
-        for start in range(0, len(order), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            yield self.take(order[part], corners[part])
+        """Yield images (B, 28, 28), gray levels, uint8 unless they are warped, and labels (B,) of that epoch,
+        counted from 1."""
+        drawn = [one.to(self.labels.device) for one in self.draw(epoch)]
+        for start in range(0, len(self.labels), self.batch_size):
+            yield self.take(*(one[start : start + self.batch_size] for one in drawn))
 
-    def draw(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Return that epoch's order (N,) and where in its padded image each one begins, (N, 2), on the CPU."""
+    def draw(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return that epoch's order (N,), where in its padded image each one begins, (N, 2), and if they are warped
+        the matrices (N, 2, 2), on the CPU."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.labels), generator=generator)
-        return order, torch.randint(0, 2 * self.shift + 1, (len(self.labels), 2), generator=generator)
+        count = len(self.labels)
+        order = torch.randperm(count, generator=generator)
+        corners = torch.randint(0, 2 * self.shift + 1, (count, 2), generator=generator)
+        return (order, corners) if self.warp is None else (order, corners, self.warp.draw(count, generator))
 
-    def take(self, index: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images and labels of an index (B,), the images cut out at these corners (B, 2)."""
+    def take(self, index: Tensor, corners: Tensor, warps: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the images and labels of an index (B,), the images cut out at these corners and warped."""
         labels = self.labels[index]
         if self.shift == 0:
-            return self.images[index], labels
-        rows = (corners[:, :1] + self.pixels)[:, :, None]  # (B, 28, 1)
-        columns = (corners[:, 1:] + self.pixels)[:, None, :]  # (B, 1, 28)
-        return self.images[index[:, None, None], rows, columns], labels
+            images = self.images[index]
+        else:
+            rows = (corners[:, :1] + self.pixels)[:, :, None]  # (B, 28, 1)
+            columns = (corners[:, 1:] + self.pixels)[:, None, :]  # (B, 1, 28)
+            images = self.images[index[:, None, None], rows, columns]
+        if warps is not None:
+            places = F.affine_grid(F.pad(warps, (0, 1)), [len(index), 1, SIDE, SIDE], align_corners=False)
+            images = F.grid_sample(images.unsqueeze(1).float(), places, align_corners=False).squeeze(1)
+        return images, labels
 
 
 def normalize(images: Tensor, mean: float, std: float) -> Tensor:

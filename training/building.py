@@ -20,7 +20,7 @@ from center_loss import CenterLoss
 from datasets import Digits
 from margin_heads import ArcFace, CosFace, MarginHead
 from models import SoftmaxHead, spread_directions, through_frequency
-from training.batches import Batches
+from training.batches import Batches, Warp
 from training.graphed import GraphedSteps
 from training.hardware import autocast, compiled, make_deterministic, vectorize_prelu
 from training.parallel import Group
@@ -72,7 +72,8 @@ def build_training(plan: Plan, data: Digits, group: Group) -> Training:
     settings = plan.settings
     data, _, _ = data.for_training(settings.known_classes, settings.hold_out)
     data = data.to(group.device)
-    batches = Batches(data.train_images, data.train_labels, settings.batch_size, settings.seed, settings.shift)
+    warp = Warp(settings.rotation, settings.scaling, settings.shearing)
+    batches = Batches(data.train_images, data.train_labels, settings.batch_size, settings.seed, settings.shift, warp)
     execution = plan.execution
     if group.device.type != "cuda" or group.size > 1:  # as on the machine where the run began
         execution = replace(execution, cuda_graph="off")

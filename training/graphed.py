@@ -42,13 +42,11 @@ class GraphedSteps:
         self.iterations = iterations
         self.note: Callable[[str], None] = say
         device = batches.labels.device
-        count = len(batches.labels)
         self.schedules = [
             _Schedule(trainer.optimizer_model, trainer.scheduler_model, iterations, device),
             _Schedule(trainer.optimizer_center, trainer.scheduler_center, iterations, device),
         ]
-        self.order = torch.zeros(count, dtype=torch.int64, device=device)
-        self.corners = torch.zeros(count, 2, dtype=torch.int64, device=device)
+        self.drawn = [one.to(device) for one in batches.draw(1)]  # order, shifts, warps; a new epoch's are copied here
         self.rows = torch.arange(batches.batch_size, device=device)
         self.losses = torch.zeros(len(batches), 2, device=device)
         self.batch = torch.zeros(1, dtype=torch.int64, device=device)  # of the epoch
@@ -63,7 +61,7 @@ class GraphedSteps:
 
     def epoch(self, epoch: int, count: int) -> Iterator[tuple[float, Tensor]]:
         """Train on the first `count` batches of an epoch; yields what `Trainer.train_epoch` yields."""
-        for here, drawn in zip((self.order, self.corners), self.batches.draw(epoch), strict=True):
+        for here, drawn in zip(self.drawn, self.batches.draw(epoch), strict=True):
             here.copy_(drawn)
         first = min(self.schedules[0].scheduler.last_epoch, self.iterations - count)  # beyond the run: its last rates
         self.batch.zero_()
@@ -76,7 +74,7 @@ class GraphedSteps:
                 schedule.enter()
                 stack.callback(lambda leave=schedule.leave: leave(first + done))  # type: ignore[misc]
             for number in range(count):
-                self._advance(len(self.order) - number * self.batches.batch_size)
+                self._advance(len(self.batches.labels) - number * self.batches.batch_size)
                 done += 1
                 yield self.schedules[0].rates[first + number][0], self.losses[number]
 
@@ -98,7 +96,7 @@ class GraphedSteps:
     def _step(self, size: int) -> None:
         """Take one step on `size` images: no number in it comes from the host."""
         part = self.batch * self.batches.batch_size + self.rows[:size]
-        images, labels = self.batches.take(self.order.index_select(0, part), self.corners.index_select(0, part))
+        images, labels = self.batches.take(*(one.index_select(0, part) for one in self.drawn))
         for schedule in self.schedules:
             schedule.set(self.iteration)
         losses = self.trainer.step(images, labels)

@@ -48,6 +48,11 @@ class Settings:
     pixel_mean: float = setting(33.32, "subtracted from gray levels, 0 to 255", Number(float, -255, 255))
     pixel_std: float = setting(78.57, "what they are then divided by", FACTOR)
     shift: int = setting(1, "training images are moved by up to so many pixels in both directions", Number(int, 0, 14))
+    rotation: float = setting(
+        0.0, "training images are turned by up to so many degrees, to either side", Number(float, 0, 180)
+    )
+    scaling: float = setting(0.0, "they are made larger or smaller by up to this share", Number(float, 0, 0.9))
+    shearing: float = setting(0.0, "they are slanted by up to this share of their height", Number(float, 0, 2))
 
     model: str = setting("lenet++", "cnn is another name of lenet++", choices=("lenet++", "cnn"), group=MODEL)
     feat_dim: int = setting(2, "feature dimension", Number(int, 1, 4096), group=MODEL, metavar="D")
