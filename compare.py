@@ -67,11 +67,8 @@ def given_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     runs = [read_run(path) for path in dict.fromkeys(comparison.runs)]
     if comparison.animate and all(len(kept_epochs(run.path)) < 2 for run in runs):
         raise UserError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --plot")
-    for run in runs:
-        if comparison.regions and run.settings.feat_dim != 2:
-            raise UserError(
-                f"--regions: {run.path} has {run.settings.feat_dim} features; the regions of two can be drawn"
-            )
+    for run in runs if comparison.regions else []:
+        plots.regions_of(plots.read_epoch(run.path, run.record.epochs))  # or says why not
     for source, root in itertools.product(comparison.unknowns, {data_root(run) for run in runs}):
         load_images(source, root)
     return tables.by_row(runs), {}

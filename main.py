@@ -110,6 +110,8 @@ def lead(request: Request, group: Group, device_line: str) -> None:
     options = take(there.options, request.options, request.by_hand) if there else request.options
     if options.tensorboard:
         require_tensorboard()
+    if there and options.regions and there.settings.feat_dim != 2:
+        raise UserError(f"--regions: {request.resume} has {there.settings.feat_dim} features; the regions of two can be drawn")  # fmt: skip
 
     # Data: verified, on the CPU.
     notices: list[str] = []

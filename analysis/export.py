@@ -59,15 +59,19 @@ def export(path: Path, run: Run, reader: Reader) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with whole(path) as unfinished, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about itself
-        program = torch.onnx.export(
-            exported,
-            (torch.zeros(2, 1, 28, 28),),
-            input_names=["images"],
-            output_names=OUTPUTS,
-            dynamic_shapes=({0: batch},),
-            dynamo=True,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                exported,
+                (torch.zeros(2, 1, 28, 28),),
+                input_names=["images"],
+                output_names=OUTPUTS,
+                dynamic_shapes=({0: batch},),
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(f"--export: {run.path}: torch {torch.__version__} cannot export it: {reason}") from None
         assert program is not None
         proto = program.model_proto
         metadata = {

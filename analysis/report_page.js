@@ -58,7 +58,7 @@ window.startReport = (found) => {
 
 function listen() {
   $("epoch").addEventListener("input", () => { play(false); show(EPOCHS[$("epoch").value]); remember(); });
-  $("play")?.addEventListener("click", () => play(playing === null));
+  $("play")?.addEventListener("click", () => { play(playing === null); remember(); });
   $("same")?.addEventListener("change", (event) => rescale(event.target.checked));
   $("regions")?.addEventListener("change", () => { panels.forEach(showRegions); remember(); });
   $("color").addEventListener("change", () => { recolor(); remember(); });
@@ -78,12 +78,13 @@ function listen() {
   $("grid-close").addEventListener("click", () => showGrid(null));
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") grid ? showGrid(null) : letGo();
-    if (event.target.closest?.("input, select") || event.ctrlKey || event.metaKey || event.altKey) return;
+    // Letters count only where mistakes are gone through, so that nothing said or typed elsewhere does.
+    if (!event.target.closest?.("#steps, .thumbs, #inspector") || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "n") step(1);
     if (event.key === "p") step(-1);
   });
-  for (const group of document.querySelectorAll(".roving")) rove(group);
-  window.addEventListener("hashchange", restore);
+  for (const group of [...document.querySelectorAll(".roving"), $("grid-images")]) rove(group);
+  window.addEventListener("hashchange", () => { play(false); restore(); recolor(); });
 }
 
 const plots = () => Bokeh.documents.flatMap((d) => d.roots());
@@ -111,14 +112,15 @@ function thumbnail(sheet, place, width, label) {
 }
 
 // A group of buttons is one tab stop; arrow keys go through it.
+function oneStop(group, kept = group.querySelector("button")) {
+  for (const button of group.querySelectorAll("button")) button.tabIndex = button === kept ? 0 : -1;
+}
 function rove(group) {
-  const buttons = () => [...group.querySelectorAll("button")];
-  const only = (kept) => buttons().forEach((button) => { button.tabIndex = button === kept ? 0 : -1; });
-  only(buttons()[0]);
-  group.addEventListener("focusin", (event) => { if (event.target.tagName === "BUTTON") only(event.target); });
+  oneStop(group);
+  group.addEventListener("focusin", (event) => oneStop(group, event.target.closest("button") ?? undefined));
   group.addEventListener("keydown", (event) => {
     const way = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
-    const all = buttons(), here = all.indexOf(document.activeElement);
+    const all = [...group.querySelectorAll("button")], here = all.indexOf(document.activeElement);
     const there = {Home: 0, End: all.length - 1}[event.key] ?? (way ? here + way : -1);
     if (here < 0 || there < 0 || !all[there]) return;
     event.preventDefault();
@@ -140,7 +142,12 @@ function nameCanvases() {
 // ---------------------------------------------------------------- the address
 
 // Epoch, selection and colors stand in the address, to be kept or sent to someone.
+let writing = 0;
 function remember() {
+  clearTimeout(writing);
+  writing = setTimeout(writeAddress, 200);  // browsers refuse more than a few changes a second
+}
+function writeAddress() {
   const state = new URLSearchParams();
   if (Number($("epoch").value) !== EPOCHS.length - 1) state.set("epoch", EPOCHS[$("epoch").value]);
   if (picked) state.set("image", `${picked.sheet}:${picked.place}`);
@@ -148,14 +155,16 @@ function remember() {
   if ($("mistakes").checked) state.set("mistakes", "1");
   if ($("regions") && !$("regions").checked) state.set("regions", "0");
   if (hidden.size) state.set("hidden", [...hidden].sort().join("."));
-  history.replaceState(null, "", state.size ? `#${state}` : location.pathname + location.search);
+  const text = state.toString();
+  history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
 }
 
 function restore() {
   const state = new URLSearchParams(location.hash.slice(1));
   const epoch = EPOCHS.indexOf(Number(state.get("epoch")));
   $("epoch").value = epoch < 0 ? EPOCHS.length - 1 : epoch;
-  if ([...$("color").options].some((option) => option.value === state.get("color"))) $("color").value = state.get("color");
+  const by = state.get("color");
+  $("color").value = [...$("color").options].some((option) => option.value === by) ? by : "digit";
   $("mistakes").checked = state.get("mistakes") === "1";
   for (const panel of panels) panel.crosses.visible = $("mistakes").checked;
   if ($("regions")) $("regions").checked = state.get("regions") !== "0";
@@ -164,8 +173,8 @@ function restore() {
     if (off.has(button.dataset.digit) === (button.getAttribute("aria-pressed") === "true")) toggle(button);
   }
   const [sheet, place] = (state.get("image") ?? "").split(":");
-  const there = panels.find((panel) => panel.sheet === sheet);
-  picked = there && Number(place) < there.source.data.place.length ? {sheet, place: Number(place)} : null;
+  const there = panels.find((panel) => panel.sheet === sheet)?.source.data.place.indexOf(place ? Number(place) : -1) ?? -1;
+  picked = there >= 0 ? {sheet, place: Number(place)} : null;
   for (const panel of panels) panel.filled = null;
   show(EPOCHS[$("epoch").value]);
 }
@@ -177,7 +186,6 @@ function play(on) {
   clearInterval(playing);
   playing = on ? setInterval(advance, 900) : null;
   if ($("play")) {
-    $("play").setAttribute("aria-pressed", String(on));
     $("play").textContent = on ? "⏸ Pause" : "▶ Play";
   }
   if (on && Number($("epoch").value) === EPOCHS.length - 1) advance();
@@ -275,14 +283,14 @@ function mark() {
   for (const button of document.querySelectorAll(".thumbs button")) {
     button.setAttribute("aria-pressed", String(picked !== null && sheetOf(button) === picked.sheet && Number(button.dataset.place) === picked.place));
   }
-  const inspector = $("inspector");
+  const inspector = $("inspector"), inside = inspector.contains(document.activeElement);
   inspector.classList.toggle("picked", picked !== null);
   if (picked === null) {
     for (const panel of panels) panel.chosen.data = {x: [], y: []};
     inspector.replaceChildren(element("span", {class: "quiet"}, "Click a point, or one of the digits listed under Mistakes."));
     return;
   }
-  const {sheet, place} = picked, lines = [];
+  const {sheet, place} = picked, lines = [], said = [];
   let label = "", number = 0, part = "";
   for (const panel of panels) {
     if (panel.sheet !== sheet) { panel.chosen.data = {x: [], y: []}; continue; }
@@ -292,13 +300,17 @@ function mark() {
     part = panel.part === "test" ? "test" : "training";
     panel.chosen.data = hidden.has(label) ? {x: [], y: []} : {x: [store["x" + panel.at][place]], y: [store["y" + panel.at][place]]};
     const [predicted, distance, sure] = ["p", "d", "c"].map((key) => store[key + panel.at][place]);
-    lines.push(element("div", {}, `${nameOf(panel)}: predicted ${predicted}, ${sureness(sure).toFixed(1)} %, ${distance.toFixed(2)} from its center`));  // the predicted class's, as in predict.py
+    said.push(`${nameOf(panel)}: predicted ${predicted}, ${sureness(sure).toFixed(1)} %, ${distance.toFixed(2)} from its center`);  // the predicted class's, as in predict.py
+    lines.push(element("div", {}, said.at(-1)));
     lines.push(element("div", {class: "near", role: "group", "aria-label": "Nearest in this figure"}, ...neighbors(panel, place)));
   }
   inspector.replaceChildren(
     thumbnail(sheet, place, 84, `image of a ${label}`),
     element("div", {}, element("strong", {}, `A ${label}`), ` (${part} image ${number})`, ...lines),
   );
+  if (inside) inspector.focus({preventScroll: true});  // the button that was there is gone
+  const told = `A ${label}, ${part} image ${number}. ${said.join(". ")}`;
+  if (playing === null && $("said").textContent !== told) $("said").textContent = told;
 }
 
 // Its nearest points of the figure, as buttons.
@@ -323,7 +335,11 @@ function imageButton(panel, place, width, label) {
 
 // The mistake before or after the one that is chosen, over the lists of all runs.
 function step(way) {
-  const all = [...document.querySelectorAll(".thumbs.wrong button")];
+  const seen = new Set();  // runs share their mistakes
+  const all = [...document.querySelectorAll(".thumbs.wrong button")].filter((button) => {
+    const key = `${sheetOf(button)}:${button.dataset.place}`;
+    return !seen.has(key) && seen.add(key);
+  });
   if (!all.length) return;
   const here = all.findIndex((button) => button.getAttribute("aria-pressed") === "true");
   const there = here < 0 ? (way > 0 ? 0 : all.length - 1) : (here + way + all.length) % all.length;
@@ -353,7 +369,8 @@ function showGrid(found) {
   const told = [...counts].map(([digit, count]) => `${count} × ${digit}`).join(", ");
   $("grid-title").textContent = `${places.length} images: ${told}` + (places.length > MOST ? `; the first ${MOST}` : "");
   $("grid-images").replaceChildren(...places.slice(0, MOST).map((place) => imageButton(panel, place, 34, `a ${digits[rows.get(place)]}`)));
-  rove($("grid-images"));
+  oneStop($("grid-images"));
+  $("grid-close").focus({preventScroll: true});
 }
 
 // ---------------------------------------------------------------- ranges

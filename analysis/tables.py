@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -69,10 +70,14 @@ def for_terminal(text: str, width: int) -> str:
         if not in_table:
             parts += lines
             continue
-        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not line.startswith("|---")]
+        rows = [_cells(line) for line in lines if not line.startswith("|---")]
         turned = [list(column) for column in zip(*rows, strict=True)]
         parts += _columns(rows) if _width(rows) <= width else _in_parts(turned, width)
     return "\n".join(parts)
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
 def _in_parts(rows: list[list[str]], width: int) -> list[str]:
@@ -99,7 +104,7 @@ def _columns(rows: list[list[str]]) -> list[str]:
 
 def plain(text: str) -> str:
     """Return a text that somebody else may have written as one line of Markdown without HTML."""
-    return printable(" ".join(text.splitlines())).replace("<", "&lt;")
+    return printable(" ".join(text.splitlines())).replace("<", "&lt;").replace("|", "\\|")
 
 
 def means(table: Table, better: Mapping[str, str], label: str = "loss") -> str:
@@ -108,7 +113,7 @@ def means(table: Table, better: Mapping[str, str], label: str = "loss") -> str:
     rows = []
     for name, runs in table.items():
         cells = [plus_minus([run.get(key, math.nan) for run in runs], 3 if key in FINE else 2) for key in better]
-        rows.append([name, *cells, str(len(runs))])
+        rows.append([*name.rsplit(" | ", label.count(" | ")), *cells, str(len(runs))])
     return markdown(header, rows)
 
 
@@ -155,7 +160,7 @@ def means_csv(path: Path, table: Table, better: Iterable[str], labels: Sequence[
     """Write the table of means with one column for each mean and one for each deviation."""
     lines = []
     for name, runs in table.items():
-        line: dict[str, object] = dict(zip(labels, name.split(" | "), strict=True)) | {"n": len(runs)}
+        line: dict[str, object] = dict(zip(labels, name.rsplit(" | ", len(labels) - 1), strict=True)) | {"n": len(runs)}
         for key in better:
             line[f"{key} mean"], line[f"{key} std"] = mean_and_std([run.get(key, math.nan) for run in runs])
         lines.append(line)

@@ -20,6 +20,7 @@ import pytest
 if TYPE_CHECKING:
     import datasets
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic kernels on a GPU, read once
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores already; before torch is imported
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -266,7 +266,7 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 def test_a_table_fits_the_terminal() -> None:
-    names = ["softmax only (λ = 0)", "softmax + center loss (λ = 0.1)", "ArcFace + center loss (λ = 0.1)"]
+    names = ["softmax only (λ = 0)", "softmax + center|loss (λ = 0.1)", "ArcFace + center loss (λ = 0.1)"]
     table = tables.markdown(["loss", *"abcdefgh"], [[name, *["99.99 ± 0.01"] * 8] for name in names])
     text = f"Before.\n\n{table}\n\nAfter, a line that is as long as it is, since a terminal breaks lines of words."
     for width, count in ((200, 4), (99, 9), (60, 19), (20, 29)):

@@ -140,8 +140,8 @@ def test_what_a_graph_holds_needs_no_number_from_the_host(flags: str, tmp_path: 
     training.graphed.steps_before_graph = None  # there is nothing that could record
     watch.events.clear()
     found = changing_numbers(training.steps(1)[0], watch)
-    drawn = {"copy to the device": len(training.batches.draw(1))}
-    assert watch.kinds() == drawn, "an epoch's order, shifts and warps, and nothing is read"
+    drawn = {"copy to the device": 2 + len(training.batches.draw(1))}
+    assert watch.kinds() == drawn, "an epoch's rates, order, shifts and warps, and nothing is read"
     assert found == {("select", "training/graphed.py")}, "where the host finds a step's losses, outside the graph"
     for _ in training.steps(1)[0]:  # the last, smaller batch too
         pass

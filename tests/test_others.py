@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import osr_metrics
 import pytest
 import torch
 from sklearn.metrics import det_curve, pairwise_distances
 
 from analysis import metrics
 from center_loss import CenterLoss
+
+osr_metrics = pytest.importorskip("osr_metrics", reason="osr-metrics is not installed")
 
 
 def scored(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import RunMain, run_here
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
 from torch import Tensor
 
 import compare
-from analysis.plots import read_epoch, regions_of
+from analysis.plots import draw_part, read_epoch, regions_of
 from analysis.regions import Region, border_of, clip, regions
 from margin_heads import ArcFace, CosFace
 from models import SoftmaxHead
@@ -110,6 +112,14 @@ def test_figures_show_them(run_main: RunMain, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     plain, shaded = ((tmp_path / name / "comparison.png").read_bytes() for name in ("plain", "shaded"))
     assert plain != shaded
+    ax = Figure().add_subplot()
+    draw_part(ax, epoch, "test", regions=True)
+    drawn = [one.get_paths() for one in ax.collections if isinstance(one, PolyCollection)]
+    for paths, key in zip(drawn, ("taken", "known"), strict=True):
+        for path, region in zip(paths, regions_of(epoch), strict=True):
+            np.testing.assert_allclose(path.vertices[:-1], getattr(region, key))
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    assert max(right - left, top - bottom) < 100, "regions that go on for ever do not set the scale"
 
 
 @pytest.mark.parametrize(
@@ -126,3 +136,11 @@ def test_more_features_have_none(command: list[str], line: str) -> None:
     done = run_here(program, *command[1:])
     assert done.returncode == 2
     assert line in done.stderr
+
+
+def test_a_run_with_more_features_is_not_taken_up_with_them(run_main: RunMain, tmp_path: Path) -> None:
+    words = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--max-epoch", "2", "--feat-dim", "3"]
+    assert run_main(*words, "--stop-after", "1", "--save-dir", tmp_path / "run").returncode == 0
+    done = run_main("--resume", tmp_path / "run", "--regions")
+    assert done.returncode == 2
+    assert done.stderr.endswith("has 3 features; the regions of two can be drawn\n")

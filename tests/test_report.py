@@ -18,7 +18,7 @@ from PIL import Image
 
 import compare
 import datasets
-from analysis import film, metrics, report
+from analysis import film, metrics, plots, report
 from analysis.openset import Scored
 from analysis.report import write_report
 from rundir.reading import Run, read_run
@@ -236,6 +236,13 @@ def test_mistakes_are_marked_and_gone_through(page: Any) -> None:
     assert page.locator("#inspector").inner_text() != first
     page.keyboard.press("p")
     assert page.locator("#inspector").inner_text() == first
+    wanted = {(b["sheet"], b["place"]) for b in listed.evaluate_all("all => all.map((b) => ({sheet: sheetOf(b), place: b.dataset.place}))")}  # fmt: skip
+    assert len(wanted) < listed.count(), "the two runs share a mistake"
+    gone_through = set()
+    for _ in wanted:
+        page.locator("#next").click()
+        gone_through.add(page.evaluate("[picked.sheet, String(picked.place)].join()"))
+    assert gone_through == {",".join(one) for one in wanted}
 
 
 def test_nearest_neighbors_are_the_nearest(page: Any) -> None:
@@ -289,6 +296,7 @@ def test_the_address_keeps_what_is_seen(page: Any, compared: Path, browser: Any)
     page.locator("#color").select_option("predicted")
     page.locator('button[data-digit="3"]').click()
     page.locator(".thumbs button").first.click()
+    page.wait_for_function("location.hash.includes('image=') && location.hash.includes('hidden=3')")
     told, address = page.locator("#inspector").inner_text(), page.url
     with opened(browser, compared / "report.html", address[address.index("#") :]) as again:
         again.wait_for_selector("body[data-ready]", state="attached")
@@ -296,6 +304,25 @@ def test_the_address_keeps_what_is_seen(page: Any, compared: Path, browser: Any)
         assert again.locator("#color").input_value() == "predicted"
         assert again.locator('button[data-digit="3"]').get_attribute("aria-pressed") == "false"
         assert again.locator("#inspector").inner_text() == told
+
+
+def test_an_address_that_means_nothing_is_taken_for_none(page: Any, compared: Path, browser: Any) -> None:
+    sheet = page.evaluate("panels[0].sheet")
+    for odd in ("-1", "1.5", "", "99999", "<b>"):
+        fragment = f"#image={sheet}:{odd}&epoch=77&color=sky&hidden=x"
+        with opened(browser, compared / "report.html", fragment) as again:
+            again.wait_for_selector("body[data-ready]", state="attached")
+            assert "Click a point" in again.locator("#inspector").inner_text()
+            assert again.locator("#epoch-shown").text_content() == "2"
+            assert again.locator("#color").input_value() == "digit"
+
+
+def test_another_address_is_followed(page: Any) -> None:
+    page.evaluate("location.hash = 'color=right'")
+    page.wait_for_function("document.getElementById('legend').textContent === 'wrongright'")
+    page.evaluate("location.hash = 'epoch=1'")
+    page.wait_for_function("document.getElementById('legend').textContent === ''")
+    assert page.locator("#epoch-shown").text_content() == "1"
 
 
 def test_play_goes_through_the_epochs(page: Any) -> None:
@@ -310,7 +337,11 @@ def test_regions_are_those_of_the_head(page: Any, compared: Path) -> None:
     shown = """() => { const plot = Bokeh.documents[0].roots().find((root) => root.name === "test-1");
       return plot.renderers.filter((r) => r.glyph.type === "Patches").map((r) => r.data_source.data); }"""
     taken, known = page.evaluate(shown)
-    assert taken["digit"] == [1, 3, 8] == known["digit"]
+    regions = plots.regions_of(plots.read_epoch(compared / "runs" / "center-1", 2))
+    for columns, key in ((taken, "taken"), (known, "known")):
+        assert columns["digit"] == [1, 3, 8]
+        for xs, ys, region in zip(columns["xs"], columns["ys"], regions, strict=True):
+            np.testing.assert_allclose(np.array([xs, ys]).T, getattr(region, key), atol=1e-3)
     page.locator("#regions").uncheck()
     assert all(len(one["xs"]) == 0 for one in page.evaluate(shown))
 

@@ -220,7 +220,7 @@ def test_graphed_steps_are_the_ordinary_ones(mnist5k: Digits, recipe: str) -> No
     batches = Batches(mnist5k.train_images[:250], mnist5k.train_labels[:250], 64, seed=0, shift=1)
     ordinary, graphed = trainer(), trainer()
     for epoch in (1, 2):
-        steps = GraphedSteps(graphed, batches, iterations=8).epoch(epoch, 4)
+        steps = GraphedSteps(graphed, batches).epoch(epoch, 4)
         for (lr, losses), (lr_here, losses_here) in zip(ordinary.train_epoch(batches.epoch(epoch)), steps, strict=True):
             assert lr_here == lr
             torch.testing.assert_close(losses_here, losses, rtol=1e-4, atol=1e-5)
@@ -241,11 +241,17 @@ class Recorder:
 
     @contextlib.contextmanager
     def graph(self, graph: object, stream: object, capture_error_mode: str) -> Iterator[None]:
-        if self.error is not None:
-            raise RuntimeError(self.error)
-        self.steps._step = lambda size: None  # type: ignore[method-assign]
-        yield
-        self.steps._step = self.computed  # type: ignore[method-assign]
+        def record(size: int) -> None:
+            if self.error is not None:
+                raise RuntimeError(self.error)
+
+        self.steps._step = record  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            self.steps._step = self.computed  # type: ignore[method-assign]
+            if self.error is not None:  # as the end of a recording does that has failed
+                raise RuntimeError("operation failed due to a previous error during capture")
 
     def replay(self) -> None:
         self.replayed += 1
@@ -258,7 +264,7 @@ def test_a_graph_is_recorded_once_and_replayed(
 ) -> None:
     batches = Batches(mnist5k.train_images[:350], mnist5k.train_labels[:350], 64, seed=0, shift=1)
     ordinary, graphed = (make_trainer(mnist5k, 0.1, max_epoch=3)[0] for _ in range(2))  # of 4 batches
-    steps, notes = GraphedSteps(graphed, batches, iterations=12), []
+    steps, notes = GraphedSteps(graphed, batches), []
     steps.note, steps.steps_before_graph = notes.append, WARM_UP
     recorder = Recorder(steps, error)
     monkeypatch.setattr("training.graphed.torch.cuda", recorder)
@@ -279,7 +285,7 @@ def test_a_recorded_graph_computes_what_its_kernels_do(mnist5k: Digits, recipe: 
     digits = mnist5k.to(torch.device("cuda"))
     batches = Batches(digits.train_images[:1_000], digits.train_labels[:1_000], 64, seed=0, shift=1)
     trainers = [make_trainer(digits, 0.1, recipe, "cuda", max_epoch=8)[0] for _ in range(3)]
-    recorded, loose = (GraphedSteps(trainer, batches, iterations=32) for trainer in trainers[:2])
+    recorded, loose = (GraphedSteps(trainer, batches) for trainer in trainers[:2])
     loose.steps_before_graph = None
     torch.use_deterministic_algorithms(True)
     try:

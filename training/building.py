@@ -79,7 +79,7 @@ def build_training(plan: Plan, data: Digits, group: Group) -> Training:
         execution = replace(execution, cuda_graph="off")
     trainer = build_trainer(settings, execution, batches, len(data.classes), group)
     epochs, iterations = length_of_run(settings, len(batches))
-    graphed = GraphedSteps(trainer, batches, iterations) if execution.cuda_graph == "on" else None
+    graphed = GraphedSteps(trainer, batches) if execution.cuda_graph == "on" else None
     return Training(data, batches, trainer, epochs, iterations, graphed)
 
 
