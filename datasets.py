@@ -33,8 +33,6 @@ EXPECTED = {  # file stem: shape
     "t10k-images-idx3-ubyte": (10_000, SIDE, SIDE),
     "t10k-labels-idx1-ubyte": (10_000,),
 }
-
-
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -95,14 +93,8 @@ class Digits:
         new_label = torch.full((len(self.classes),), -1)
         new_label[torch.tensor(classes)] = torch.arange(len(classes))
         train, test = new_label[self.train_labels], new_label[self.test_labels]
-        return replace(
-            self,
-            classes=tuple(classes),
-            train_images=self.train_images[train >= 0],
-            train_labels=train[train >= 0],
-            test_images=self.test_images[test >= 0],
-            test_labels=test[test >= 0],
-        )
+        parts = (self.train_images[train >= 0], train[train >= 0], self.test_images[test >= 0], test[test >= 0])
+        return Digits(self.name, tuple(classes), *parts, self.checksums)
 
     def for_training(self, known_classes: Sequence[int] | None, hold_out: int) -> tuple[Digits, Tensor, Tensor]:
         """Return what a run with these flags trains and tests on, and the images and labels that it keeps
@@ -325,5 +317,5 @@ def _load_mnist5k() -> Digits:
     for digit in range(10):
         rank[labels == digit] = torch.arange(500)
     test = rank % 5 == 4
-    train, checksums = ~test, {"mnist5k": checksum}
-    return Digits("mnist5k", tuple(range(10)), images[train], labels[train], images[test], labels[test], checksums)
+    parts = (images[~test], labels[~test], images[test], labels[test])
+    return Digits("mnist5k", tuple(range(10)), *parts, {"mnist5k": checksum})

@@ -39,13 +39,8 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
     scatters = [panel for number, run in enumerate(runs) for panel in panels(run, number, sheets, regions)]
     figures = {f"{panel['part']}-{panel['run']}": panel.pop("figure") for panel in scatters}
     figures |= curves(runs, names) | histograms(runs, names, scored)
-    document = Document()
-    for key, plot in figures.items():
-        plot.name = key
-        document.add_root(plot)
-    document.js_on_event("document_ready", CustomJS(args={"panels": scatters}, code="window.startReport(panels)"))
-    script, divs = components(figures)
-
+    script, divs = embedded(figures, scatters)
+    facts = page_facts(runs)
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report_template.html").render(
         title="; ".join(dict.fromkeys(plots.loss_name(run.settings) for run in runs)),
@@ -53,12 +48,12 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
         script=script,
         divs=divs,
         sheets=sheets,
-        sheet_row=SHEET,
+        sheet_row=facts["sheet_row"],
         runs=[facts_of(number, run, name) for number, (run, name) in enumerate(zip(runs, names, strict=True))],
         panels=scatters,
         parts=PARTS,
         digits=sorted({digit for run in runs for digit in run.record.classes}),
-        epochs=page_facts(runs)["epochs"],
+        epochs=facts["epochs"],
         better=metrics.BETTER,
         meaning=metrics.MEANING,
         scored=[
@@ -69,11 +64,22 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
         histograms={key: plot.xaxis[0].axis_label for key, plot in figures.items() if key.startswith("scores-")},
         regions=regions,
         behavior=(HERE / "report_page.js").read_text(encoding="utf-8"),
-        data=json.dumps(page_facts(runs)),
+        data=json.dumps(facts),
     )
     with whole(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
     return [path]
+
+
+def embedded(figures: dict[str, Any], scatters: list[dict[str, Any]]) -> tuple[str, dict[str, str]]:
+    """Return the script that makes the figures, which then starts the page's program, and each one's place."""
+    document = Document()
+    for key, plot in figures.items():
+        plot.name = key
+        document.add_root(plot)
+    document.js_on_event("document_ready", CustomJS(args={"panels": scatters}, code="window.startReport(panels)"))
+    script, places = components(figures)
+    return script, places
 
 
 def page_facts(runs: list[Run]) -> dict[str, Any]:

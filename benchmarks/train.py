@@ -190,7 +190,7 @@ def _backward(dy: torch.Tensor, x: torch.Tensor, w: torch.Tensor, which: tuple[b
     )
 
 
-def main() -> None:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=60_000, metavar="N", help="of an epoch (default: 60000)")
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each (default: 3)")
@@ -206,6 +206,11 @@ def main() -> None:
     args = parser.parse_args()
     if not 3 * BATCH <= args.images <= 60_000:
         parser.error(f"--images must lie between {3 * BATCH} and 60000; got {args.images}")
+    return args
+
+
+def main() -> None:
+    args = parse()
     count = args.images // BATCH
 
     device, _ = choose_device(0, args.use_cpu)
