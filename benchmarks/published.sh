@@ -87,6 +87,14 @@ small() { # docs/reproduction.md: the 5,000 digits; centers that follow the sche
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/small --variants "scheduled: " "constant: --set center_schedule=false" -- -d mnist5k
 }
 
+arcface() { # docs/reproduction.md, "A margin head and center loss". 4 runs of a minute or two
+    $PYTHON main.py -d mnist5k --head arcface --weight-cent 0.1 --save-dir $OUT/arcface/learned-0.1
+    for weight in 0.1 1 3; do
+        $PYTHON main.py -d mnist5k --head arcface --weight-cent $weight --set center_hold=1 --save-dir $OUT/arcface/held-$weight
+    done
+    $PYTHON compare.py --runs $OUT/arcface/learned-0.1 $OUT/arcface/held-0.1 $OUT/arcface/held-1 $OUT/arcface/held-3 --out docs/results/arcface
+}
+
 speed() { # docs/speed.md and docs/using_center_loss.md: on a quiet machine. Half an hour
     $PYTHON benchmarks/train.py --images 2560 --rounds 8 --workers 2 --variant="--convolutions direct" --variant="--precision fp32" --variant="--precision fp32 --convolutions direct" > benchmarks/results/train_cpu.txt
     $PYTHON benchmarks/command.py > benchmarks/results/command_cpu.txt
