@@ -30,7 +30,16 @@ RunMain = Callable[..., subprocess.CompletedProcess[str]]
 
 # A module goes to one process (loadscope), since its tests share what was trained: the long ones first, so that
 # no process is left with one at the end.
-LONG = ("test_parallel", "test_main", "test_robust", "test_compare", "test_report", "test_predict", "test_kill")
+LONG = (
+    "test_hostile",
+    "test_parallel",
+    "test_main",
+    "test_robust",
+    "test_compare",
+    "test_report",
+    "test_predict",
+    "test_kill",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
