@@ -33,10 +33,11 @@ DATA, MODEL, OPTIMIZATION, RUN = "data", "model", "optimization (defaults are th
 class Settings:
     """What is trained. The defaults are the default recipe's: it does not collapse at the start.
 
-    Class weights and centers start on one circle, with nothing to pull them to the origin; the centers are
-    held until the features have found their class. What enters the feature layer has a large part common to
-    all images: at the full rate every step of that layer would throw all the features to one side together,
-    so it learns slowly.
+    What keeps it from that are small steps: the gradient's norm is clipped, and the feature layer learns slowly,
+    since what enters it has a large part common to all images, and at the full rate every step would throw all the
+    features to one side together. Class weights and centers start on one circle, with nothing to pull them to the
+    origin, and the centers are held until the features have found their class; that, and the rest, is not needed
+    for it (docs/reproduction.md).
     """
 
     recipe: str = setting("default", "default: ours; reference: the widely copied repository's settings; paper: the authors' Caffe example's", choices=("default", "reference", "paper"), group=OPTIMIZATION)  # fmt: skip
