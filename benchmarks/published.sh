@@ -44,7 +44,7 @@ convolutions() { # docs/speed.md: what convolutions through the frequency domain
         --variants "fourier: " "direct: --convolutions direct" -- -d mnist --max-epoch 2
 }
 
-departures() { # docs/reproduction.md, "What cures the collapse". 30 runs of 2 epochs, 2 of 10
+departures() { # docs/reproduction.md, "What cures the collapse". 33 runs of 2 epochs, 2 of 10
     $PYTHON compare.py --seeds 1 2 3 --out $OUT/departures --variants "default: " \
         "start anywhere: --set head_init=xavier center_init=normal" "bias: --set head_bias=true" \
         "PReLU on the features: --set feature_prelu=true" "feature layer at the full rate: --set feature_lr_factor=1" \
@@ -52,6 +52,10 @@ departures() { # docs/reproduction.md, "What cures the collapse". 30 runs of 2 e
         "no shift: --set shift=0" \
         "all of them: --set head_init=xavier center_init=normal head_bias=true feature_prelu=true feature_lr_factor=1 center_hold=0 clip=none warmup=0 shift=0" \
         -- -d mnist --max-epoch 2
+    for seed in 1 2 3; do
+        $PYTHON main.py -d mnist --max-epoch 2 --seed $seed --save-dir $OUT/departures-clipped/$seed \
+            --set head_init=xavier center_init=normal head_bias=true feature_prelu=true feature_lr_factor=1 center_hold=0 warmup=0 shift=0
+    done
     $PYTHON compare.py --out $OUT/start --variants "circle: " "anywhere: --set head_init=xavier center_init=normal" -- -d mnist
 }
 
