@@ -63,13 +63,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     plan = plan_from_json(raw, str(path))
     try:
         return _checked(raw, plan)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{path}: damaged: {str(error)[:200]}") from None
+    except Exception as error:  # an entry may be any object, and raise what it likes
+        raise UserError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
 
 
 def _checked(raw: dict[str, Any], plan: Plan) -> Checkpoint:
     """Return the checkpoint; raise ValueError for an entry that no run has."""
     sizes, tail = raw["sizes"], raw.get("tail", {})
+    if not isinstance(sizes, Mapping) or not isinstance(tail, Mapping):
+        raise ValueError("sizes and tail: must be by file")
     settings = plan.settings
     last = settings.max_epoch or length_of_run(settings, 1)[0]
     if type(raw["epoch"]) is not int or not 1 <= raw["epoch"] <= last:

@@ -49,10 +49,12 @@ def file(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(browser: Any, file: Path) -> Iterator[Any]:
     with opened(browser, file) as page:
+        page.wait_for_function("!busy", timeout=60_000)  # the second thread has its networks
         yield page
 
 
-ASK = """({pixels, side, drawing}) => new Promise((answer) => {
+ASK = """({pixels, side, drawing}) => new Promise((answer, fail) => {
+  setTimeout(() => fail(new Error("no answer from the second thread")), 300_000);
   const bytes = Uint8Array.from(atob(pixels), (c) => c.charCodeAt(0)), answers = [];
   const count = bytes.length / (side * side), worker = window.page.worker;
   const next = () => {

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import RunMain
 
 import datasets
 import utils
@@ -106,6 +107,23 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             loading.load_checkpoint(tmp_path / "checkpoint.pt")
     assert not (tmp_path / "executed").exists()
+
+
+def test_an_entry_of_a_checkpoint_that_is_something_else_is_one_line(run_main: RunMain, tmp_path: Path) -> None:
+    words = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--max-epoch", "1", "--batch-size", "200"]
+    assert run_main(*words, "--save-dir", tmp_path / "run").returncode == 0
+    file = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(file, weights_only=True)
+    for name, odd in (
+        ("sizes", torch.zeros(3)),
+        ("tail", torch.zeros(3)),
+        ("checksums", [1]),
+        ("random", torch.zeros(())),
+    ):
+        torch.save(state | {name: odd}, file)
+        with pytest.raises(UserError, match="damaged: ") as raised:
+            loading.load_checkpoint(file)
+        assert len(str(raised.value).splitlines()) == 1
 
 
 def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
