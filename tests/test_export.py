@@ -23,7 +23,7 @@ KINDS = {  # of runs trained here, beside the one that comes with the code
 }
 
 
-@pytest.fixture(params=["shipped", *KINDS])
+@pytest.fixture(params=["shipped", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)])
 def run(request: pytest.FixtureRequest, run_main: RunMain, tmp_path: Path) -> Path:
     if request.param == "shipped":
         return HERE / "models" / "shipped" / "center"
