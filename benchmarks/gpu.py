@@ -31,12 +31,12 @@ import torch
 from torch import Tensor
 
 import datasets
+from main import decided
 from training.arguments import parse_arguments
 from training.building import Training, build_training
 from training.graphed import GraphedSteps
-from training.hardware import choose_device, decide, gpu_name
+from training.hardware import choose_device, gpu_name
 from training.parallel import Group
-from training.settings import Plan, resolve
 from utils import HERE, mean_and_std, plus_minus, processor_name
 
 TARGETS = (98.51, 99.0)  # percent; the first is what the widely copied code logs at its epoch 30
@@ -59,11 +59,8 @@ class Sitting:
     def prepare(self, *flags: str, device: torch.device | None = None) -> Training:
         """Return what trains with further flags."""
         request = parse_arguments(["-d", self.data.name, *self.flags, *flags])
-        settings = resolve(request.settings, request.by_hand, self.data.name)
-        device = device or self.device
-        settings, execution, choices = decide(settings, request.execution, device)
-        plan = Plan(settings=settings, execution=execution, options=request.options, choices=choices)
-        return build_training(plan, self.data, Group(device))
+        group = Group(device or self.device)
+        return build_training(decided(request, request.options, self.data.name, group), self.data, group)
 
     def wait(self) -> None:
         """Wait until the device has done its work."""

@@ -32,12 +32,13 @@ from torch import nn
 
 from center_loss import CenterLoss
 from datasets import Digits, load
+from main import decided
 from models import LeNetPP, SoftmaxHead
 from training.arguments import parse_arguments
 from training.building import build_training
-from training.hardware import autocast, choose_device, decide, gpu_name
+from training.hardware import autocast, choose_device, gpu_name
 from training.parallel import Group
-from training.settings import Plan, resolve
+from training.settings import Plan
 from training.trainer import Trainer
 from utils import plus_minus, processor_name
 
@@ -55,10 +56,9 @@ def wait(device: torch.device) -> None:
 def ours(data: Digits, device: torch.device, flags: list[str]) -> tuple[Trainer, Callable[[int], None], Plan]:
     """Return main.py's trainer, what trains it on the first batches of its first epoch, and its plan."""
     request = parse_arguments(flags)
-    settings = resolve(request.settings, request.by_hand, data.name)
-    settings, execution, choices = decide(settings, request.execution, device)
-    plan = Plan(settings=settings, execution=execution, options=request.options, choices=choices)
-    training = build_training(plan, data, Group(device))
+    group = Group(device)
+    plan = decided(request, request.options, data.name, group)
+    training, settings = build_training(plan, data, group), plan.settings
     if settings.batch_size != BATCH or len(training.data.train_labels) != 60_000:
         sys.exit(f"{' '.join(flags)}: every loop trains with the same batches of {BATCH} images of MNIST")
 
