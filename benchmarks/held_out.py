@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from analysis import tables
 from analysis.tables import by_row
 from rundir.loading import held_out_of, load_network
 from rundir.reading import Run, read_run
+from utils import UserError, run_command
 
 CPU = torch.device("cpu")
 
@@ -31,15 +33,14 @@ def numbers(run: Run) -> tuple[int, int, float]:
     """Return how many held-out digits a run takes for another class, of how many, and their mean cross-entropy."""
     _, images, labels = held_out_of(run)
     if len(labels) == 0:
-        sys.exit(f"{run.path}: all its digits were trained on; train it with --hold-out N")
+        raise UserError(f"{run.path}: all its digits were trained on; train it with --hold-out N")
     seen = load_network(run, CPU).evaluate(images, labels)
     return int((seen.predictions != seen.labels).sum()), len(labels), seen.loss
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, trained with --hold-out")
-    rows = by_row([read_run(path) for path in parser.parse_args().runs])
+def compare(paths: list[Path]) -> int:
+    """Print the table of these runs."""
+    rows = by_row([read_run(path) for path in paths])
     lines = []
     for name, runs in rows.items():
         wrong, of, loss = zip(*map(numbers, runs), strict=True)
@@ -48,7 +49,14 @@ def main() -> None:
         right = 100 * (1 - np.mean(wrong) / of[0])
         lines.append([name, seeds, f"{each} of {of[0]:,}", f"{right:.2f}", f"{np.mean(loss):.4f}"])
     print(tables.markdown(["settings", "seeds", "wrong", "accuracy, mean", "cross-entropy, mean"], lines))
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, trained with --hold-out")
+    return run_command("held_out.py", partial(compare, parser.parse_args().runs))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 
 import pytest
 
@@ -38,7 +39,7 @@ def asked(**by_hand) -> Settings:
 
 def test_recipes_say_their_names() -> None:
     assert {name: recipe.recipe for name, recipe in RECIPES.items()} == {
-        n: n for n in ("default", "reference", "paper")
+        n: n for n in ("default", "accurate", "reference", "paper")
     }
     assert RECIPES["default"].max_epoch == 10
     assert all(contradiction(recipe) is None for recipe in RECIPES.values())
@@ -49,6 +50,14 @@ def test_by_hand_wins_over_data_set_wins_over_recipe() -> None:
     assert asked(dataset="mnist5k").batch_size == 32
     assert asked(dataset="mnist5k", batch_size=7).batch_size == 7
     assert asked(dataset="mnist5k", recipe="reference").batch_size == 128
+
+
+def test_accurate_is_the_default_recipe_longer_and_with_warped_digits() -> None:
+    """Nothing else: λ, network and losses are those of the default recipe, so that the two can be compared."""
+    length = dict(max_epoch=3 * RECIPES["default"].max_epoch)
+    warps = dict(rotation=10.0, scaling=0.1, shearing=0.15)
+    assert RECIPES["accurate"] == replace(RECIPES["default"], recipe="accurate", **length, **warps)
+    assert asked(recipe="accurate", dataset="mnist5k").max_epoch == 3 * asked(dataset="mnist5k").max_epoch
 
 
 @pytest.mark.parametrize("head", ["arcface", "cosface"])

@@ -40,7 +40,7 @@ class Settings:
     for it (docs/reproduction.md).
     """
 
-    recipe: str = setting("default", "default: ours; reference: the widely copied repository's settings; paper: the authors' Caffe example's", choices=("default", "reference", "paper"), group=OPTIMIZATION)  # fmt: skip
+    recipe: str = setting("default", "default: ours; accurate: ours, longer and with warped digits; reference: the widely copied repository's settings; paper: the authors' Caffe example's", choices=("default", "accurate", "reference", "paper"), group=OPTIMIZATION)  # fmt: skip
     seed: int = setting(1, "of initialization and order", Number(int, 0, 2**31 - 1), group=RUN, metavar="N")
 
     dataset: str = setting("auto", "auto: MNIST if it is there or can be downloaded, otherwise mnist5k", choices=("auto", "mnist", "fashion-mnist", "kmnist", "mnist5k"), group=DATA)  # fmt: skip
@@ -150,6 +150,10 @@ class Plan:
 
 DEFAULT = Settings()
 
+# The most accurate two features that we know how to train: three times as long, on digits that are turned, scaled
+# and slanted a little. Chosen on training digits held out (docs/reproduction.md).
+ACCURATE = replace(DEFAULT, recipe="accurate", max_epoch=30, rotation=10.0, scaling=0.1, shearing=0.15)
+
 # The settings of the widely copied PyTorch repository, plateau at 10 % and all.
 REFERENCE = replace(
     DEFAULT,
@@ -212,15 +216,15 @@ PAPER = replace(
     precision="fp32",
 )
 
-RECIPES = {recipe.recipe: recipe for recipe in (DEFAULT, REFERENCE, PAPER)}
+RECIPES = {recipe.recipe: recipe for recipe in (DEFAULT, ACCURATE, REFERENCE, PAPER)}
 
 
 def resolve(asked: Settings, by_hand: Collection[str], dataset: str) -> Settings:
     """Return the settings of a run on that data set: the recipe's, then its changes for data set and head,
     then those that were given by hand, whose names are `by_hand`."""
     settings = RECIPES[asked.recipe]
-    if (asked.recipe, dataset) == ("default", "mnist5k"):  # 5,000 digits need more passes in smaller batches
-        settings = replace(settings, batch_size=32, max_epoch=12)
+    if dataset == "mnist5k" and settings in (DEFAULT, ACCURATE):  # 5,000 digits need more passes in smaller batches
+        settings = replace(settings, batch_size=32, max_epoch=12 if settings == DEFAULT else 36)
     # A margin head works alone unless λ is asked for. In two dimensions ten classes are 36° apart: scale and
     # margin are smaller than for faces.
     if asked.head == "arcface":
