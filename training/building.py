@@ -72,7 +72,7 @@ def build_training(plan: Plan, data: Digits, group: Group) -> Training:
     settings = plan.settings
     data, _, _ = data.for_training(settings.known_classes, settings.hold_out)
     data = data.to(group.device)
-    warp = Warp(settings.rotation, settings.scaling, settings.shearing)
+    warp = Warp(settings.rotation, settings.scaling, settings.shearing, settings.bending)
     batches = Batches(data.train_images, data.train_labels, settings.batch_size, settings.seed, settings.shift, warp)
     execution = plan.execution
     if group.device.type != "cuda" or group.size > 1:  # as on the machine where the run began

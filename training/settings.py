@@ -54,6 +54,7 @@ class Settings:
     )
     scaling: float = setting(0.0, "they are made larger or smaller by up to this share", Number(float, 0, 0.9))
     shearing: float = setting(0.0, "they are slanted by up to this share of their height", Number(float, 0, 2))
+    bending: float = setting(0.0, "and bent: places in them move by up to so many pixels", Number(float, 0, 14))
 
     model: str = setting("lenet++", "cnn is another name of lenet++", choices=("lenet++", "cnn"), group=MODEL)
     feat_dim: int = setting(2, "feature dimension", Number(int, 1, 4096), group=MODEL, metavar="D")
