@@ -12,7 +12,6 @@ from torch import Tensor
 
 from datasets import SIDE
 
-
 KNOTS = 5  # of a bent image, along each side
 
 
