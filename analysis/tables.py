@@ -109,7 +109,7 @@ def plain(text: str) -> str:
 
 def means(table: Table, better: Mapping[str, str], label: str = "loss") -> str:
     """Return a table with one row a name: mean ± standard deviation of each number, and n."""
-    header = [label, *(f"{name} {way}".rstrip() for name, way in better.items()), "n"]
+    header = [*label.split(" | "), *(f"{name} {way}".rstrip() for name, way in better.items()), "n"]
     rows = []
     for name, runs in table.items():
         cells = [plus_minus([run.get(key, math.nan) for run in runs], 3 if key in FINE else 2) for key in better]

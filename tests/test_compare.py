@@ -244,6 +244,13 @@ def test_numbers_that_a_run_lacks_do_not_stop_the_table() -> None:
     assert text.splitlines()[-1] == "| loss | 11.00 ± 1.41 | nan ± nan | 2 |"
 
 
+def test_a_table_of_several_labels_is_one(compared: tuple[Path, str]) -> None:
+    """Each line of the open set's has as many cells, else GitHub shows no table but its source."""
+    lines = [line for line in (compared[0] / "open_set.md").read_text().splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 2 * 4
+    assert {line.count("|") for line in lines} == {1 + 3 + len(metrics.OPEN_SET_BETTER) + 1}
+
+
 def test_differences_are_paired_by_seed() -> None:
     """Against Student's interval worked by hand: gaps 0.1, 0.2, 0.3; t(0.975, 2) = 4.3027."""
     accuracy = {
