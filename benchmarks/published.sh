@@ -29,8 +29,9 @@ open_set() { # docs/reproduction.md, "Unseen digits as unknowns". 10 runs of 4 e
     $PYTHON compare.py --open-set --out $OUT/open-set -- -d mnist --max-epoch 4
 }
 
-letters() { # docs/reproduction.md, "Letters as unknowns": seed 1 of `losses`; notMNIST under data/notMNIST
-    $PYTHON compare.py --runs $OUT/two/runs/softmax-1 $OUT/two/runs/center-1 --unknowns data/notMNIST --out docs/results/letters
+letters() { # docs/reproduction.md, "Letters and clothes as unknowns": runs of `losses`; notMNIST under data/notMNIST
+    $PYTHON compare.py --runs $OUT/two/runs/softmax-[123] $OUT/two/runs/center-[123] \
+        --unknowns data/notMNIST fashion-mnist --out docs/results/letters
 }
 
 reference() { # docs/reproduction.md, "The widely copied settings". 30 epochs, and 2 of the default recipe
