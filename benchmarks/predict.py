@@ -1,6 +1,6 @@
 """How well predict.py reads digits that do not look like MNIST's, and knows letters for unknown.
 
-    python benchmarks/predict.py --run log/held-out > benchmarks/results/predict.txt
+    python benchmarks/predict.py > benchmarks/results/predict.txt
 
 Takes 500 test digits, 50 of each class, changes them in several ways, and runs each through what
 predict.py does with a file: read, found, centered, classified.
@@ -102,7 +102,7 @@ def read(reader: Reader, pictures: list[Callable[[], np.ndarray]]) -> list[Predi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("log/held-out"), metavar="DIR", help="run directory")
+    parser.add_argument("--run", type=Path, default=Path("models/shipped/center"), metavar="DIR", help="run directory (default: the network that comes with the code)")  # fmt: skip
     parser.add_argument("--letters", default="data/notMNIST", metavar="NAME_OR_DIR", help="images of unknown classes")
     args = parser.parse_args()
     run = read_run(args.run)

@@ -110,9 +110,8 @@ lengths() { # docs/speed.md: accuracy after runs of 1 and 2 epochs. 10 runs
         --variants "1 epoch: --max-epoch 1" "2 epochs: --max-epoch 2" -- -d mnist
 }
 
-digits() { # docs/predicting.md: how predict.py does. 1 run of 10 epochs; notMNIST under data/notMNIST
-    train $OUT/held-out -d mnist --hold-out 1000
-    $PYTHON benchmarks/predict.py --run $OUT/held-out > benchmarks/results/predict.txt
+digits() { # docs/predicting.md: how predict.py does with the network that comes with the code; notMNIST under data/notMNIST
+    $PYTHON benchmarks/predict.py > benchmarks/results/predict.txt
 }
 
 shipped() { # models/shipped, docs/draw.html, docs/figures/draw.gif. 2 runs of 10 epochs
