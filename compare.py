@@ -83,7 +83,7 @@ def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     missing = sweep.find(wanted, out / "runs", sorted(out.parent.glob("*/")), every_epoch)
     say(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them are there")
     failed = sweep.train(missing, comparison.jobs)
-    found = [(one, read_run(one.path)) for one in wanted if one.path and one.name not in failed]
+    found = [(one, read_run(one.path)) for one in wanted if one.path and one.path.name not in failed]
     if not found:
         raise UserError(f"no run to compare: {'; '.join(failed.values())}")
     if not comparison.variants:
@@ -111,7 +111,7 @@ def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], dev
     scored: list[Scored] = []
     if comparison.unknowns or any(run.unseen for run in runs):
         scored = score_runs(progress(runs, "Open set"), list(comparison.unknowns), device)
-        written += write_open_set(out, scored, runs)
+        written += write_open_set(out, scored, rows, named=bool(comparison.variants))
         show(out / "open_set.md")
     pages: dict[str, Callable[[], list[Path]]] = {}
     if comparison.animate:
@@ -213,12 +213,15 @@ def seconds_of(run: Run) -> float:
     return sum(row.seconds for row in read_epochs(run.path))
 
 
-def write_open_set(out: Path, scored: list[Scored], runs: list[Run]) -> list[Path]:
-    """Write open_set.png, .md and .csv; return their paths."""
+def write_open_set(out: Path, scored: list[Scored], rows: tables.Rows, named: bool = False) -> list[Path]:
+    """Write open_set.png, .md and .csv; return their paths. Unless the rows are named by --variants, a row becomes a
+    mean over choices of digits, too."""
+    runs = [run for group in rows.values() for run in group]
     with_scores = [run for run in runs if any(one.run is run for one in scored)]
-    rows = tables.by_row(with_scores, aside=("seed", "known_classes"))  # a row is a mean over choices of digits, too
     table: tables.Table = {}
     panels: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    if not named:
+        rows = tables.by_row(with_scores, aside=("seed", "known_classes"))
     for name, group in rows.items():
         for one in scored:
             if one.run in group:

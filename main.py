@@ -26,7 +26,7 @@ import torch
 import datasets
 import utils
 from datasets import Digits
-from rundir.directory import check_save_dir, make_run_directory, refuse_links, write_config
+from rundir.directory import check_save_dir, keep_options, make_run_directory, refuse_links, write_config
 from rundir.loading import Checkpoint, check_same_plan, load_checkpoint, load_state, restore_random_states
 from rundir.reading import how_to_go_on, training_sample
 from rundir.writing import (  # fmt: skip
@@ -130,6 +130,7 @@ def lead(request: Request, group: Group, device_line: str) -> None:
         say(f"{device_line}. Resuming {session.directory} after epoch {checkpoint.epoch}")
         if session.first > training.epochs:
             say(f"{session.directory}: already finished, after epoch {training.epochs}")
+        keep_options(session.directory, options)
         cut = session.first <= session.last
         log = RunLog(session.directory, data.name, checkpoint.sizes, checkpoint.tail, cut)
     else:

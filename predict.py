@@ -37,6 +37,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error("name at least one image, or --page, or --export")
     if args.run and len(args.run) > 1 and not args.page:
         parser.error("--run: one run reads images; several are for --page")
+    for flag, path in (("--page", args.page), ("--export", args.export)):
+        if path and (not path.name or path.is_dir() or not path.parent.is_dir()):
+            parser.error(f"{flag} {path}: name a file, in a folder that is there")
     args.runs = args.run or [SHIPPED / name for name in (("softmax", "center") if args.page else ("center",))]
     return args
 
@@ -103,7 +106,7 @@ def predict(args: argparse.Namespace) -> int:
     gpu, note = args.gpu
     if note:
         complain(note.split(";")[0])
-    device, line = choose_device(gpu, args.use_cpu)
+    device, line = choose_device(gpu, args.use_cpu or gpu < 0)
     if gpu >= 0 and "does not run here" in line:
         complain(f"predict.py: {line}")
     readers = [Reader(run, device, args.reject) for run in runs]

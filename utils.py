@@ -103,7 +103,8 @@ def whole(path: Path) -> Iterator[Path]:
     The file has a name of its own, ``.partial-…``, and is made anew: no link is followed.
     """
     unfinished = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
-    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    with naming(path):
+        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         with naming(path):
             yield unfinished

@@ -22,8 +22,7 @@ class Comparison:
     """What a command line asks for."""
 
     losses: tuple[str, ...]
-    weights_cent: tuple[float, ...]  # as given; none: the recipe's
-    weights: tuple[float, ...]
+    weights_cent: tuple[float, ...]  # as given; none: those of the recipes
     seeds: tuple[int, ...]
     variants: tuple[str, ...]
     runs: tuple[Path, ...]
@@ -49,7 +48,8 @@ class Comparison:
         ):
             head, with_center = LOSSES[loss]
             row, flags_of_variant = read_variant(variant)
-            for weight in self.weights if with_center else [0.0]:
+            own = RECIPES[parse_arguments([*self.more, *flags_of_variant]).settings.recipe].weight_cent
+            for weight in self.weights_cent or (own,) if with_center else (0.0,):
                 name = f"{loss}-{weight:g}" if with_center and self.weights_cent else loss
                 name += f"-{slug(row)}" if variant else ""
                 name += f"-split{which}" if split else ""
@@ -59,7 +59,7 @@ class Comparison:
                 flags += ["--known-classes", *map(str, split)] if split else []
                 if (head, weight, seed, split, variant) not in seen:  # center loss at λ = 0 is softmax
                     seen.add((head, weight, seed, split, variant))
-                    several = len(self.losses) > 1 or len(self.weights) > 1
+                    several = len(self.losses) > 1 or len(self.weights_cent) > 1
                     yield Wanted(f"{name}-{seed}", flags, row=f"{name}, {row}" if several else row)
 
 
@@ -105,12 +105,9 @@ def parse_comparison(argv: list[str]) -> Comparison:
     check_margin_flags(parser, losses, of_margin_heads)
     more = check_flags_of_main(parser, args, more)
     given = parse_arguments(more)
-    if args.regions and given.settings.feat_dim != 2:
-        parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
     return Comparison(
         losses=tuple(losses),
         weights_cent=tuple(args.weights_cent or ()),
-        weights=tuple(args.weights_cent or [RECIPES[given.settings.recipe].weight_cent]),
         seeds=tuple(args.seeds or [1]),
         variants=tuple(args.variants or ()),
         runs=tuple(args.runs or ()),
@@ -121,7 +118,7 @@ def parse_comparison(argv: list[str]) -> Comparison:
         animate=args.animate,
         report=args.report,
         regions=args.regions,
-        gpu=gpu,
+        gpu=gpu or given.gpu,
         use_cpu=args.use_cpu or given.use_cpu,
         more=tuple(more),
         of_margin_heads=tuple(of_margin_heads),
@@ -165,8 +162,17 @@ def check_margin_flags(parser: Parser, losses: list[str], of_margin_heads: list[
 
 def check_flags_of_main(parser: Parser, args: argparse.Namespace, more: list[str]) -> list[str]:
     """Return the flags of main.py; end with a message for one that it refuses, or that is ours to set."""
-    for variant in args.variants or [""]:
-        given = parse_arguments([*more, *read_variant(variant)[1]])  # ends here for a flag that main.py would refuse
+    try:
+        variants = [read_variant(variant) for variant in args.variants or [""]]
+    except ValueError as error:  # shlex's
+        parser.error(f"--variants: {str(error).lower()}")
+    names = [name for name, _ in variants]
+    if len(set(names)) < len(names):
+        parser.error(f"--variants: two of them are called {max(names, key=names.count)!r}; name them apart")
+    for _, flags in variants:
+        given = parse_arguments([*more, *flags])  # ends here for a flag that main.py would refuse
+        if args.regions and given.settings.feat_dim != 2:
+            parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
         own = sorted(OWN_SETTINGS & given.by_hand)
         own += [name for name in ("save_dir", "resume", "overwrite", "stop_after") if getattr(given, name)]
         own += ["known_classes"] if args.open_set and given.settings.known_classes else []

@@ -15,6 +15,7 @@ from analysis.comparison import name_of
 from rundir.loading import data_of, data_root, load_data, load_network
 from rundir.reading import Run
 from training.trainer import Evaluation
+from utils import UserError
 
 UNSEEN = "unseen digits"
 
@@ -96,6 +97,10 @@ def score_run(run: Run, unknown: dict[str, torch.Tensor], device: torch.device) 
     network = load_network(run, device)
     digits = data_of(run)
     train_features, train_labels = run.arrays["train_features"].astype(float), run.arrays["train_labels"].astype(int)
+    if not np.isfinite(train_features).all():
+        raise UserError(
+            f"{run.path}: has training features beyond 65,504, the largest that is kept; it cannot be scored"
+        )
     means = metrics.class_means(train_features, train_labels)
 
     def scores(found: Evaluation) -> dict[str, np.ndarray]:

@@ -173,8 +173,8 @@ def shade(ax: Axes, epoch: Epoch, size: float) -> None:
     found = regions_of(epoch)
     for part, alpha, edge in (("taken", 0.10, "none"), ("known", 0.16, "black")):
         kept = [(getattr(one, part), color) for one, color in zip(found, colors, strict=True)]
-        polygons, faces = zip(*[(polygon, color) for polygon, color in kept if len(polygon)], strict=True)
-        shaded = PolyCollection(polygons, facecolors=[to_rgba(c, alpha) for c in faces], edgecolors=edge, linewidths=0.7 * size**0.5, linestyles="dashed", zorder=0.5)  # fmt: skip
+        there = [(polygon, to_rgba(color, alpha)) for polygon, color in kept if len(polygon)]
+        shaded = PolyCollection([polygon for polygon, _ in there], facecolors=[color for _, color in there], edgecolors=edge, linewidths=0.7 * size**0.5, linestyles="dashed", zorder=0.5)  # fmt: skip
         ax.add_collection(shaded, autolim=False)
     ax.plot(
         [],
@@ -202,7 +202,7 @@ def regions_of(epoch: Epoch) -> list[plane.Region]:
         from rundir.loading import decision_of
 
         arrays = arrays | {"head": decision_of(epoch.run)}
-    reach = 10 * float(np.abs(np.concatenate([epoch.points["test_features"], arrays["centers"]])).max())
+    reach = 10 * float(np.abs(np.nan_to_num(np.concatenate([epoch.points["test_features"], arrays["centers"]]), nan=0, posinf=0, neginf=0)).max())  # fmt: skip
     return plane.regions(arrays, reach)
 
 
@@ -292,7 +292,7 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
                 for number, (name, values) in enumerate(of_run[score].items()):
                     style = dict(histtype="stepfilled", alpha=0.5) if number == 0 else dict(histtype="step", lw=1.2)
                     shown = np.clip(values, bins[0], bins[-1])
-                    ax.hist(shown, bins, density=True, color=COLORS[number], label=name, **style)
+                    ax.hist(shown, bins, density=True, color=COLORS[number % len(COLORS)], label=name, **style)
                 ax.set_xlabel(SCORE_AXES.get(score, score))
                 ax.set_yticks([])
             axes[0, column].set_title(run)

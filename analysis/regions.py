@@ -53,7 +53,8 @@ def border_of(arrays: dict[str, np.ndarray]) -> float:
     training digits lie."""
     own = arrays["centers"][arrays["train_predictions"]].astype(float)
     distances = np.linalg.norm(arrays["train_features"].astype(float) - own, axis=1)
-    return float(np.quantile(distances, 1 - REJECT / 100))
+    distances = distances[np.isfinite(distances)]  # a kept feature is float16, whose largest is 65,504
+    return float(np.quantile(distances, 1 - REJECT / 100)) if len(distances) else 0.0
 
 
 def clip(polygon: Array, side: Array) -> Array:

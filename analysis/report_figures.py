@@ -300,7 +300,7 @@ def histograms(runs: list[Run], names: list[str], scored: list[Scored]) -> dict[
         bins = plots.score_bins(values)
         for order, (name, samples) in enumerate(values.items()):
             heights, _ = np.histogram(np.clip(samples, bins[0], bins[-1]), bins, density=True)
-            style = {"color": plots.ON_LIGHT[order], "legend_label": name}
+            style = {"color": plots.ON_LIGHT[order % 10], "legend_label": name}
             if order == 0:
                 plot.quad(top=heights, bottom=0, left=bins[:-1], right=bins[1:], alpha=0.5, **style)
             else:

@@ -117,7 +117,7 @@ class Progress:
 
 
 def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
-    """Train the runs, so many at once; return the reasons of those that failed, by name.
+    """Train the runs, so many at once; return the reasons of those that failed, by the name of their directory.
 
     A run that was cut off goes on from its checkpoint. On an exception, Ctrl-C among them, the runs
     that are being trained are ended cleanly, each with its last epoch kept.
@@ -135,7 +135,9 @@ def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
                 number, run = waiting.pop(0)
                 assert run.path is not None
                 if is_being_trained(run.path):
-                    failed[run.name] = f"{run.path} is still being trained by another process; wait for it, or end it"
+                    failed[run.path.name] = (
+                        f"{run.path} is still being trained by another process; wait for it, or end it"
+                    )
                     continue
                 say(f"Run {number} of {len(runs)}: {run.path}{progress.left()}")
                 active.append((number, run, _start(run, env)))
@@ -145,9 +147,10 @@ def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
             for item in [item for item in active if item[2].poll() is not None]:
                 active.remove(item)
                 number, run, process = item
+                assert run.path is not None
                 if process.returncode:
-                    failed[run.name] = _reason(run, process.returncode)
-                    say(f"Run {number} of {len(runs)} failed: {failed[run.name]}")
+                    failed[run.path.name] = _reason(run, process.returncode)
+                    say(f"Run {number} of {len(runs)} failed: {failed[run.path.name]}")
     finally:
         for *_, process in active:
             process.terminate()

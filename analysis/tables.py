@@ -122,7 +122,7 @@ def each_seed(rows: Rows, number: Callable[[Run], float], digits: int = 2, label
     seeds = sorted({run.settings.seed for group in rows.values() for run in group})
     body = []
     for name, group in rows.items():
-        values = {run.settings.seed: number(run) for run in group}
+        values = by_seed(group, number)
         cells = [f"{values[seed]:.{digits}f}" if seed in values else "" for seed in seeds]
         body.append([name, *cells, plus_minus(list(values.values()), digits), str(len(values))])
     return markdown([label, *(f"seed {seed}" for seed in seeds), "mean ± std", "n"], body)
@@ -132,10 +132,10 @@ def paired(rows: Rows, number: Callable[[Run], float]) -> str | None:
     """Return a table of how far each row lies from the first, seed by seed: mean difference with its 95 %
     confidence interval (Student's t), or None where no two rows share two seeds."""
     (first, base), *others = rows.items()
-    there = {run.settings.seed: number(run) for run in base}
+    there = by_seed(base, number)
     body = []
     for name, group in others:
-        gaps = [number(run) - there[run.settings.seed] for run in group if run.settings.seed in there]
+        gaps = [value - there[seed] for seed, value in by_seed(group, number).items() if seed in there]
         if len(gaps) > 1:
             low, high = confidence_interval(gaps)
             each = ", ".join(f"{gap:+.2f}" for gap in gaps)
@@ -143,6 +143,14 @@ def paired(rows: Rows, number: Callable[[Run], float]) -> str | None:
                 [f"{name} − {first}", f"{np.mean(gaps):+.2f}", f"{low:+.2f} to {high:+.2f}", each, str(len(gaps))]
             )
     return markdown(["accuracy, paired by seed", "mean", "95 % interval", "each seed", "n"], body) if body else None
+
+
+def by_seed(group: Sequence[Run], number: Callable[[Run], float]) -> dict[int, float]:
+    """Return a number of each seed's run, the mean of several: the same seed again is no new evidence."""
+    values: dict[int, list[float]] = {}
+    for run in group:
+        values.setdefault(run.settings.seed, []).append(number(run))
+    return {seed: float(np.mean(of_seed)) for seed, of_seed in values.items()}
 
 
 def confidence_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
@@ -180,4 +188,4 @@ def runs_csv(path: Path, rows: Rows, better: Iterable[str]) -> None:
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write a table as CSV, ten significant digits, whole or not at all."""
     with whole(path) as unfinished:
-        table.to_csv(unfinished, index=False, float_format="%.10g", lineterminator="\n")
+        table.to_csv(unfinished, index=False, float_format="%.10g", lineterminator="\n", errors="backslashreplace")

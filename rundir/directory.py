@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import platform
@@ -18,8 +19,8 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from datasets import Digits
 from training.hardware import gpu_name
-from training.settings import Plan
-from utils import HERE, UserError, command_line, processor_name, usable_cores
+from training.settings import Options, Plan
+from utils import HERE, UserError, command_line, processor_name, usable_cores, whole
 
 LOCK = ".lock"
 FOLDERS = ("features", "train", "test")
@@ -28,6 +29,7 @@ RUN_FILES = (
     "config.json", "log_*.txt", "batches.csv", "epochs.csv", "checkpoint.pt", "best.pt", "events.out.*", "calibration.json",
     "features/epoch_*.npz", "train/epoch_*.png", "test/epoch_*.png", "animation.gif", "animation.mp4",
 )  # fmt: skip
+PARTIAL = tuple(f"{folder}.partial-*" for folder in ("", "features/", "train/", "test/"))  # what it was writing
 
 
 def check_save_dir(save_dir: Path | None, overwrite: bool) -> None:
@@ -84,7 +86,7 @@ def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Pat
 def _empty(directory: Path) -> None:
     """Remove the run in a directory, unless it is being trained."""
     with contextlib.closing(Guard(directory)):
-        for pattern in (*RUN_FILES, ".partial-*"):
+        for pattern in (*RUN_FILES, *PARTIAL):
             for file in directory.glob(pattern):
                 file.unlink()
 
@@ -159,6 +161,15 @@ def write_config(directory: Path, plan: Plan, data: Digits, epochs: int, device:
     }
     with open(directory / "config.json", "x", encoding="utf-8") as file:  # "x": two runs never share a directory
         file.write(json.dumps(config, indent=2) + "\n")
+
+
+def keep_options(directory: Path, options: Options) -> None:
+    """Write the options with which a run goes on into its config.json, where they are others."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("options") != (now := dataclasses.asdict(options)):
+        with whole(path) as unfinished:
+            unfinished.write_text(json.dumps(config | {"options": now}, indent=2) + "\n", encoding="utf-8")
 
 
 def _git_commit() -> str | None:

@@ -183,6 +183,8 @@ def load_network(run: Run, device: torch.device) -> Network:
         go_on = command_line("main.py", "--resume", run.path)
         raise UserError(f"{run.path}: its checkpoint is of another epoch; go on with {go_on}")
     settings = checkpoint.plan.settings
+    if settings != run.settings:
+        raise UserError(f"{run.path / 'checkpoint.pt'}: is of another run, with other settings than config.json has")
     precision, note = precision_here(settings.precision, device)
     if note is not None:
         complain(f"{run.path}: {note}")

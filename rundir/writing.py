@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rundir.directory import Guard
+from rundir.directory import PARTIAL, Guard
 from rundir.reading import kept_epochs
 from training.trainer import Evaluation
 from utils import HERE, UserError, naming, say, usable_cores, whole
@@ -47,10 +47,14 @@ class RunLog:
     ) -> None:
         self.guard = Guard(directory)
         names = {"log": f"log_{dataset}.txt", "batches": "batches.csv", "epochs": "epochs.csv"}
-        self.files = {key: open(directory / name, "a", newline="", encoding="utf-8") for key, name in names.items()}
+        self.files = {
+            key: open(directory / name, "a", newline="", encoding="utf-8", errors="backslashreplace")
+            for key, name in names.items()
+        }
         self.tail: dict[str, str] = {}
-        for stray in directory.glob(".partial-*"):  # of a run that was killed while it wrote
-            stray.unlink()
+        for pattern in PARTIAL:  # of a run that was killed while it wrote
+            for stray in directory.glob(pattern):
+                stray.unlink()
         if sizes is None:
             self.row("batches", self.BATCHES)
             self.row("epochs", self.EPOCHS)
@@ -273,7 +277,8 @@ class Drawer:
     def _run(self, *flags: str) -> None:
         path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen(
-            [sys.executable, "-m", "analysis.draw", str(self.directory), *self.flags, *flags],
+            [sys.executable, "-m", "analysis.draw", str(self.directory.resolve()), *self.flags, *flags],
+            cwd=HERE,  # -m puts it first among the places of modules: another utils.py may lie where we are
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, is_anywhere_running, rows, run_here, spawn, wait_until, write_idx
 
 import compare
-from analysis import metrics, sweep, tables
+from analysis import metrics, plots, sweep, tables
 from analysis.comparison import parse_comparison
 from analysis.openset import Scored
 from analysis.wanted import Wanted
@@ -209,6 +209,8 @@ def test_plan_of_a_sweep_and_of_the_open_set() -> None:
     assert runs[0].flags[:4] == ["--head", "arcface", "--weight-cent", "0.01"]
     runs = list(parse_comparison(["--losses", "softmax", "arcface", "--", "--scale", "20"]).plan())
     assert ["--scale" in run.flags for run in runs] == [False, True]
+    runs = list(parse_comparison(["--variants", "", "--recipe reference", "--recipe paper"]).plan())
+    assert [run.flags[2:4] for run in runs] == [["--weight-cent", weight] for weight in ("0.1", "1.0", "0.01")]
     runs = list(parse_comparison(["--open-set"]).plan())
     assert len(runs) == 10
     assert runs[4].name == "softmax-split5-1"
@@ -272,6 +274,16 @@ def test_differences_are_paired_by_seed() -> None:
     assert tables.paired({"a": [made_up()], "b": [made_up(seed=1)]}, lambda run: 1.0) is None
 
 
+def test_a_seed_that_was_trained_twice_counts_once() -> None:
+    runs = [made_up(), made_up(), made_up(seed=2)]
+    other = [made_up(weight_cent=1.0), made_up(weight_cent=1.0)]
+    accuracy = {id(run): value for run, value in zip([*runs, *other], [99.0, 99.2, 99.4, 99.3, 99.5], strict=True)}
+    rows = {"a": runs, "b": other}
+    assert tables.by_seed(runs, lambda run: accuracy[id(run)]) == {1: pytest.approx(99.1), 2: 99.4}
+    assert tables.paired(rows, lambda run: accuracy[id(run)]) is None, "two runs of one seed have no interval"
+    assert "| a | 99.10 | 99.40 | 99.25 ± 0.21 | 2 |" in tables.each_seed(rows, lambda run: accuracy[id(run)])
+
+
 def test_a_table_fits_the_terminal() -> None:
     names = ["softmax only (λ = 0)", "softmax + center|loss (λ = 0.1)", "ArcFace + center loss (λ = 0.1)"]
     table = tables.markdown(["loss", *"abcdefgh"], [[name, *["99.99 ± 0.01"] * 8] for name in names])
@@ -298,8 +310,23 @@ def test_open_set_leaves_out_runs_that_were_not_scored(compared: tuple[Path, str
     whole, scored = (read_run(compared[0] / "runs" / "center-1") for _ in range(2))
     scores = np.arange(9.0)
     part = Scored(scored, "unseen digits", "max logit", scores, scores > 2, scores - 3)
-    compare.write_open_set(tmp_path, [part], [whole, scored])
+    compare.write_open_set(tmp_path, [part], {"": [whole, scored]})
     assert [row["n"] for row in rows(tmp_path / "open_set.csv")] == ["1"]
+
+
+def test_open_set_keeps_the_rows_that_variants_name(compared: tuple[Path, str], tmp_path: Path) -> None:
+    """Two that differ in how they are computed alone have the same settings."""
+    one, other = (read_run(compared[0] / "runs" / "center-1") for _ in range(2))
+    scores = np.arange(9.0)
+    scored = [Scored(run, "unseen digits", "max logit", scores, scores > 2, scores - 3) for run in (one, other)]
+    compare.write_open_set(tmp_path, scored, {"fourier": [one], "direct": [other]}, named=True)
+    assert [(row["loss"], row["n"]) for row in rows(tmp_path / "open_set.csv")] == [("fourier", "1"), ("direct", "1")]
+
+
+def test_more_sets_of_unknown_images_than_there_are_colors(tmp_path: Path) -> None:
+    panels = {"run": {"max logit": {str(number): np.arange(5.0) + number for number in range(12)}}}
+    plots.histograms(panels, tmp_path / "open_set.png")
+    assert (tmp_path / "open_set.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
@@ -318,6 +345,11 @@ def test_open_set_leaves_out_runs_that_were_not_scored(compared: tuple[Path, str
         (["--", "--weight-cent", "1"], "--weight-cent is set by compare.py"),
         (["--", "--save-dir", "x"], "--save-dir is set by compare.py"),
         (["--open-set", "--", "--known-classes", "1", "2"], "--known-classes is set by compare.py"),
+        (["--variants", '--set "x'], "--variants: no closing quotation"),
+        (["--variants", "a: --lr-model 0.1", "a: --lr-model 0.2"], "two of them are called 'a'"),
+        (["--regions", "--variants", "", "--feat-dim 3"], "--regions: the regions of a plane can be drawn"),
+        (["--losses", "softmax", "arcface", "--", "--margin", "3"], "arcface takes radians from 0 to π/2; got 3"),
+        (["--losses", "cosface", "--", "--margin", "2"], "cosface takes less than 2; got 2"),
     ],
 )
 def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

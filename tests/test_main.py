@@ -259,6 +259,10 @@ def test_set_can_be_given_more_than_once() -> None:
     assert (request.settings.clip, request.settings.warmup, request.settings.shift) == (None, 0.1, 0)
 
 
+def test_all_digits_can_be_asked_for() -> None:
+    assert parse_arguments(["--set", "known_classes=none"]).settings.known_classes is None
+
+
 def test_defaults_wait_for_the_recipe() -> None:
     request = parse_arguments(["--recipe", "paper", "--lr-cent", "0.5", "--plot"])
     assert request.by_hand == {"recipe", "lr_cent", "plot"}

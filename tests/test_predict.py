@@ -23,6 +23,7 @@ import predict as program
 from analysis.pictures import BadImage, from_gray, read_image, see, to_digit
 from analysis.reader import Reader
 from rundir.reading import read_run
+from training import hardware
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +262,25 @@ def test_wrong_names_are_told_of_before_the_network_is_loaded(run: Path, monkeyp
     done = predict("--run", run, "absent.png")
     assert done.returncode == 2
     assert done.stderr == "predict.py: absent.png: cannot be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize("flag", ["--page", "--export"])
+def test_a_file_that_cannot_be_written_is_told_of_at_once(
+    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in (".", "/", tmp_path, tmp_path / "none" / "x.html"):
+        with pytest.raises(SystemExit) as stopped:
+            program.parse([flag, str(name)])
+        assert stopped.value.code == 2
+        assert f"{flag} {name}: name a file, in a folder that is there" in capsys.readouterr().err
+
+
+def test_gpu_minus_one_is_the_cpu(run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    choose = hardware.choose_device
+    monkeypatch.setattr(hardware, "choose_device", lambda *words: asked.append(words) or choose(*words))
+    assert run_here(program.main, "--run", run, "--gpu", "-1", drawn / "0-0.jpg").returncode == 0
+    assert asked == [(-1, True)]
 
 
 def test_between_two_digits(run: Path) -> None:

@@ -15,12 +15,12 @@ from matplotlib.path import Path as Outline
 from torch import Tensor
 
 import compare
-from analysis.plots import draw_part, read_epoch, regions_of
+from analysis.plots import draw_part, read_epoch, regions_of, shade
 from analysis.regions import Region, border_of, clip, regions
 from margin_heads import ArcFace, CosFace
 from models import SoftmaxHead
 from rundir.loading import decision_of
-from rundir.reading import kept_epochs
+from rundir.reading import kept_epochs, read_run
 from training.trainer import Network
 from utils import HERE, UserError
 
@@ -73,6 +73,24 @@ def test_the_border_leaves_one_percent_out() -> None:
     own = arrays["centers"][arrays["train_predictions"]]
     beyond = np.linalg.norm(arrays["train_features"] - own, axis=1) > border_of(arrays)
     assert beyond.sum() == 5
+
+
+def test_features_too_large_to_be_kept_are_no_part_of_it() -> None:
+    """They are kept as infinity: the border is that of the others, and none of them is the end of the figure."""
+    arrays = some_arrays(network(heads()[0]).decision().numpy())
+    before = border_of(arrays)
+    arrays["train_features"] = np.concatenate([arrays["train_features"], [[np.inf, 0.0], [np.nan, -np.inf]]])
+    arrays["train_predictions"] = np.concatenate([arrays["train_predictions"], [0, 1]])
+    assert border_of(arrays) == before
+    epoch = read_epoch(SHIPPED, read_run(SHIPPED).record.epochs)
+    for features in epoch.points["test_features"], epoch.arrays["train_features"]:
+        features[0] = np.inf
+    ax = Figure().subplots()
+    shade(ax, epoch, size=1)
+    assert [len(one.get_paths()) for one in ax.collections] == [10, 10]
+    for features in epoch.points["test_features"], epoch.arrays["train_features"]:
+        features[:] = np.inf
+    shade(Figure().subplots(), epoch, size=1)
 
 
 def test_clipping() -> None:

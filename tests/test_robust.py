@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import json
 import os
 import pickle
 import shutil
@@ -23,6 +24,8 @@ import datasets
 import main
 from rundir.directory import Guard
 from training import hardware
+from training.hardware import decide
+from training.settings import Execution, Settings
 from utils import UserError
 
 QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "100", "--max-epoch", "2"]
@@ -74,6 +77,26 @@ print("threads", torch.get_num_threads())
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=env, check=True)
     assert done.stdout.splitlines()[0] == "bf16"
     assert "threads 1" in done.stdout
+
+
+def test_threads_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert decide(Settings(), Execution(threads=3), cpu)[1].threads == 3
+    assert decide(Settings(), Execution(), cpu)[1].threads == torch.get_num_threads()
+
+
+def test_data_that_have_moved_are_found_after_a_resume(run_main, begun: Path, tmp_path: Path) -> None:
+    """config.json says where they lay last, which is where predict.py and compare.py look."""
+    path, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(begun, path)
+    data.mkdir()
+    before = json.loads((path / "config.json").read_text())
+    done = run_main("--resume", path, "--data-root", data)
+    assert done.returncode == 0, done.stderr
+    after = json.loads((path / "config.json").read_text())
+    assert after["options"].pop("data_root") == str(data)
+    before["options"].pop("data_root")
+    assert after == before
 
 
 @pytest.mark.cuda
@@ -226,6 +249,8 @@ FLAGS = [  # flags, what the message says
     (["--device", "cpu"], "did you mean --gpu or --use-cpu?"),
     (["--num-workers", "2"], "did you mean --workers"),
     (["--version"], "did you mean git log"),
+    (["--head", "arcface", "--margin", "3"], "arcface takes radians from 0 to π/2; got 3"),
+    (["--head", "cosface", "--margin", "5"], "cosface takes less than 2; got 5"),
     (["--set", "clip"], "must be NAME=VALUE"),
     (["--set", "clipp=1"], "did you mean clip?"),
     (["--set", "clip=-1"], "must be a number above 0"),
@@ -258,8 +283,6 @@ FLAGS = [  # flags, what the message says
     (["--resume", "a", "--overwrite"], "exclude each other"),
 ]  # fmt: skip
 FILES = [  # from a fresh folder to flags, what the message says
-    (lambda tmp: [*QUICK, "--head", "arcface", "--margin", "3"], "m must lie in [0, pi/2] radians; got 3"),
-    (lambda tmp: [*QUICK, "--head", "cosface", "--margin", "5"], "m must lie in [0, 2); got 5"),
     (lambda tmp: ["-d", "mnist", "--data-root", a_file(tmp)], "the data root is not a folder"),
     (lambda tmp: ["-d", "kmnist", "--data-root", tmp / "data"], "kmnist is not in"),
     (damaged(cut), "train-images-idx3-ubyte: truncated"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from conftest import RunMain
 import datasets
 import utils
 from rundir import directory, loading, writing
+from rundir.reading import read_run
 from rundir.writing import LossMeter, RunLog
 from training import hardware
 from training.settings import Execution, Options, Plan, Settings
@@ -63,7 +65,7 @@ def test_directories_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_overwrite_removes_the_run_alone(tmp_path: Path) -> None:
-    for name in ("config.json", "log_mnist.txt", "train/epoch_1.png", "train/notes.md", "thesis.tex"):
+    for name in ("config.json", "log_mnist.txt", "train/epoch_1.png", "train/.partial-0-x.png", "train/notes.md", "thesis.tex"):  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     directory.make_run_directory(tmp_path, "center", overwrite=True)
@@ -141,6 +143,37 @@ def test_figure_that_cannot_be_drawn_is_reported(tmp_path: Path) -> None:
     drawer.finish()
     assert lines
     assert all(line.startswith("A figure could not be drawn: ") for line in lines)
+
+
+def test_figures_are_drawn_from_a_folder_with_modules_of_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(directory.HERE / "models" / "shipped" / "center", tmp_path / "run")
+    (tmp_path / "utils.py").write_text("raise SystemExit('another utils')")
+    monkeypatch.chdir(tmp_path)
+    lines: list[str] = []
+    drawer = writing.Drawer(Path("run"), lines.append)
+    drawer.draw(10)
+    drawer.finish()
+    assert lines == []
+    assert (tmp_path / "run" / "test" / "epoch_10.png").exists()
+
+
+def test_a_name_that_is_no_text_is_logged(tmp_path: Path) -> None:
+    with contextlib.closing(writing.RunLog(tmp_path, "mnist5k")) as log:
+        log("Run directory: r\udcff")
+    assert "Run directory: r\\udcff" in (tmp_path / "log_mnist5k.txt").read_text()
+
+
+def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    """Its centers would be those of one network, and its features those of another."""
+    run = tmp_path / "run"
+    shutil.copytree(directory.HERE / "models" / "shipped" / "center", run)
+    config = json.loads((run / "config.json").read_text())
+    config["settings"]["seed"] += 1
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="is of another run"):
+        loading.load_network(read_run(run), torch.device("cpu"))
 
 
 def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,3 +71,9 @@ def test_margin_heads_stand_alone_with_their_own_defaults(head: str) -> None:
     )
     assert asked(head=head, weight_cent=0.3, margin=0.1).weight_cent == 0.3
     assert asked(head="softmax").scale is None
+
+
+def test_a_length_in_iterations_wins_over_the_recipes_epochs() -> None:
+    assert asked(max_iterations=500).max_epoch is None
+    assert asked(max_iterations=500, max_epoch=2).max_epoch == 2
+    assert asked(max_iterations=None).max_epoch == 10

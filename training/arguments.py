@@ -199,7 +199,7 @@ def as_request(parser: Parser, args: argparse.Namespace) -> Request:
             parser.error(f"argument --set: {word!r}: {error}")
     if given.get("model") == "cnn":
         given["model"] = "lenet++"
-    if "known_classes" in given:
+    if given.get("known_classes"):
         given["known_classes"] = tuple(sorted(given["known_classes"]))
     if given.get("animate") or given.get("regions"):
         given["plot"] = True

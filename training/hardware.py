@@ -167,7 +167,7 @@ def decide(
         compile=compile_,
         convolutions=convolutions,
         cuda_graph=cuda_graph,
-        threads=torch.get_num_threads(),
+        threads=execution.threads or torch.get_num_threads(),
     )
     return replace(settings, precision=precision), execution, choices
 

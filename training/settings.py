@@ -8,6 +8,7 @@ itself. A `Plan` holds the three, and beside them what was asked for and why som
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -232,6 +233,8 @@ def resolve(asked: Settings, by_hand: Collection[str], dataset: str) -> Settings
         settings = replace(settings, weight_cent=0.0, scale=30.0, margin=0.2)
     if asked.head == "cosface":
         settings = replace(settings, weight_cent=0.0, scale=30.0, margin=0.1)
+    if "max_iterations" in by_hand and asked.max_iterations is not None and "max_epoch" not in by_hand:
+        settings = replace(settings, max_epoch=None)  # it is the length that was asked for
     return replace(take(settings, asked, by_hand), dataset=dataset)
 
 
@@ -256,6 +259,10 @@ def contradiction(settings: Settings) -> str | None:
         return "--set max_epoch=none needs max_iterations"
     if settings.head != "softmax" and (settings.scale is None or settings.margin is None):
         return "a margin head needs --scale and --margin"
+    if settings.head == "arcface" and settings.margin is not None and settings.margin > math.pi / 2:
+        return f"--margin: arcface takes radians from 0 to π/2; got {settings.margin:g}"
+    if settings.head == "cosface" and settings.margin is not None and settings.margin >= 2:
+        return f"--margin: cosface takes less than 2; got {settings.margin:g}"
     return None
 
 
