@@ -42,14 +42,15 @@ class Comparison:
     def plan(self) -> Iterator[Wanted]:
         """Yield the runs that the comparison is made of."""
         splits = SPLITS if self.open_set else (None,)
+        variants = {variant: read_variant(variant) for variant in self.variants or ("",)}
+        own = {variant: self._own_weight(flags) for variant, (_, flags) in variants.items()}
         seen = set()
         for loss, variant, seed, (which, split) in itertools.product(
-            self.losses, self.variants or ("",), self.seeds, enumerate(splits, 1)
+            self.losses, variants, self.seeds, enumerate(splits, 1)
         ):
             head, with_center = LOSSES[loss]
-            row, flags_of_variant = read_variant(variant)
-            own = RECIPES[parse_arguments([*self.more, *flags_of_variant]).settings.recipe].weight_cent
-            for weight in self.weights_cent or (own,) if with_center else (0.0,):
+            row, flags_of_variant = variants[variant]
+            for weight in self.weights_cent or (own[variant],) if with_center else (0.0,):
                 name = f"{loss}-{weight:g}" if with_center and self.weights_cent else loss
                 name += f"-{slug(row)}" if variant else ""
                 name += f"-split{which}" if split else ""
@@ -61,6 +62,10 @@ class Comparison:
                     seen.add((head, weight, seed, split, variant))
                     several = len(self.losses) > 1 or len(self.weights_cent) > 1
                     yield Wanted(f"{name}-{seed}", flags, row=f"{name}, {row}" if several else row)
+
+    def _own_weight(self, flags: list[str]) -> float:
+        """Return the λ of the recipe that a variant's flags ask for."""
+        return RECIPES[parse_arguments([*self.more, *flags]).settings.recipe].weight_cent
 
 
 def read_variant(text: str) -> tuple[str, list[str]]:
@@ -118,7 +123,7 @@ def parse_comparison(argv: list[str]) -> Comparison:
         animate=args.animate,
         report=args.report,
         regions=args.regions,
-        gpu=gpu or given.gpu,
+        gpu=given.gpu,
         use_cpu=args.use_cpu or given.use_cpu,
         more=tuple(more),
         of_margin_heads=tuple(of_margin_heads),

@@ -202,8 +202,8 @@ def regions_of(epoch: Epoch) -> list[plane.Region]:
         from rundir.loading import decision_of
 
         arrays = arrays | {"head": decision_of(epoch.run)}
-    reach = 10 * float(np.abs(np.nan_to_num(np.concatenate([epoch.points["test_features"], arrays["centers"]]), nan=0, posinf=0, neginf=0)).max())  # fmt: skip
-    return plane.regions(arrays, reach)
+    points = np.concatenate([epoch.points["test_features"], arrays["centers"]])
+    return plane.regions(arrays, reach=10 * float(np.abs(points[np.isfinite(points)]).max(initial=0.0)))
 
 
 def draw_epoch(run: Path, epoch: int, regions: bool = False) -> None:

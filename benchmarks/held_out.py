@@ -4,7 +4,7 @@ without a look at the test set.
     python main.py --hold-out 5000 --eval-freq 1000 --set rotation=10 --save-dir log/choose/turned
     python benchmarks/held_out.py log/choose/*
 
-Prints one line a run, and for runs that differ in their seed alone the mean.
+Prints one line for runs that differ in their seed alone: how many each has wrong, and their mean.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from analysis import tables
-from analysis.tables import by_row
 from rundir.loading import held_out_of, load_network
 from rundir.reading import Run, read_run
 from utils import UserError, run_command
@@ -40,7 +39,7 @@ def numbers(run: Run) -> tuple[int, int, float]:
 
 def compare(paths: list[Path]) -> int:
     """Print the table of these runs."""
-    rows = by_row([read_run(path) for path in paths])
+    rows = tables.by_row([read_run(path) for path in paths])
     lines = []
     for name, runs in rows.items():
         wrong, of, loss = zip(*map(numbers, runs), strict=True)

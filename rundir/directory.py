@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ RUN_FILES = (
     "config.json", "log_*.txt", "batches.csv", "epochs.csv", "checkpoint.pt", "best.pt", "events.out.*", "calibration.json",
     "features/epoch_*.npz", "train/epoch_*.png", "test/epoch_*.png", "animation.gif", "animation.mp4",
 )  # fmt: skip
-PARTIAL = tuple(f"{folder}.partial-*" for folder in ("", "features/", "train/", "test/"))  # what it was writing
+PARTIAL = (".partial-*", *(f"{folder}/.partial-*" for folder in FOLDERS))  # what it was writing when it was killed
 
 
 def check_save_dir(save_dir: Path | None, overwrite: bool) -> None:
@@ -86,9 +87,14 @@ def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Pat
 def _empty(directory: Path) -> None:
     """Remove the run in a directory, unless it is being trained."""
     with contextlib.closing(Guard(directory)):
-        for pattern in (*RUN_FILES, *PARTIAL):
-            for file in directory.glob(pattern):
-                file.unlink()
+        remove(directory, (*RUN_FILES, *PARTIAL))
+
+
+def remove(directory: Path, patterns: Iterable[str]) -> None:
+    """Remove the files in a directory that have such names."""
+    for pattern in patterns:
+        for file in directory.glob(pattern):
+            file.unlink()
 
 
 def _free_directory(parent: Path, name: str) -> Path:

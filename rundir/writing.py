@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rundir.directory import PARTIAL, Guard
+from rundir.directory import PARTIAL, Guard, remove
 from rundir.reading import kept_epochs
 from training.trainer import Evaluation
 from utils import HERE, UserError, naming, say, usable_cores, whole
@@ -52,9 +52,7 @@ class RunLog:
             for key, name in names.items()
         }
         self.tail: dict[str, str] = {}
-        for pattern in PARTIAL:  # of a run that was killed while it wrote
-            for stray in directory.glob(pattern):
-                stray.unlink()
+        remove(directory, PARTIAL)
         if sizes is None:
             self.row("batches", self.BATCHES)
             self.row("epochs", self.EPOCHS)

@@ -79,7 +79,7 @@ print("threads", torch.get_num_threads())
     assert "threads 1" in done.stdout
 
 
-def test_threads_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_that_are_asked_for() -> None:
     cpu = torch.device("cpu")
     assert decide(Settings(), Execution(threads=3), cpu)[1].threads == 3
     assert decide(Settings(), Execution(), cpu)[1].threads == torch.get_num_threads()

@@ -26,7 +26,6 @@ from training.hardware import autocast, compiled, make_deterministic, vectorize_
 from training.parallel import Group
 from training.settings import START_RADIUS, Execution, Plan, Settings
 from training.trainer import Network, Trainer
-from utils import UserError
 
 MARGIN_HEADS = {"arcface": ArcFace, "cosface": CosFace}
 
@@ -86,11 +85,7 @@ def build_training(plan: Plan, data: Digits, group: Group) -> Training:
 def build_trainer(
     settings: Settings, execution: Execution, batches: Batches, num_classes: int, group: Group
 ) -> Trainer:
-    """Return network, head, losses, optimizers and schedules on the group's device, from the seed.
-
-    Raises:
-        UserError: for a margin that its head does not take.
-    """
+    """Return network, head, losses, optimizers and schedules on the group's device, from the seed."""
     if execution.deterministic:
         make_deterministic()
     elif group.device.type == "cuda":
@@ -98,10 +93,7 @@ def build_trainer(
     if execution.threads is not None:
         torch.set_num_threads(execution.threads)
     seed_everything(settings.seed)
-    try:
-        network = build_network(settings, num_classes, autocast(settings.precision, group.device))
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    network = build_network(settings, num_classes, autocast(settings.precision, group.device))
     center_loss = CenterLoss(
         num_classes,
         settings.feat_dim,
