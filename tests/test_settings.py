@@ -52,12 +52,21 @@ def test_by_hand_wins_over_data_set_wins_over_recipe() -> None:
     assert asked(dataset="mnist5k", recipe="reference").batch_size == 128
 
 
-def test_accurate_is_the_default_recipe_longer_and_with_warped_digits() -> None:
-    """Nothing else: λ, network and losses are those of the default recipe, so that the two can be compared."""
-    length = dict(max_epoch=3 * RECIPES["default"].max_epoch)
-    warps = dict(rotation=10.0, scaling=0.1, shearing=0.15)
-    assert RECIPES["accurate"] == replace(RECIPES["default"], recipe="accurate", **length, **warps)
+def test_accurate_is_the_default_recipe_longer_warped_and_with_cosface_on_a_circle() -> None:
+    changes = dict(
+        recipe="accurate", max_epoch=30, rotation=10.0, scaling=0.1, shearing=0.15, head="cosface", scale=30.0,
+        margin=0.1, class_order="similar", weight_cent=1.0, center_hold=1.0,
+    )  # fmt: skip
+    assert RECIPES["accurate"] == replace(RECIPES["default"], **changes)
     assert asked(recipe="accurate", dataset="mnist5k").max_epoch == 3 * asked(dataset="mnist5k").max_epoch
+
+
+def test_another_head_than_the_recipes_brings_its_own_settings() -> None:
+    assert asked(recipe="accurate", head="cosface").weight_cent == 1.0
+    plain = asked(recipe="accurate", head="softmax")
+    assert (plain.head, plain.scale, plain.margin, plain.weight_cent) == ("softmax", None, None, 1.0)
+    other = asked(recipe="accurate", head="arcface", weight_cent=0.5)
+    assert (other.head, other.margin, other.weight_cent, other.rotation) == ("arcface", 0.2, 0.5, 10.0)
 
 
 @pytest.mark.parametrize("head", ["arcface", "cosface"])

@@ -239,10 +239,11 @@ def check_combinations(parser: Parser, request: Request) -> Request:
         if request.overwrite:
             parser.error("--resume and --overwrite exclude each other")
         return request  # the rest follows from the run that is resumed
-    if settings.head == "softmax" and by_hand & {"scale", "margin"}:
+    resolved = resolve(settings, by_hand, settings.dataset)
+    if resolved.head == "softmax" and by_hand & {"scale", "margin"}:
         parser.error("--scale and --margin belong to --head arcface or cosface")
     if "gamma" in by_hand and "stepsize" not in by_hand and RECIPES[settings.recipe].schedule != "step":
         parser.error("--gamma needs --stepsize with this recipe, whose schedule has no steps")
-    if (wrong := contradiction(resolve(settings, by_hand, settings.dataset))) is not None:
+    if (wrong := contradiction(resolved)) is not None:
         parser.error(wrong)
     return request

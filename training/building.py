@@ -23,6 +23,7 @@ from models import SoftmaxHead, spread_directions, through_frequency
 from training.batches import Batches, Warp
 from training.graphed import GraphedSteps
 from training.hardware import autocast, compiled, make_deterministic, vectorize_prelu
+from training.order import similar_side_by_side
 from training.parallel import Group
 from training.settings import START_RADIUS, Execution, Plan, Settings
 from training.trainer import Network, Trainer
@@ -94,6 +95,10 @@ def build_trainer(
         torch.set_num_threads(execution.threads)
     seed_everything(settings.seed)
     network = build_network(settings, num_classes, autocast(settings.precision, group.device))
+    if settings.class_order == "similar" and settings.head_init == "spread":
+        order = similar_side_by_side(batches.images, batches.labels, num_classes)
+        with torch.no_grad():
+            network.head.weight[list(order)] = network.head.weight.clone()
     center_loss = CenterLoss(
         num_classes,
         settings.feat_dim,

@@ -1,0 +1,65 @@
+"""Which classes lie side by side: against scikit-learn's neighbors and every order there is."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import torch
+from sklearn.neighbors import NearestNeighbors
+
+from datasets import Digits
+from training import building
+from training.order import around_the_circle, confusions, similar_side_by_side
+from training.parallel import Group
+from training.settings import Execution, Settings
+
+
+def test_confusions_are_scikit_learns(mnist5k: Digits) -> None:
+    points = mnist5k.train_images.flatten(1).numpy()
+    labels = mnist5k.train_labels.numpy()
+    nearest = NearestNeighbors(n_neighbors=2).fit(points).kneighbors(points, return_distance=False)
+    other = np.where(nearest[:, 0] == np.arange(len(points)), nearest[:, 1], nearest[:, 0])
+    expected = np.zeros((10, 10))
+    for label, near in zip(labels, labels[other], strict=True):
+        expected[label, near] += label != near
+    found = confusions(mnist5k.train_images, mnist5k.train_labels, 10)
+    assert expected.sum() > 100
+    np.testing.assert_array_equal(found, expected + expected.T)
+
+
+def test_no_order_around_the_circle_is_better() -> None:
+    near = np.random.default_rng(0).random((6, 6))
+    near = near + near.T
+
+    def total(order: tuple[int, ...]) -> float:
+        return sum(near[a, b] for a, b in zip(order, (*order[1:], order[0]), strict=True))
+
+    found = around_the_circle(near)
+    assert sorted(found) == list(range(6))
+    assert total(found) == max(map(total, itertools.permutations(range(6))))
+    assert around_the_circle(np.ones((1, 1))) == (0,)
+    assert around_the_circle(np.ones((2, 2))) == (0, 1)
+
+
+def test_digits_that_look_alike_are_neighbors(mnist5k: Digits) -> None:
+    order = similar_side_by_side(mnist5k.train_images, mnist5k.train_labels, 10)
+    sides = {frozenset((a, b)) for a, b in zip(order, (*order[1:], order[0]), strict=True)}
+    assert {frozenset(pair) for pair in ((4, 9), (7, 9), (3, 5), (3, 8))} <= sides
+
+
+def test_a_run_starts_in_that_order(mnist5k: Digits) -> None:
+    """Class weights and centers alike; without it in that of the labels."""
+    order = similar_side_by_side(mnist5k.train_images, mnist5k.train_labels, 10)
+    group = Group(torch.device("cpu"))
+    settings = Settings(class_order="similar", precision="fp32")
+    batches = building.Batches(mnist5k.train_images, mnist5k.train_labels, 32, seed=1, shift=1)
+    trainer = building.build_trainer(settings, Execution(compile="off", convolutions="direct"), batches, 10, group)
+    for points in (trainer.head.weight, trainer.center_loss.centers):
+        angles = torch.atan2(points[:, 1], points[:, 0]).rad2deg() % 360
+        assert tuple(angles.argsort().tolist()) == order
+    plain = replace(settings, class_order="labels")
+    trainer = building.build_trainer(plain, Execution(compile="off", convolutions="direct"), batches, 10, group)
+    angles = torch.atan2(*trainer.head.weight.T.flip(0)).rad2deg() % 360
+    assert angles.argsort().tolist() == list(range(10))
