@@ -118,13 +118,15 @@ def means(table: Table, better: Mapping[str, str], label: str = "loss") -> str:
 
 
 def each_seed(rows: Rows, number: Callable[[Run], float], digits: int = 2, label: str = "") -> str:
-    """Return a table of one number with a column for each seed, the mean ± standard deviation, and n."""
+    """Return a table of one number with a column for each seed, the mean ± standard deviation, and n; nan, for what
+    was not measured, stays out."""
     seeds = sorted({run.settings.seed for group in rows.values() for run in group})
     body = []
     for name, group in rows.items():
-        values = by_seed(group, number)
+        values = {seed: value for seed, value in by_seed(group, number).items() if not math.isnan(value)}
         cells = [f"{values[seed]:.{digits}f}" if seed in values else "" for seed in seeds]
-        body.append([name, *cells, plus_minus(list(values.values()), digits), str(len(values))])
+        mean = plus_minus(list(values.values()), digits) if values else ""
+        body.append([name, *cells, mean, str(len(values))])
     return markdown([label, *(f"seed {seed}" for seed in seeds), "mean ± std", "n"], body)
 
 

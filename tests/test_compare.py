@@ -284,6 +284,16 @@ def test_a_seed_that_was_trained_twice_counts_once() -> None:
     assert "| a | 99.10 | 99.40 | 99.25 ± 0.21 | 2 |" in tables.each_seed(rows, lambda run: accuracy[id(run)])
 
 
+def test_what_was_not_measured_stays_out_of_the_seeds() -> None:
+    """As the accuracy after the first epoch of a run with --eval-freq 10."""
+    measured = {1: 99.0, 2: float("nan"), 3: 99.2}
+    rows = {"a": [made_up(seed=seed) for seed in measured], "b": [made_up(seed=2)]}
+    table = tables.each_seed(rows, lambda run: measured[run.settings.seed])
+    assert "| a | 99.00 |  | 99.20 | 99.10 ± 0.14 | 2 |" in table
+    assert "| b |  |  |  |  | 0 |" in table
+    assert "nan" not in table
+
+
 def test_a_table_fits_the_terminal() -> None:
     names = ["softmax only (λ = 0)", "softmax + center|loss (λ = 0.1)", "ArcFace + center loss (λ = 0.1)"]
     table = tables.markdown(["loss", *"abcdefgh"], [[name, *["99.99 ± 0.01"] * 8] for name in names])
