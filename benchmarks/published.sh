@@ -64,7 +64,7 @@ accurate() { # docs/reproduction.md, "More accurate". 5 runs of 30 epochs, held 
     for seed in 1 2 3 4 5; do
         train $OUT/accurate/runs/accurate-$seed -d mnist --recipe accurate --eval-freq 100 --seed $seed
     done
-    $PYTHON compare.py --runs $OUT/ten/runs/{softmax,center}-[1-5] $OUT/accurate/runs/accurate-[1-5] --out docs/results/accurate
+    $PYTHON compare.py --runs $OUT/ten/runs/{softmax,center,cosface}-[1-5] $OUT/accurate/runs/accurate-[1-5] --out docs/results/accurate
 }
 
 film() { # README: docs/figures/learning.gif, from the runs of `shipped`
