@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,9 @@ def scatter(
 ) -> None:
     """Draw features (N, 2), one color a class, and the centers (C, 2), with equal axes.
 
+    A center is a disc with its class on it; where most classes are so tight that the discs would hide them, a ring,
+    and the class is written beside it, towards the middle.
+
     Args:
         labels: integers (N,) in [0, C).
         classes: the original label of each class, for the legend.
@@ -65,23 +69,38 @@ def scatter(
     )
     for color, digit in zip(colors, classes, strict=True):
         ax.scatter([], [], s=40 * size, c=[color], label=str(digit))
+    inside = _hidden(ax, features, labels, centers, radius=math.sqrt(150 * size / math.pi))
     ax.scatter(
         centers[:, 0],
         centers[:, 1],
         s=150 * size,
-        c="white",
+        c="none" if inside else "white",
         edgecolors="black",
         linewidths=0.9,
         zorder=3,
         label="center",
     )
-    for (x, y), digit in zip(centers, classes, strict=True):
+    inwards = centers.mean(axis=0) - centers
+    inwards = inwards / np.maximum(np.linalg.norm(inwards, axis=1, keepdims=True), 1e-12)
+    for place, way, digit in zip(centers, inwards * (13 * math.sqrt(size) if inside else 0), classes, strict=True):
         ax.annotate(
-            str(digit), (x, y), ha="center", va="center_baseline", fontsize=4 + 4 * size, fontweight="bold", zorder=4
-        )
+            str(digit), place, way, textcoords="offset points", ha="center", va="center_baseline",
+            fontsize=4 + 4 * size, fontweight="bold", zorder=4,
+        )  # fmt: skip
     ax.set_aspect("equal", adjustable="datalim")
     ax.grid(True, linewidth=0.4, alpha=0.4)
     ax.set_axisbelow(True)
+
+
+def _hidden(ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndarray, radius: float) -> bool:
+    """Return whether discs of that radius, in points, would hide nine tenths of most classes."""
+    panel = np.asarray(ax.bbox.size) * 72 / ax.figure.dpi  # points
+    extent = np.ptp(np.concatenate([features, centers]), axis=0)
+    unit = (panel / np.maximum(extent, 1e-12)).min()  # in points
+    distances = np.linalg.norm(features - centers[labels], axis=1)
+    there = np.unique(labels)
+    within = [np.quantile(distances[labels == label], 0.9) * unit < radius for label in there]
+    return len(there) > 0 and float(np.mean(within)) > 0.5
 
 
 def to_two_dimensions(train_features: np.ndarray, *others: np.ndarray) -> tuple[list[np.ndarray], str]:

@@ -47,6 +47,21 @@ def test_scatter_draws_every_point_and_names_the_original_digits() -> None:
     assert len(set(COLORS)) == 10
 
 
+def test_spots_that_centers_would_hide_are_seen_through_rings() -> None:
+    """Wide classes have their number on a disc at the center, tight ones a ring and the number beside it."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    labels = np.arange(1000) % 2
+    centers = np.array([[5.0, 0.0], [-5.0, 0.0]])
+    noise = np.random.default_rng(0).normal(size=(1000, 2))
+    for spread, filled in ((1.0, True), (0.05, False)):
+        figure, ax = plt.subplots()
+        scatter(ax, centers[labels] + spread * noise, labels, centers, [4, 9])
+        marks = next(marks for marks in ax.collections if marks.get_label() == "center")
+        assert (len(marks.get_facecolors()) > 0) == filled
+        assert [text.xyann[0] == 0 for text in ax.texts] == [filled] * 2
+        plt.close(figure)
+
+
 @pytest.mark.parametrize(
     ("head", "weight", "name"),
     [
