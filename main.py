@@ -89,7 +89,7 @@ class Session:
         settings, note = self.plan.settings, None
         if self.checkpoint is not None:  # perhaps from another machine
             precision, note = precision_here(settings.precision, group.device)
-            settings = replace(settings, precision=precision)
+            settings = replace(settings, precision=precision, class_order="labels")  # it is in the checkpoint
         if note is not None:
             say(note)
         training = build_training(replace(self.plan, settings=settings), data, group)

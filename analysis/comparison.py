@@ -12,7 +12,7 @@ from pathlib import Path
 
 from analysis.wanted import LOSSES, SPLITS, Wanted
 from training.arguments import Parser, argument, number, one_of, parse_arguments, parse_gpu
-from training.settings import RECIPES
+from training.settings import RECIPES, Settings
 
 OWN_SETTINGS = {"seed", "weight_cent", "head"}  # compare.py's to set
 
@@ -43,14 +43,15 @@ class Comparison:
         """Yield the runs that the comparison is made of."""
         splits = SPLITS if self.open_set else (None,)
         variants = {variant: read_variant(variant) for variant in self.variants or ("",)}
-        own = {variant: self._own_weight(flags) for variant, (_, flags) in variants.items()}
+        recipes = {variant: self._recipe(flags) for variant, (_, flags) in variants.items()}
         seen = set()
         for loss, variant, seed, (which, split) in itertools.product(
             self.losses, variants, self.seeds, enumerate(splits, 1)
         ):
             head, with_center = LOSSES[loss]
+            head = head or recipes[variant].head
             row, flags_of_variant = variants[variant]
-            for weight in self.weights_cent or (own[variant],) if with_center else (0.0,):
+            for weight in self.weights_cent or (recipes[variant].weight_cent,) if with_center else (0.0,):
                 name = f"{loss}-{weight:g}" if with_center and self.weights_cent else loss
                 name += f"-{slug(row)}" if variant else ""
                 name += f"-split{which}" if split else ""
@@ -63,9 +64,9 @@ class Comparison:
                     several = len(self.losses) > 1 or len(self.weights_cent) > 1
                     yield Wanted(f"{name}-{seed}", flags, row=f"{name}, {row}" if several else row)
 
-    def _own_weight(self, flags: list[str]) -> float:
-        """Return the λ of the recipe that a variant's flags ask for."""
-        return RECIPES[parse_arguments([*self.more, *flags]).settings.recipe].weight_cent
+    def _recipe(self, flags: list[str]) -> Settings:
+        """Return the recipe that a variant's flags ask for."""
+        return RECIPES[parse_arguments([*self.more, *flags]).settings.recipe]
 
 
 def read_variant(text: str) -> tuple[str, list[str]]:
@@ -110,7 +111,7 @@ def parse_comparison(argv: list[str]) -> Comparison:
     check_margin_flags(parser, losses, of_margin_heads)
     more = check_flags_of_main(parser, args, more)
     given = parse_arguments(more)
-    return Comparison(
+    comparison = Comparison(
         losses=tuple(losses),
         weights_cent=tuple(args.weights_cent or ()),
         seeds=tuple(args.seeds or [1]),
@@ -129,6 +130,9 @@ def parse_comparison(argv: list[str]) -> Comparison:
         of_margin_heads=tuple(of_margin_heads),
         data_root=Path(given.options.data_root),
     )
+    for wanted in [] if args.runs else comparison.plan():
+        parse_arguments(wanted.flags)  # ends here for what a variant's flags do not agree with, of its loss
+    return comparison
 
 
 def build_parser() -> Parser:
@@ -138,7 +142,12 @@ def build_parser() -> Parser:
         epilog="Everything after a bare -- is handed to main.py: compare.py --seeds 1 2 -- --max-epoch 2 --use-cpu",
     )
     which = parser.add_argument_group("which runs")
-    which.add_argument("--losses", nargs="+", **one_of(LOSSES), help="(default: softmax center)")
+    which.add_argument(
+        "--losses",
+        nargs="+",
+        **one_of(LOSSES),
+        help="center is center loss with the recipe's own head (default: softmax center)",
+    )
     which.add_argument("--weights-cent", nargs="+", type=number(float, 0, 1e6), metavar="λ", help="each loss with center loss at each of these weights; draws lambda_sweep.png too (default: the recipe's λ)")  # fmt: skip
     which.add_argument("--seeds", nargs="+", type=number(int, 0, 2**31 - 1), metavar="N", help="each of them with each seed (default: 1)")  # fmt: skip
     which.add_argument("--variants", nargs="+", metavar="FLAGS", help="each of them with each of these flags of main.py, a row each, the first what the others are held against; \"\" for none, \"name: flags\" to name it")  # fmt: skip
@@ -158,7 +167,7 @@ def build_parser() -> Parser:
 
 def check_margin_flags(parser: Parser, losses: list[str], of_margin_heads: list[str]) -> None:
     """End with a message where --scale and --margin have no head, or one that refuses them."""
-    heads = sorted({LOSSES[loss][0] for loss in losses} - {"softmax"})
+    heads = sorted({LOSSES[loss][0] or "softmax" for loss in losses} - {"softmax"})
     if of_margin_heads and not heads:
         parser.error("--scale and --margin need a loss with a margin head: --losses arcface, for one")
     for head in heads:

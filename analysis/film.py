@@ -49,7 +49,7 @@ def animate(runs: list[Path], path: Path, fps: int = 2, regions: bool = False) -
                         epoch = max((e for e in row if e <= frame), default=min(row))
                         for ax, part in zip(pair, ("train", "test"), strict=True):
                             ax.clear()
-                            draw_part(ax, row[epoch], part, size=0.4, regions=regions)
+                            draw_part(ax, row[epoch], part, size=0.4, regions=regions, across=xlim[1] - xlim[0])
                             ax.set(xlim=xlim, ylim=ylim, adjustable="box")
                     if figure.get_layout_engine() is not None:
                         figure.draw_without_rendering()

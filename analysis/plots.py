@@ -43,7 +43,13 @@ SCORE_AXES = {  # what the axis of a score says, where that is more than its nam
 
 
 def scatter(
-    ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndarray, classes: Sequence[int], size: float = 1.0
+    ax: Axes,
+    features: np.ndarray,
+    labels: np.ndarray,
+    centers: np.ndarray,
+    classes: Sequence[int],
+    size: float = 1.0,
+    across: float | None = None,
 ) -> None:
     """Draw features (N, 2), one color a class, and the centers (C, 2), with equal axes.
 
@@ -54,6 +60,7 @@ def scatter(
         labels: integers (N,) in [0, C).
         classes: the original label of each class, for the legend.
         size: area of the marks, relative to what suits a page-wide figure.
+        across: how much the panel will show from side to side, in feature units (default: all that is there).
     """
     points = size * float(np.clip(20_000 / max(len(labels), 1), 0.6, 12.0))
     order = np.random.default_rng(0).permutation(len(labels))  # no class hides another by its number
@@ -69,7 +76,7 @@ def scatter(
     )
     for color, digit in zip(colors, classes, strict=True):
         ax.scatter([], [], s=40 * size, c=[color], label=str(digit))
-    inside = _hidden(ax, features, labels, centers, radius=math.sqrt(150 * size / math.pi))
+    inside = _hidden(ax, features, labels, centers, math.sqrt(150 * size / math.pi), across)
     ax.scatter(
         centers[:, 0],
         centers[:, 1],
@@ -80,9 +87,11 @@ def scatter(
         zorder=3,
         label="center",
     )
-    inwards = centers.mean(axis=0) - centers
-    inwards = inwards / np.maximum(np.linalg.norm(inwards, axis=1, keepdims=True), 1e-12)
-    for place, way, digit in zip(centers, inwards * (13 * math.sqrt(size) if inside else 0), classes, strict=True):
+    beside = np.zeros_like(centers)  # where the numbers are written, in points from the centers
+    if inside:
+        inwards = centers.mean(axis=0) - centers
+        beside = 13 * math.sqrt(size) * inwards / np.maximum(np.linalg.norm(inwards, axis=1, keepdims=True), 1e-12)
+    for place, way, digit in zip(centers, beside, classes, strict=True):
         ax.annotate(
             str(digit), place, way, textcoords="offset points", ha="center", va="center_baseline",
             fontsize=4 + 4 * size, fontweight="bold", zorder=4,
@@ -92,15 +101,18 @@ def scatter(
     ax.set_axisbelow(True)
 
 
-def _hidden(ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndarray, radius: float) -> bool:
+def _hidden(
+    ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndarray, radius: float, across: float | None
+) -> bool:
     """Return whether discs of that radius, in points, would hide nine tenths of most classes."""
-    panel = np.asarray(ax.bbox.size) * 72 / ax.figure.dpi  # points
-    extent = np.ptp(np.concatenate([features, centers]), axis=0)
-    unit = (panel / np.maximum(extent, 1e-12)).min()  # in points
+    every = np.concatenate([features, centers])
+    if len(features) == 0 or not np.isfinite(every).all():
+        return False
+    across = across or 1.1 * float(np.ptp(every, axis=0).max())
+    reach = radius * across / (min(ax.bbox.width, ax.bbox.height) * 72 / ax.figure.dpi)  # in feature units
     distances = np.linalg.norm(features - centers[labels], axis=1)
-    there = np.unique(labels)
-    within = [np.quantile(distances[labels == label], 0.9) * unit < radius for label in there]
-    return len(there) > 0 and float(np.mean(within)) > 0.5
+    within = [np.quantile(distances[labels == label], 0.9) < reach for label in np.unique(labels)]
+    return float(np.mean(within)) > 0.5
 
 
 def to_two_dimensions(train_features: np.ndarray, *others: np.ndarray) -> tuple[list[np.ndarray], str]:
@@ -163,14 +175,16 @@ def axis_labels(axis: str) -> tuple[str, str]:
     return (axis, "") if axis == "only feature" else (f"first {axis}", f"second {axis}")
 
 
-def draw_part(ax: Axes, epoch: Epoch, part: str, size: float = 1.0, regions: bool = False) -> None:
+def draw_part(
+    ax: Axes, epoch: Epoch, part: str, size: float = 1.0, regions: bool = False, across: float | None = None
+) -> None:
     """Draw one set of an epoch, ``train`` or ``test``, with title and axes, and if asked for with the regions of
-    its classes."""
+    its classes; `size` and `across` are those of `scatter`."""
     arrays, points, record = epoch.arrays, epoch.points, epoch.record
     if regions:
         shade(ax, epoch, size)
     labels = arrays[f"{part}_labels"]
-    scatter(ax, points[f"{part}_features"], labels, points["centers"], record.classes, size)
+    scatter(ax, points[f"{part}_features"], labels, points["centers"], record.classes, size, across)
     accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
     which, break_ = {"train": "training set", "test": "test set"}[part], " " if size > 0.3 else "\n"
     if part == "train" and "train_sample" in arrays:
@@ -256,7 +270,7 @@ def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"
             low, high = every[:, :, 0].min(axis=0), every[:, :, 1].max(axis=0)
             for column, (read, width) in enumerate(zip(epochs, widths, strict=True)):
                 ax = axes[row, column]
-                draw_part(ax, read, part, size=0.25, regions=regions)
+                draw_part(ax, read, part, 0.25, regions, float((high - low).max()) if same else width)
                 if same and len(runs) > 1:
                     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), adjustable="box")
                 elif len(runs) > 1:

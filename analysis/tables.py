@@ -118,12 +118,11 @@ def means(table: Table, better: Mapping[str, str], label: str = "loss") -> str:
 
 
 def each_seed(rows: Rows, number: Callable[[Run], float], digits: int = 2, label: str = "") -> str:
-    """Return a table of one number with a column for each seed, the mean ± standard deviation, and n; nan, for what
-    was not measured, stays out."""
+    """Return a table of one number with a column for each seed, the mean ± standard deviation, and n."""
     seeds = sorted({run.settings.seed for group in rows.values() for run in group})
     body = []
     for name, group in rows.items():
-        values = {seed: value for seed, value in by_seed(group, number).items() if not math.isnan(value)}
+        values = by_seed(group, number)
         cells = [f"{values[seed]:.{digits}f}" if seed in values else "" for seed in seeds]
         mean = plus_minus(list(values.values()), digits) if values else ""
         body.append([name, *cells, mean, str(len(values))])
@@ -148,10 +147,12 @@ def paired(rows: Rows, number: Callable[[Run], float]) -> str | None:
 
 
 def by_seed(group: Sequence[Run], number: Callable[[Run], float]) -> dict[int, float]:
-    """Return a number of each seed's run, the mean of several: the same seed again is no new evidence."""
+    """Return a number of each seed's run, the mean of several: the same seed again is no new evidence. What was
+    not measured, nan, is left out."""
     values: dict[int, list[float]] = {}
     for run in group:
-        values.setdefault(run.settings.seed, []).append(number(run))
+        if not math.isnan(value := number(run)):
+            values.setdefault(run.settings.seed, []).append(value)
     return {seed: float(np.mean(of_seed)) for seed, of_seed in values.items()}
 
 

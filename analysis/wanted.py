@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-LOSSES = {  # name: head, and whether the center loss is added
+LOSSES = {  # name: head, or None for the recipe's, and whether the center loss is added
     "softmax": ("softmax", False),
-    "center": ("softmax", True),
+    "center": (None, True),
     "arcface": ("arcface", False),
     "cosface": ("cosface", False),
     "arcface+center": ("arcface", True),

@@ -211,6 +211,8 @@ def test_plan_of_a_sweep_and_of_the_open_set() -> None:
     assert ["--scale" in run.flags for run in runs] == [False, True]
     runs = list(parse_comparison(["--variants", "", "--recipe reference", "--recipe paper"]).plan())
     assert [run.flags[2:4] for run in runs] == [["--weight-cent", weight] for weight in ("0.1", "1.0", "0.01")]
+    runs = list(parse_comparison(["--variants", "", "--recipe accurate"]).plan())
+    assert [run.flags[1:4:2] for run in runs] == [["softmax", "0.1"], ["cosface", "1.0"]], "center loss on its own head"
     runs = list(parse_comparison(["--open-set"]).plan())
     assert len(runs) == 10
     assert runs[4].name == "softmax-split5-1"
@@ -360,6 +362,10 @@ def test_more_sets_of_unknown_images_than_there_are_colors(tmp_path: Path) -> No
         (["--regions", "--variants", "", "--feat-dim 3"], "--regions: the regions of a plane can be drawn"),
         (["--losses", "softmax", "arcface", "--", "--margin", "3"], "arcface takes radians from 0 to π/2; got 3"),
         (["--losses", "cosface", "--", "--margin", "2"], "cosface takes less than 2; got 2"),
+        (
+            ["--losses", "softmax", "--variants", "--recipe accurate --margin 0.2"],
+            "belong to --head arcface or cosface",
+        ),
     ],
 )
 def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -39,7 +39,7 @@ from utils import HERE
 RUNS = (
     "", "--weight-cent 0 --known-classes 2 4 5 7 8 9 0 1", "--recipe reference", "--recipe paper",
     "--head arcface --precision tf32", "--center-update gradient --precision fp32", "--head cosface --weight-cent 0.1",
-    "--feat-dim 3 --deterministic", "--hold-out 10 --set rotation=10 scaling=0.1 shearing=0.1 bending=1",
+    "--feat-dim 3 --deterministic", "--recipe accurate", "--hold-out 10 --set rotation=10 scaling=0.1 shearing=0.1 bending=1",
 )  # fmt: skip
 
 

@@ -6,11 +6,12 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
 from datasets import Digits
-from training import building
+from training import building, order
 from training.order import around_the_circle, confusions, similar_side_by_side
 from training.parallel import Group
 from training.settings import Execution, Settings
@@ -29,11 +30,17 @@ def test_confusions_are_scikit_learns(mnist5k: Digits) -> None:
     np.testing.assert_array_equal(found, expected + expected.T)
 
 
+def test_of_many_images_some_are_looked_at(mnist5k: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    some = confusions(mnist5k.train_images[::3], mnist5k.train_labels[::3], 10)
+    monkeypatch.setattr(order, "LOOKED_AT", 1999)  # of 4,000: every third, not every second
+    np.testing.assert_array_equal(confusions(mnist5k.train_images, mnist5k.train_labels, 10), some)
+
+
 def test_no_order_around_the_circle_is_better() -> None:
-    near = np.random.default_rng(0).random((6, 6))
+    near = np.random.default_rng(0).integers(0, 100, (6, 6))
     near = near + near.T
 
-    def total(order: tuple[int, ...]) -> float:
+    def total(order: tuple[int, ...]) -> int:
         return sum(near[a, b] for a, b in zip(order, (*order[1:], order[0]), strict=True))
 
     found = around_the_circle(near)
@@ -44,21 +51,21 @@ def test_no_order_around_the_circle_is_better() -> None:
 
 
 def test_digits_that_look_alike_are_neighbors(mnist5k: Digits) -> None:
-    order = similar_side_by_side(mnist5k.train_images, mnist5k.train_labels, 10)
-    sides = {frozenset((a, b)) for a, b in zip(order, (*order[1:], order[0]), strict=True)}
+    found = similar_side_by_side(mnist5k.train_images, mnist5k.train_labels, 10)
+    sides = {frozenset((a, b)) for a, b in zip(found, (*found[1:], found[0]), strict=True)}
     assert {frozenset(pair) for pair in ((4, 9), (7, 9), (3, 5), (3, 8))} <= sides
 
 
 def test_a_run_starts_in_that_order(mnist5k: Digits) -> None:
     """Class weights and centers alike; without it in that of the labels."""
-    order = similar_side_by_side(mnist5k.train_images, mnist5k.train_labels, 10)
+    expected = similar_side_by_side(mnist5k.train_images, mnist5k.train_labels, 10)
     group = Group(torch.device("cpu"))
     settings = Settings(class_order="similar", precision="fp32")
     batches = building.Batches(mnist5k.train_images, mnist5k.train_labels, 32, seed=1, shift=1)
     trainer = building.build_trainer(settings, Execution(compile="off", convolutions="direct"), batches, 10, group)
     for points in (trainer.head.weight, trainer.center_loss.centers):
         angles = torch.atan2(points[:, 1], points[:, 0]).rad2deg() % 360
-        assert tuple(angles.argsort().tolist()) == order
+        assert tuple(angles.argsort().tolist()) == expected
     plain = replace(settings, class_order="labels")
     trainer = building.build_trainer(plain, Execution(compile="off", convolutions="direct"), batches, 10, group)
     angles = torch.atan2(*trainer.head.weight.T.flip(0)).rad2deg() % 360

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from training.building import MARGIN_HEADS
-from training.settings import PAPER, RECIPES, REFERENCE, Settings, contradiction, resolve
+from training.settings import PAPER, RECIPES, REFERENCE, Settings, contradiction, plan_from_json, resolve
 
 
 def test_reference_is_as_published() -> None:
@@ -65,8 +65,20 @@ def test_another_head_than_the_recipes_brings_its_own_settings() -> None:
     assert asked(recipe="accurate", head="cosface").weight_cent == 1.0
     plain = asked(recipe="accurate", head="softmax")
     assert (plain.head, plain.scale, plain.margin, plain.weight_cent) == ("softmax", None, None, 1.0)
-    other = asked(recipe="accurate", head="arcface", weight_cent=0.5)
-    assert (other.head, other.margin, other.weight_cent, other.rotation) == ("arcface", 0.2, 0.5, 10.0)
+    other = asked(recipe="accurate", head="arcface")
+    assert (other.head, other.margin, other.weight_cent, other.rotation) == ("arcface", 0.2, 1.0, 10.0)
+
+
+def test_a_run_from_before_there_was_an_order_is_read_as_it_was() -> None:
+    before = {"settings": {"recipe": "accurate", "head": "softmax", "weight_cent": 0.1, "center_hold": 0.25}}
+    assert plan_from_json(before, "config.json").settings.class_order == "labels"
+
+
+def test_classes_have_an_order_where_they_start_around_a_circle() -> None:
+    assert asked(recipe="accurate").class_order == "similar"
+    for more in (dict(feat_dim=64), dict(head_init="xavier")):
+        assert asked(recipe="accurate", **more).class_order == "labels"
+        assert "needs --feat-dim 2" in str(contradiction(asked(class_order="similar", **more)))
 
 
 @pytest.mark.parametrize("head", ["arcface", "cosface"])

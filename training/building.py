@@ -95,8 +95,8 @@ def build_trainer(
         torch.set_num_threads(execution.threads)
     seed_everything(settings.seed)
     network = build_network(settings, num_classes, autocast(settings.precision, group.device))
-    if settings.class_order == "similar" and settings.head_init == "spread":
-        order = similar_side_by_side(batches.images, batches.labels, num_classes)
+    if settings.class_order == "similar":
+        order = group.agree(similar_side_by_side(batches.images, batches.labels, num_classes))
         with torch.no_grad():
             network.head.weight[list(order)] = network.head.weight.clone()
     center_loss = CenterLoss(

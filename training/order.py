@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ LOOKED_AT = 10_000  # images at most, evenly from the whole set
 def confusions(images: Tensor, labels: Tensor, num_classes: int) -> np.ndarray:
     """Return how often an image of one class has its nearest neighbor in another, float64 (C, C), symmetric.
 
-    Nearest by the Euclidean distance of gray levels, among at most 10,000 of the images, uint8 (N, 28, 28).
+    Nearest by the Euclidean distance of gray levels, among at most 10,000 of the images, uint8 (N, H, W).
     """
-    step = max(1, len(labels) // LOOKED_AT)
+    step = math.ceil(len(labels) / LOOKED_AT)
     points, labels = images[::step].flatten(1).float(), labels[::step]
     squares = points.square().sum(dim=1)
     counts = np.zeros((num_classes, num_classes))
@@ -47,7 +48,7 @@ def similar_side_by_side(images: Tensor, labels: Tensor, num_classes: int) -> tu
     neighbors it lies in the way of others.
 
     Args:
-        images: uint8 (N, 28, 28), of the training set.
+        images: uint8 (N, H, W), of the training set.
         labels: int64 (N,), in [0, C).
         num_classes: C, at most 10.
     """

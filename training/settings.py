@@ -62,14 +62,19 @@ class Settings:
     feature_prelu: bool = setting(False, "whether a PReLU follows the feature layer")
     overlapping_pool: bool = setting(False, "whether the third pooling is 3×3 with stride 2, not 2×2")
     init: str = setting("kaiming", "start of the network's weights", choices=("kaiming", "xavier", "torch"))
-    head: str = setting("softmax", "features to logits", choices=("softmax", "arcface", "cosface"), group=MODEL)
+    head: str = setting(
+        "softmax",
+        "features to logits; cosface with --recipe accurate",
+        choices=("softmax", "arcface", "cosface"),
+        group=MODEL,
+    )
     head_bias: bool = setting(False, "whether the softmax head has a bias; without one the classes lie around a circle")
     head_init: str = setting("spread", "start of the class weights; spread: pointing apart, at radius 5", choices=("spread", "xavier", "torch"))  # fmt: skip
-    class_order: str = setting("labels", "of that circle; similar: classes that are easily confused lie side by side", choices=("labels", "similar"))  # fmt: skip
+    class_order: str = setting("labels", "around the circle on which they start in two dimensions; similar: easily confused classes side by side", choices=("labels", "similar"))  # fmt: skip
     scale: float | None = setting(None, "scale s of a margin head (default: 30)", RATE, group=MODEL, metavar="S")
     margin: float | None = setting(None, "margin m: radians for arcface (default: 0.2), cosine for cosface (default: 0.1)", Number(float, 0, 10), group=MODEL, metavar="M")  # fmt: skip
 
-    weight_cent: float = setting(0.1, "λ, weight of the center loss, 0 is softmax alone; 0 with a margin head", NOT_NEGATIVE, group=OPTIMIZATION, metavar="WEIGHT")  # fmt: skip
+    weight_cent: float = setting(0.1, "λ, weight of the center loss, 0 is softmax alone; 0 with a margin head, but 1 with --recipe accurate", NOT_NEGATIVE, group=OPTIMIZATION, metavar="WEIGHT")  # fmt: skip
     lr_cent: float = setting(0.5, "learning rate of the centers, the paper's α", NOT_NEGATIVE, group=OPTIMIZATION, metavar="LR")  # fmt: skip
     momentum_cent: float = setting(0.0, "of the centers' SGD", SHARE)
     center_update: str = setting("paper", "how centers learn: the loss's gradient, or eq. 4", choices=("gradient", "paper"), group=OPTIMIZATION)  # fmt: skip
@@ -236,13 +241,8 @@ PAPER = replace(
 RECIPES = {recipe.recipe: recipe for recipe in (DEFAULT, ACCURATE, REFERENCE, PAPER)}
 EPOCHS_OF_5K = {"default": 12, "accurate": 36}
 
-# What comes with a head that is not the recipe's own. A margin head works alone unless λ is asked for. In two
-# dimensions ten classes are 36° apart: scale and margin are smaller than for faces.
-OF_HEAD = {
-    "softmax": dict(scale=None, margin=None),
-    "arcface": dict(scale=30.0, margin=0.2, weight_cent=0.0),
-    "cosface": dict(scale=30.0, margin=0.1, weight_cent=0.0),
-}
+# Of each head. In two dimensions ten classes are 36° apart: both are smaller than for faces.
+SCALE_AND_MARGIN = {"softmax": (None, None), "arcface": (30.0, 0.2), "cosface": (30.0, 0.1)}
 
 
 def resolve(asked: Settings, by_hand: Collection[str], dataset: str) -> Settings:
@@ -252,10 +252,20 @@ def resolve(asked: Settings, by_hand: Collection[str], dataset: str) -> Settings
     if dataset == "mnist5k" and asked.recipe in EPOCHS_OF_5K:  # 5,000 digits need more passes in smaller batches
         settings = replace(settings, batch_size=32, max_epoch=EPOCHS_OF_5K[asked.recipe])
     if "head" in by_hand and asked.head != settings.head:
-        settings = replace(settings, **OF_HEAD[asked.head])  # type: ignore[arg-type]
+        weight = 0.0 if settings.head == "softmax" else settings.weight_cent  # a margin head works alone as a rule
+        scale, margin = SCALE_AND_MARGIN[asked.head]
+        settings = replace(settings, scale=scale, margin=margin, weight_cent=weight)
     if "max_iterations" in by_hand and asked.max_iterations is not None and "max_epoch" not in by_hand:
         settings = replace(settings, max_epoch=None)  # it is the length that was asked for
-    return replace(take(settings, asked, by_hand), dataset=dataset)
+    settings = replace(take(settings, asked, by_hand), dataset=dataset)
+    if not _has_a_circle(settings) and "class_order" not in by_hand:
+        settings = replace(settings, class_order="labels")
+    return settings
+
+
+def _has_a_circle(settings: Settings) -> bool:
+    """Return whether the class weights start around a circle."""
+    return settings.feat_dim == 2 and settings.head_init == "spread"
 
 
 def take(there: Kind, given: Kind, names: Collection[str]) -> Kind:
@@ -273,6 +283,8 @@ def contradiction(settings: Settings) -> str | None:
         return f"--known-classes: name at least two different digits; got {' '.join(map(str, known))}"
     if settings.stepsize is not None and sorted(set(settings.stepsize)) != list(settings.stepsize):
         return "--stepsize: several values must rise"
+    if settings.class_order == "similar" and not _has_a_circle(settings):
+        return "--set class_order=similar is about a circle: needs --feat-dim 2 and head_init=spread"
     if settings.schedule == "step" and (settings.stepsize is None or settings.gamma is None):
         return "--set schedule=step needs --stepsize and --gamma"
     if settings.max_epoch is None and settings.max_iterations is None:
@@ -303,7 +315,9 @@ def plan_from_json(raw: object, where: str) -> Plan:
     if not isinstance(recipe, str) or recipe not in RECIPES:
         raise UserError(f"{where}: recipe: {str(recipe)[:80]!r}: must be one of {', '.join(RECIPES)}")
     plan = Plan(
-        settings=_filled(RECIPES[recipe], settings, where),
+        settings=_filled(
+            replace(RECIPES[recipe], class_order="labels"), settings, where
+        ),  # as it was before there was a choice
         execution=_filled(Execution(compile="off", convolutions="direct", cuda_graph="off"), execution, where),
         options=_filled(Options(), parts["options"], where),
         choices={name: _choice(value, name, where) for name, value in parts["choices"].items()},
