@@ -47,7 +47,7 @@ choose() { # docs/reproduction.md, "More accurate": settings held against each o
     train $OUT/choose/bent-decay-1e-3 $length --set $warp bending=2 weight_decay=1e-3
     train $OUT/choose/cosface $length --head cosface --weight-cent 1 --set center_hold=1 $warp
     $PYTHON benchmarks/held_out.py $OUT/choose/*
-    for seed in 1 2; do # half of them in the order that class_order=similar finds, which differs a little from the page's
+    for seed in 1 2; do # the columns of orders set by hand are not made here
         length="-d mnist --hold-out 20000 --eval-freq 100 --max-epoch 10 --seed $seed"
         for order in labels similar; do
             train $OUT/order/softmax-$order-$seed $length --set $warp class_order=$order
