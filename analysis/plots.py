@@ -104,12 +104,22 @@ def scatter(
 def _hidden(
     ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndarray, radius: float, across: float | None
 ) -> bool:
-    """Return whether discs of that radius, in points, would hide nine tenths of most classes."""
+    """Return whether discs of that radius, in points, would hide most classes."""
     every = np.concatenate([features, centers])
     if len(features) == 0 or not np.isfinite(every).all():
         return False
     across = across or 1.1 * float(np.ptp(every, axis=0).max())
-    reach = radius * across / (min(ax.bbox.width, ax.bbox.height) * 72 / ax.figure.dpi)  # in feature units
+    return hide(radius * across / (min(ax.bbox.width, ax.bbox.height) * 72 / ax.figure.dpi), features, labels, centers)
+
+
+def hide(reach: float, features: np.ndarray, labels: np.ndarray, centers: np.ndarray) -> bool:
+    """Return whether marks that reach so far around the centers (C, 2) would hide nine tenths of most classes.
+
+    Args:
+        reach: in feature units.
+        features: (N, 2).
+        labels: integers (N,) in [0, C).
+    """
     distances = np.linalg.norm(features - centers[labels], axis=1)
     within = [np.quantile(distances[labels == label], 0.9) < reach for label in np.unique(labels)]
     return float(np.mean(within)) > 0.5

@@ -33,6 +33,8 @@ from utils import UserError
 
 SHOWN = {"train": 5_000, "test": 10_000}  # samples of a set, at most: what a browser moves at once
 EPOCHS = 20
+CENTER = 17  # a center's mark across, in pixels
+WIDE = 450  # a scatter, about, in pixels
 SHEET = 100  # images in a row of a sheet
 PARTS = {"train": "training set", "test": "test set"}
 DASHES = ("solid", "dashed", "dotted", "dashdot")  # runs differ not by color alone
@@ -75,6 +77,9 @@ def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list
     read = list(plots.read_epochs(run.path, shown_epochs(run)))
     digits = data_of(run)
     xlim, ylim = plots.limits([epoch.points[f"{part}_features"] for epoch in read for part in PARTS])
+    last = read[-1]
+    seen = (last.points["test_features"].astype(np.float32), last.arrays["test_labels"], last.points["centers"])
+    solid = not plots.hide(CENTER / 2 * (xlim[1] - xlim[0]) / WIDE, *seen)  # or the discs would hide the classes
     ranges = {"x_range": Range1d(start=xlim[0], end=xlim[1]), "y_range": Range1d(start=ylim[0], end=ylim[1])}
     centers = {str(epoch.number): epoch.points["centers"].astype(float).round(4).tolist() for epoch in read}
 
@@ -100,7 +105,7 @@ def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list
                 "regions": shaded,
                 "alt": f"{len(chosen)} points of the {PARTS[part]} in {len(digits.classes)} colors, a class each, the "
                 f"digit written at its center. Test accuracy {run.numbers['accuracy']:.2f} % after the last epoch.",
-                **_scatter(_points(labels, chosen, digits.classes), part, sheet, ranges, read[-1].axis),
+                **_scatter(_points(labels, chosen, digits.classes), part, sheet, ranges, last.axis, solid),
             }
         )
     return panels
@@ -181,8 +186,11 @@ def _points(labels: np.ndarray, chosen: np.ndarray, classes: tuple[int, ...]) ->
     )
 
 
-def _scatter(source: ColumnDataSource, part: str, sheet: str, ranges: dict[str, Range1d], axis: str) -> dict[str, Any]:
-    """Return a scatter of these points and of the centers, and what the page needs to fill it."""
+def _scatter(
+    source: ColumnDataSource, part: str, sheet: str, ranges: dict[str, Range1d], axis: str, solid: bool
+) -> dict[str, Any]:
+    """Return a scatter of these points and of the centers, solid or to be looked through, and what the page needs to
+    fill it."""
     visible = BooleanFilter(booleans=[True] * len(source.data["digit"]))
     plot = _figure(**ranges, aspect_ratio=1, min_border_left=46, min_border_bottom=46, min_border_right=8, min_border_top=8)  # fmt: skip
     plot.xaxis.axis_label, plot.yaxis.axis_label = plots.axis_labels(axis)
@@ -198,7 +206,8 @@ def _scatter(source: ColumnDataSource, part: str, sheet: str, ranges: dict[str, 
     mistaken = BooleanFilter(booleans=[False] * len(source.data["digit"]))
     crosses = plot.scatter("x", "y", source=source, view=CDSView(filter=mistaken), marker="x", size=9, line_width=1.6, line_color="black", nonselection_line_alpha=1.0, visible=False)  # fmt: skip
     centers = ColumnDataSource({"x": [], "y": [], "digit": []})
-    plot.scatter("x", "y", source=centers, size=17, fill_color="white", line_color="black", line_width=1.2)
+    alpha = 1.0 if solid else 0.4
+    plot.scatter("x", "y", source=centers, size=CENTER, fill_color="white", fill_alpha=alpha, line_color="black", line_width=1.2)  # fmt: skip
     plot.text("x", "y", "digit", source=centers, text_align="center", text_baseline="middle", text_font_size="11px", text_font_style="bold", text_color="black")  # fmt: skip
     chosen_point = ColumnDataSource({"x": [], "y": []})
     plot.scatter("x", "y", source=chosen_point, size=22, fill_color=None, line_color="#c2185b", line_width=4)

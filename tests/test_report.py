@@ -18,7 +18,7 @@ from PIL import Image
 
 import compare
 import datasets
-from analysis import film, metrics, plots, report
+from analysis import film, metrics, plots, report, report_figures
 from analysis.openset import Scored
 from analysis.report import write_report
 from rundir.reading import Run, read_run
@@ -463,6 +463,17 @@ def test_runs_of_many_kinds_in_one_page(tmp_path: Path) -> None:
     assert [len(run["epochs"]) for run in facts["runs"]] == [1, 3, 20, 2]
     assert facts["runs"][2]["epochs"][-1] == 30
     assert page.count('aria-label="Histogram, known digits against unknown images.') == 8
+
+
+def test_centers_that_would_hide_their_classes_are_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "a", 1)
+    for width, alpha in ((3, 1.0), (400, 0.4)):  # of a disc, in pixels
+        monkeypatch.setattr(report_figures, "CENTER", width)
+        for panel in report_figures.panels(run, 0, {}, regions=False):
+            marks = [one.glyph for one in panel["figure"].renderers if one.data_source is panel["center_source"]]
+            assert [glyph.fill_alpha for glyph in marks if hasattr(glyph, "fill_alpha")] == [alpha]
 
 
 def test_a_damaged_earlier_epoch_leaves_the_rest(compared: Path, tmp_path: Path) -> None:
