@@ -41,6 +41,7 @@ from rundir.writing import (  # fmt: skip
 )
 from training.building import Training, build_training
 from training.hardware import choose_device, decide, precision_here
+from training.order import order_around
 from training.parallel import Group
 from training.settings import Choice, Options, Plan, resolve, take
 from training.trainer import Diverged
@@ -199,6 +200,9 @@ def greet(log: RunLog, session: Session, training: Training, first_lines: list[s
     log(f"{len(data.train_labels)} training and {len(data.test_labels)} test images{classes}{held}")
     log(f"Creating model: {settings.model} ({settings.feat_dim}-D features, {settings.head} head)")
     log(f"Recipe: {settings.recipe}, seed {settings.seed}")
+    if settings.class_order != "labels":
+        order = (str(data.classes[k]) for k in order_around(training.trainer.head.weight.detach()))
+        log(f"Classes around the circle: {' '.join(order)} ({settings.class_order})")
     chosen = {"Precision": settings.precision, "Compile": plan.execution.compile, "Convolutions": plan.execution.convolutions}  # fmt: skip
     if data.test_labels.device.type == "cuda" or plan.choices["cuda_graph"].asked != "auto":
         chosen["CUDA graph"] = plan.execution.cuda_graph

@@ -147,11 +147,13 @@ def test_figures_of_another_program_are_not_overwritten(run_main, tmp_path: Path
     assert (tmp_path / "train" / "epoch_1.png").read_bytes() == b"mine"
 
 
-def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", ["--known-classes 3 8", "--known-classes 0 3 4 9 --recipe accurate"])
+def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: Path, flags: str) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    common = (*SHORT, "--max-epoch", 2, "--known-classes", 3, 8, "--seed", 5)
+    common = (*SHORT, "--max-epoch", 2, *flags.split(), "--seed", 5)
     assert run_main(*common, "--save-dir", whole, "--print-freq", 7, "--plot").returncode == 0
     first = run_main(*common, "--save-dir", parts, "--stop-after", 1)
+    assert ("Classes around the circle: 0 3 9 4 (similar)" in first.stdout) == ("accurate" in flags)
     assert f"Stopped after epoch 1 of 2. Continue with: {command_line('main.py', '--resume', parts)}" in first.stdout
     assert "Finished" not in first.stdout + (parts / "log_mnist5k.txt").read_text()
     with open(parts / "batches.csv", "a") as file:
@@ -177,7 +179,7 @@ def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: P
     assert "already finished" in again.stdout
     contradiction = run_main("--resume", parts, "--weight-cent", 0.7)
     assert contradiction.returncode == 2
-    assert "--weight-cent 0.7 (there: 0.1)" in contradiction.stderr
+    assert "--weight-cent 0.7 (there: " in contradiction.stderr
 
 
 def test_known_classes_keep_their_names(run_main, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from datasets import Digits
 from training import building, order
-from training.order import around_the_circle, confusions, similar_side_by_side
+from training.order import around_the_circle, confusions, order_around, similar_side_by_side
 from training.parallel import Group
 from training.settings import Execution, Settings
 
@@ -65,7 +65,7 @@ def test_a_run_starts_in_that_order(mnist5k: Digits) -> None:
     trainer = building.build_trainer(settings, Execution(compile="off", convolutions="direct"), batches, 10, group)
     for points in (trainer.head.weight, trainer.center_loss.centers):
         angles = torch.atan2(points[:, 1], points[:, 0]).rad2deg() % 360
-        assert tuple(angles.argsort().tolist()) == expected
+        assert tuple(angles.argsort().tolist()) == expected == order_around(points.detach())
     plain = replace(settings, class_order="labels")
     trainer = building.build_trainer(plain, Execution(compile="off", convolutions="direct"), batches, 10, group)
     angles = torch.atan2(*trainer.head.weight.T.flip(0)).rad2deg() % 360

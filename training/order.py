@@ -53,3 +53,9 @@ def similar_side_by_side(images: Tensor, labels: Tensor, num_classes: int) -> tu
         num_classes: C, at most 10.
     """
     return around_the_circle(confusions(images, labels, num_classes))
+
+
+def order_around(points: Tensor) -> tuple[int, ...]:
+    """Return in which order points (C, 2) lie around the origin, by rising angle from the first axis."""
+    angles = torch.atan2(points[:, 1], points[:, 0]).remainder(math.tau)
+    return tuple(angles.argsort().tolist())
