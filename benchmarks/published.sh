@@ -141,6 +141,12 @@ small() { # docs/reproduction.md: the 5,000 digits; centers that follow the sche
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/small --variants "scheduled: " "constant: --set center_schedule=false" -- -d mnist5k
 }
 
+questions() { # docs/using_center_loss.md, "Questions": 2,048 features, and batches with fewer samples than classes. 21 runs of the 5,000 digits
+    $PYTHON compare.py --weights-cent 0 0.0001 0.1 --seeds 1 2 3 --out $OUT/questions/2048 -- -d mnist5k --feat-dim 2048
+    $PYTHON compare.py --losses softmax center --seeds 1 2 3 --out $OUT/questions/batch \
+        --variants "batches of 32: " "batches of 8: --batch-size 8" -- -d mnist5k
+}
+
 arcface() { # docs/reproduction.md, "A margin head and center loss". 4 runs of a minute or two
     train $OUT/arcface/learned-0.1 -d mnist5k --head arcface --weight-cent 0.1
     for weight in 0.1 1 3; do
