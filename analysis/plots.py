@@ -106,7 +106,7 @@ def _hidden(
 ) -> bool:
     """Return whether discs of that radius, in points, would hide most classes."""
     every = np.concatenate([features, centers])
-    if len(features) == 0 or not np.isfinite(every).all():
+    if len(every) == 0 or not np.isfinite(every).all():
         return False
     across = across or 1.1 * float(np.ptp(every, axis=0).max())
     return hide(radius * across / (min(ax.bbox.width, ax.bbox.height) * 72 / ax.figure.dpi), features, labels, centers)
@@ -120,6 +120,8 @@ def hide(reach: float, features: np.ndarray, labels: np.ndarray, centers: np.nda
         features: (N, 2).
         labels: integers (N,) in [0, C).
     """
+    if len(features) == 0 or not (np.isfinite(features).all() and np.isfinite(centers).all()):
+        return False
     distances = np.linalg.norm(features - centers[labels], axis=1)
     within = [np.quantile(distances[labels == label], 0.9) < reach for label in np.unique(labels)]
     return float(np.mean(within)) > 0.5

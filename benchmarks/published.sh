@@ -116,8 +116,13 @@ departures() { # docs/reproduction.md, "What cures the collapse". 33 runs of 2 e
 }
 
 paper() { # docs/reproduction.md, "The authors' recipe to its end". 9 runs of 22 epochs
-    $PYTHON compare.py --weights-cent 0 0.01 --seeds 1 2 3 --out $OUT/paper -- -d mnist --recipe paper --precision bf16
-    $PYTHON compare.py --weights-cent 0 0.001 0.01 0.1 1 --out $OUT/paper -- -d mnist --recipe paper --precision bf16
+    recipe="-d mnist --recipe paper --precision bf16"
+    $PYTHON compare.py --weights-cent 0 0.01 --seeds 1 2 3 --out $OUT/paper -- $recipe
+    cp $OUT/paper/seeds.md docs/results/paper
+    $PYTHON compare.py --weights-cent 0 0.001 0.01 0.1 1 --out $OUT/paper -- $recipe
+    cp $OUT/paper/lambda_sweep.png docs/results/paper
+    $PYTHON compare.py --runs $OUT/paper/runs/center-{{0,0.01}-[1-3],{0.001,0.1,1}-1} --out $OUT/paper-all
+    cp $OUT/paper-all/runs.csv docs/results/paper
 }
 
 precision() { # docs/speed.md: what fast arithmetic costs in accuracy, with the default recipe as it was. 15 runs of 2 epochs

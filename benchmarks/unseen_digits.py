@@ -1,7 +1,7 @@
 """Which unseen digits pass for known ones: runs of --known-classes, scored on each digit that they never saw.
 
     python compare.py --open-set --losses softmax --out log/open-set
-    python benchmarks/unseen_digits.py log/open-set/runs/*
+    python benchmarks/unseen_digits.py log/open-set/runs/*-1
 
 Prints AUROC in percent, all test images of the digits taught against those of one that was not, by the softmax
 probability: one row an unseen digit, one column a choice of digits.
