@@ -151,11 +151,10 @@ small() { # docs/reproduction.md: the 5,000 digits; centers that follow the sche
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/small --variants "scheduled: " "constant: --set center_schedule=false" -- -d mnist5k
 }
 
-questions() { # docs/using_center_loss.md, "Questions": 2,048 features, and batches with fewer samples than classes. 21 runs of the 5,000 digits
+questions() { # docs/using_center_loss.md, "Questions": 2,048 features, and batches with fewer samples than classes. 15 runs of the 5,000 digits
     $PYTHON compare.py --weights-cent 0 0.0001 0.1 --seeds 1 2 3 --out $OUT/questions/2048 -- -d mnist5k --feat-dim 2048
     for file in seeds.md runs.csv; do cp $OUT/questions/2048/$file docs/results/questions/2048_$file; done
-    $PYTHON compare.py --losses softmax center --seeds 1 2 3 --out $OUT/questions/batch \
-        --variants "batches of 32: " "batches of 8: --batch-size 8" -- -d mnist5k
+    $PYTHON compare.py --losses softmax center --seeds 1 2 3 --out $OUT/questions/batch -- -d mnist5k --batch-size 8
     for file in seeds.md runs.csv; do cp $OUT/questions/batch/$file docs/results/questions/batch_$file; done
 }
 
