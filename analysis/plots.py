@@ -76,7 +76,8 @@ def scatter(
     )
     for color, digit in zip(colors, classes, strict=True):
         ax.scatter([], [], s=40 * size, c=[color], label=str(digit))
-    inside = _hidden(ax, features, labels, centers, math.sqrt(150 * size / math.pi), across)
+    side = min(ax.bbox.width, ax.bbox.height) * 72 / ax.figure.dpi  # in points, as the discs' radius
+    inside = hide(math.sqrt(150 * size / math.pi) / side, features, labels, centers, across)
     ax.scatter(
         centers[:, 0],
         centers[:, 1],
@@ -101,27 +102,21 @@ def scatter(
     ax.set_axisbelow(True)
 
 
-def _hidden(
-    ax: Axes, features: np.ndarray, labels: np.ndarray, centers: np.ndarray, radius: float, across: float | None
+def hide(
+    share: float, features: np.ndarray, labels: np.ndarray, centers: np.ndarray, across: float | None = None
 ) -> bool:
-    """Return whether discs of that radius, in points, would hide most classes."""
-    every = np.concatenate([features, centers])
-    if len(every) == 0 or not np.isfinite(every).all():
-        return False
-    across = across or 1.1 * float(np.ptp(every, axis=0).max())
-    return hide(radius * across / (min(ax.bbox.width, ax.bbox.height) * 72 / ax.figure.dpi), features, labels, centers)
-
-
-def hide(reach: float, features: np.ndarray, labels: np.ndarray, centers: np.ndarray) -> bool:
-    """Return whether marks that reach so far around the centers (C, 2) would hide nine tenths of most classes.
+    """Return whether discs around the centers (C, 2) would hide nine tenths of most classes.
 
     Args:
-        reach: in feature units.
+        share: the discs' radius, as a share of the panel's side.
         features: (N, 2).
         labels: integers (N,) in [0, C).
+        across: how much the panel shows from side to side, in feature units (default: all that is there).
     """
-    if len(features) == 0 or not (np.isfinite(features).all() and np.isfinite(centers).all()):
+    every = np.concatenate([features, centers])
+    if len(features) == 0 or not np.isfinite(every).all():
         return False
+    reach = share * (across or 1.1 * float(np.ptp(every, axis=0).max()))  # in feature units
     distances = np.linalg.norm(features - centers[labels], axis=1)
     within = [np.quantile(distances[labels == label], 0.9) < reach for label in np.unique(labels)]
     return float(np.mean(within)) > 0.5

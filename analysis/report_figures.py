@@ -79,7 +79,7 @@ def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list
     xlim, ylim = plots.limits([epoch.points[f"{part}_features"] for epoch in read for part in PARTS])
     last = read[-1]
     seen = (last.points["test_features"].astype(np.float32), last.arrays["test_labels"], last.points["centers"])
-    solid = not plots.hide(CENTER / 2 * (xlim[1] - xlim[0]) / WIDE, *seen)  # or the discs would hide the classes
+    solid = not plots.hide(CENTER / 2 / WIDE, *seen, xlim[1] - xlim[0])
     ranges = {"x_range": Range1d(start=xlim[0], end=xlim[1]), "y_range": Range1d(start=ylim[0], end=ylim[1])}
     centers = {str(epoch.number): epoch.points["centers"].astype(float).round(4).tolist() for epoch in read}
 

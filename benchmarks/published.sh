@@ -123,6 +123,8 @@ paper() { # docs/reproduction.md, "The authors' recipe to its end". 9 runs of 22
     cp $OUT/paper/lambda_sweep.png docs/results/paper
     $PYTHON compare.py --runs $OUT/paper/runs/center-{{0,0.01}-[1-3],{0.001,0.1,1}-1} --out $OUT/paper-all
     cp $OUT/paper-all/runs.csv docs/results/paper
+    $PYTHON compare.py --runs $OUT/paper/runs/center-{0,0.01}-[12] --out $OUT/paper-two
+    cp $OUT/paper-two/comparison.png docs/results/paper
 }
 
 precision() { # docs/speed.md: what fast arithmetic costs in accuracy, with the default recipe as it was. 15 runs of 2 epochs

@@ -147,8 +147,10 @@ def test_figures_of_another_program_are_not_overwritten(run_main, tmp_path: Path
     assert (tmp_path / "train" / "epoch_1.png").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("flags", ["--known-classes 3 8", "--known-classes 0 3 4 9 --recipe accurate"])
-def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: Path, flags: str) -> None:
+@pytest.mark.parametrize(
+    ("flags", "weight"), [("--known-classes 3 8", 0.1), ("--known-classes 0 3 4 9 --recipe accurate", 1.0)]
+)
+def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: Path, flags: str, weight: float) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     common = (*SHORT, "--max-epoch", 2, *flags.split(), "--seed", 5)
     assert run_main(*common, "--save-dir", whole, "--print-freq", 7, "--plot").returncode == 0
@@ -179,7 +181,7 @@ def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: P
     assert "already finished" in again.stdout
     contradiction = run_main("--resume", parts, "--weight-cent", 0.7)
     assert contradiction.returncode == 2
-    assert "--weight-cent 0.7 (there: " in contradiction.stderr
+    assert f"--weight-cent 0.7 (there: {weight})" in contradiction.stderr
 
 
 def test_known_classes_keep_their_names(run_main, tmp_path: Path) -> None:
