@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import itertools
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ import torch
 import datasets
 import utils
 from datasets import Digits
-from rundir.directory import check_save_dir, keep_options, make_run_directory, refuse_links, write_config
+from rundir.directory import Guard, check_save_dir, keep_options, make_run_directory, refuse_links, write_config
 from rundir.loading import Checkpoint, check_same_plan, load_checkpoint, load_state, restore_random_states
 from rundir.reading import how_to_go_on, training_sample
 from rundir.writing import (  # fmt: skip
@@ -126,27 +127,29 @@ def lead(request: Request, group: Group, device_line: str) -> None:
     session = group.agree(Session(plan, checkpoint, request.stop_after, request.resume or Path()))
     training = session.build(group, data)
 
-    # Run directory: a new one, or the one that is resumed.
-    if checkpoint:
-        say(f"{device_line}. Resuming {session.directory} after epoch {checkpoint.epoch}")
-        if session.first > training.epochs:
-            say(f"{session.directory}: already finished, after epoch {training.epochs}")
-        keep_options(session.directory, options)
-        cut = session.first <= session.last
-        log = RunLog(session.directory, data.name, checkpoint.sizes, checkpoint.tail, cut)
-    else:
-        session.directory = make_run_directory(request.save_dir, run_name(plan), request.overwrite)
-        write_config(session.directory, plan, training.data, training.epochs, group.device, group.size)
-        log = RunLog(session.directory, data.name)
-        greet(log, session, training, [device_line, f"Creating dataset: {data.name}", *notices])
+    # Run directory: a new one, or the one that is resumed; no other process may write there until the end.
+    make = partial(make_run_directory, request.save_dir, run_name(plan), request.overwrite)
+    with closing(Guard(session.directory) if checkpoint else make()) as guard:
+        session.directory = guard.directory
+        if checkpoint:
+            say(f"{device_line}. Resuming {session.directory} after epoch {checkpoint.epoch}")
+            if session.first > training.epochs:
+                say(f"{session.directory}: already finished, after epoch {training.epochs}")
+            keep_options(session.directory, options)
+            cut = session.first <= session.last
+            log = RunLog(session.directory, data.name, checkpoint.sizes, checkpoint.tail, cut)
+        else:
+            write_config(session.directory, plan, training.data, training.epochs, group.device, group.size)
+            log = RunLog(session.directory, data.name)
+            greet(log, session, training, [device_line, f"Creating dataset: {data.name}", *notices])
 
-    # Epochs.
-    try:
-        train_epochs(session, training, log)
-    except KeyboardInterrupt:
-        raise Interrupted(how_to_go_on(session.directory)) from None
-    finally:
-        log.close()
+        # Epochs.
+        try:
+            train_epochs(session, training, log)
+        except KeyboardInterrupt:
+            raise Interrupted(how_to_go_on(session.directory)) from None
+        finally:
+            log.close()
 
 
 def follow(group: Group) -> None:

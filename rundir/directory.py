@@ -63,31 +63,31 @@ def refuse_links(directory: Path) -> None:
             raise UserError(f"{path}: is no regular file; remove it")
 
 
-def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Path:
-    """Make and return the directory of a new run, emptied of an old one if `overwrite`; without
-    `save_dir` the first of ``log/name``, ``log/name-2``, … that is free.
+def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Guard:
+    """Make the directory of a new run, emptied of an old one if `overwrite`, and keep it for this process;
+    without `save_dir` it is the first of ``log/name``, ``log/name-2``, … that is free.
 
     Raises:
-        UserError: if it cannot be written, or has come to hold a run.
+        UserError: if it cannot be written, has come to hold a run, or another process has it.
     """
     check_save_dir(save_dir, overwrite)
     try:
         if save_dir is None:
-            return _free_directory(HERE / "log", name)
+            return Guard(_free_directory(HERE / "log", name))
         save_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=save_dir):
             pass  # it can be written
-        if overwrite:
-            _empty(save_dir)
-        return save_dir
+        guard = Guard(save_dir)
+        try:
+            check_save_dir(save_dir, overwrite)  # again: another process may have trained here in between
+            if overwrite:
+                remove(save_dir, (*RUN_FILES, *PARTIAL))
+        except BaseException:
+            guard.close()
+            raise
+        return guard
     except OSError as error:
         raise UserError(f"{error.filename or save_dir}: cannot be written: {error.strerror}") from None
-
-
-def _empty(directory: Path) -> None:
-    """Remove the run in a directory, unless it is being trained."""
-    with contextlib.closing(Guard(directory)):
-        remove(directory, (*RUN_FILES, *PARTIAL))
 
 
 def remove(directory: Path, patterns: Iterable[str]) -> None:
@@ -115,6 +115,7 @@ class Guard:
     """
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self._lock: BaseFileLock | None = FileLock(directory / LOCK)
         try:
             self._lock.acquire(blocking=False)
@@ -141,7 +142,11 @@ def is_being_trained(directory: Path) -> bool:
 
 
 def write_config(directory: Path, plan: Plan, data: Digits, epochs: int, device: torch.device, processes: int) -> None:
-    """Write config.json: command, plan, data, versions, machine."""
+    """Write config.json: command, plan, data, versions, machine.
+
+    Raises:
+        UserError: if there is one, as there may be on a file system without locks, where a `Guard` keeps nobody out.
+    """
     config = {
         "command": command_line(*sys.argv),
         **plan.to_json(),
@@ -165,8 +170,11 @@ def write_config(directory: Path, plan: Plan, data: Digits, epochs: int, device:
         "git_commit": _git_commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    with open(directory / "config.json", "x", encoding="utf-8") as file:  # "x": two runs never share a directory
-        file.write(json.dumps(config, indent=2) + "\n")
+    try:
+        with open(directory / "config.json", "x", encoding="utf-8") as file:  # "x": two runs never share a directory
+            file.write(json.dumps(config, indent=2) + "\n")
+    except FileExistsError:
+        raise UserError(f"{directory}: another run has just been started here; name another folder") from None
 
 
 def keep_options(directory: Path, options: Options) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rundir.directory import PARTIAL, Guard, remove
+from rundir.directory import PARTIAL, remove
 from rundir.reading import kept_epochs
 from training.trainer import Evaluation
 from utils import HERE, UserError, naming, say, usable_cores, whole
@@ -27,7 +27,7 @@ class RunLog:
     """Lines for the screen and for ``log_<dataset>.txt``, and the rows of the two CSV files.
 
     Args:
-        directory: the run directory, kept from other processes until `close`.
+        directory: the run directory, which this process has for itself.
         dataset: name of the data set.
         sizes: how much of each file to keep, in bytes, when a run is resumed.
         tail: what the checkpoint says comes after that, by file.
@@ -45,7 +45,6 @@ class RunLog:
         tail: Mapping[str, str] | None = None,
         cut: bool = True,
     ) -> None:
-        self.guard = Guard(directory)
         names = {"log": f"log_{dataset}.txt", "batches": "batches.csv", "epochs": "epochs.csv"}
         self.files = {
             key: open(directory / name, "a", newline="", encoding="utf-8", errors="backslashreplace")
@@ -103,7 +102,6 @@ class RunLog:
         """Close the files; nothing can be logged any more."""
         for file in self.files.values():
             file.close()
-        self.guard.close()
 
     def sizes(self) -> dict[str, int]:
         """Return the size of each file in bytes, everything written to the disk."""

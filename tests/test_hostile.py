@@ -89,7 +89,7 @@ def test_names_that_were_planted_for_temporaries_are_not_followed(run: Path, run
 
 def test_a_file_called_writable_survives(tmp_path: Path) -> None:
     (tmp_path / ".writable").write_text("mine")
-    make_run_directory(tmp_path, "center", overwrite=True)
+    make_run_directory(tmp_path, "center", overwrite=True).close()
     assert (tmp_path / ".writable").read_text() == "mine"
     refuse_links(tmp_path)
 

@@ -60,7 +60,7 @@ def test_resumed_log_is_cut_back_and_never_padded(tmp_path: Path) -> None:
 
 def test_directories_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory, "HERE", tmp_path)
-    names = [directory.make_run_directory(None, "center", False).name for _ in range(3)]
+    names = [directory.make_run_directory(None, "center", False).directory.name for _ in range(3)]
     assert names == ["center", "center-2", "center-3"]
 
 
@@ -68,7 +68,7 @@ def test_overwrite_removes_the_run_alone(tmp_path: Path) -> None:
     for name in ("config.json", "log_mnist.txt", "train/epoch_1.png", "train/.partial-0-x.png", "train/notes.md", "thesis.tex"):  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
-    directory.make_run_directory(tmp_path, "center", overwrite=True)
+    directory.make_run_directory(tmp_path, "center", overwrite=True).close()
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert left == [".lock", "thesis.tex", "train/notes.md"]
 
@@ -77,8 +77,31 @@ def test_two_runs_never_share_a_directory(mnist5k: datasets.Digits, tmp_path: Pa
     plan = Plan(settings=Settings(), execution=Execution(), options=Options(), choices={})
     directory.write_config(tmp_path, plan, mnist5k, 10, torch.device("cpu"), 1)
     assert json.loads((tmp_path / "config.json").read_text())["machine"]["threads"] >= 1
-    with pytest.raises(FileExistsError):
+    with pytest.raises(UserError, match="another run has just been started here; name another folder"):
         directory.write_config(tmp_path, plan, mnist5k, 10, torch.device("cpu"), 1)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_new_run_has_its_directory_from_the_first_moment(tmp_path: Path, overwrite: bool) -> None:
+    with contextlib.closing(directory.make_run_directory(tmp_path, "center", overwrite)):
+        assert directory.is_being_trained(tmp_path)
+        with pytest.raises(UserError, match="another process is at work here"):
+            directory.make_run_directory(tmp_path, "center", overwrite)
+    directory.make_run_directory(tmp_path, "center", overwrite).close()
+
+
+def test_a_run_trained_while_another_was_being_started_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(directory.Guard):
+        def __init__(self, path: Path) -> None:
+            (path / "config.json").write_text("of the run that was quicker")
+            super().__init__(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(directory, "Guard", Late)
+        with pytest.raises(UserError, match="already holds a run"):
+            directory.make_run_directory(tmp_path, "center", overwrite=False)
+    assert (tmp_path / "config.json").read_text() == "of the run that was quicker"
+    assert not directory.is_being_trained(tmp_path)  # it was let go of
 
 
 def test_unfinished_file_leaves_the_old_one(tmp_path: Path) -> None:
