@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 import itertools
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,8 @@ def train(request: Request) -> int:
     group = Group(device)
     try:
         if group.rank == 0:
-            lead(request, group, device_line)
+            with ExitStack() as held:
+                lead(request, group, device_line, held)
         else:
             follow(group)
     finally:
@@ -104,10 +105,11 @@ class Session:
         return training
 
 
-def lead(request: Request, group: Group, device_line: str) -> None:
-    """Settings → data → trainer → run directory → epochs."""
+def lead(request: Request, group: Group, device_line: str, held: ExitStack) -> None:
+    """Settings → data → trainer → run directory → epochs. No other process may write in the directory until what
+    is `held` is let go of."""
     # Settings: the recipe's and the flags', or those of the run that is taken up again.
-    checkpoint = take_up(request)
+    checkpoint = take_up(request, held)
     there = checkpoint.plan if checkpoint else None
     options = take(there.options, request.options, request.by_hand) if there else request.options
     if options.tensorboard:
@@ -127,29 +129,28 @@ def lead(request: Request, group: Group, device_line: str) -> None:
     session = group.agree(Session(plan, checkpoint, request.stop_after, request.resume or Path()))
     training = session.build(group, data)
 
-    # Run directory: a new one, or the one that is resumed; no other process may write there until the end.
-    make = partial(make_run_directory, request.save_dir, run_name(plan), request.overwrite)
-    with closing(Guard(session.directory) if checkpoint else make()) as guard:
-        session.directory = guard.directory
-        if checkpoint:
-            say(f"{device_line}. Resuming {session.directory} after epoch {checkpoint.epoch}")
-            if session.first > training.epochs:
-                say(f"{session.directory}: already finished, after epoch {training.epochs}")
-            keep_options(session.directory, options)
-            cut = session.first <= session.last
-            log = RunLog(session.directory, data.name, checkpoint.sizes, checkpoint.tail, cut)
-        else:
-            write_config(session.directory, plan, training.data, training.epochs, group.device, group.size)
-            log = RunLog(session.directory, data.name)
-            greet(log, session, training, [device_line, f"Creating dataset: {data.name}", *notices])
+    # Run directory: a new one, or the one that is resumed.
+    if checkpoint:
+        say(f"{device_line}. Resuming {session.directory} after epoch {checkpoint.epoch}")
+        if session.first > training.epochs:
+            say(f"{session.directory}: already finished, after epoch {training.epochs}")
+        keep_options(session.directory, options)
+        cut = session.first <= session.last
+        log = RunLog(session.directory, data.name, checkpoint.sizes, checkpoint.tail, cut)
+    else:
+        guard = make_run_directory(request.save_dir, run_name(plan), request.overwrite)
+        session.directory = held.enter_context(closing(guard)).directory
+        write_config(session.directory, plan, training.data, training.epochs, group.device, group.size)
+        log = RunLog(session.directory, data.name)
+        greet(log, session, training, [device_line, f"Creating dataset: {data.name}", *notices])
 
-        # Epochs.
-        try:
-            train_epochs(session, training, log)
-        except KeyboardInterrupt:
-            raise Interrupted(how_to_go_on(session.directory)) from None
-        finally:
-            log.close()
+    # Epochs.
+    try:
+        train_epochs(session, training, log)
+    except KeyboardInterrupt:
+        raise Interrupted(how_to_go_on(session.directory)) from None
+    finally:
+        log.close()
 
 
 def follow(group: Group) -> None:
@@ -162,13 +163,16 @@ def follow(group: Group) -> None:
             pass
 
 
-def take_up(request: Request) -> Checkpoint | None:
-    """Return the checkpoint of the run that is to be resumed; check that a new run has a place."""
+def take_up(request: Request, held: ExitStack) -> Checkpoint | None:
+    """Return the checkpoint of the run that is to be resumed, its directory held; check that a new run has a place."""
     if request.resume is None:
         check_save_dir(request.save_dir, request.overwrite)
         return None
     refuse_links(request.resume)
-    checkpoint = load_checkpoint(request.resume / "checkpoint.pt")
+    path = request.resume / "checkpoint.pt"
+    if path.is_file():  # before it is read: another process may be writing it
+        held.enter_context(closing(Guard(request.resume)))
+    checkpoint = load_checkpoint(path)
     free = {*vars(request.options)}  # may change
     asked = vars(request.settings) | vars(request.execution)
     check_same_plan(request.resume, checkpoint.plan, {name: asked[name] for name in sorted(request.by_hand - free)})

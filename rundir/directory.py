@@ -145,7 +145,7 @@ def write_config(directory: Path, plan: Plan, data: Digits, epochs: int, device:
     """Write config.json: command, plan, data, versions, machine.
 
     Raises:
-        UserError: if there is one, as there may be on a file system without locks, where a `Guard` keeps nobody out.
+        UserError: if there is one, as there may be where a `Guard` could not lock and keeps nobody out.
     """
     config = {
         "command": command_line(*sys.argv),
@@ -171,7 +171,9 @@ def write_config(directory: Path, plan: Plan, data: Digits, epochs: int, device:
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     try:
-        with open(directory / "config.json", "x", encoding="utf-8") as file:  # "x": two runs never share a directory
+        with open(
+            directory / "config.json", "x", encoding="utf-8"
+        ) as file:  # "x": two new runs never share a directory
             file.write(json.dumps(config, indent=2) + "\n")
     except FileExistsError:
         raise UserError(f"{directory}: another run has just been started here; name another folder") from None

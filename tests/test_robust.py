@@ -22,7 +22,8 @@ from kill_and_resume import differences, equal
 
 import datasets
 import main
-from rundir.directory import Guard
+from rundir.directory import Guard, is_being_trained
+from rundir.loading import Checkpoint, load_checkpoint
 from training import hardware
 from training.hardware import decide
 from training.settings import Execution, Settings
@@ -123,6 +124,25 @@ def test_two_processes_do_not_train_in_one_directory(run_main, finished: Path, t
             assert done.returncode == 2
             assert "another process is at work here" in done.stderr
     assert not differences(finished, path)
+
+
+def test_a_checkpoint_is_read_when_no_other_process_can_write_it(
+    run_main, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(finished, path)
+    held = []
+
+    def load(checkpoint: Path) -> Checkpoint:
+        held.append(is_being_trained(path))
+        return load_checkpoint(checkpoint)
+
+    monkeypatch.setattr(main, "load_checkpoint", load)
+    assert run_main("--resume", path).returncode == 0
+    assert held == [True]
+    assert not is_being_trained(path)
+    assert run_main("--resume", tmp_path / "nowhere").returncode == 2
+    assert not (tmp_path / "nowhere").exists()
 
 
 # ---------------------------------------------------------------- bad input
