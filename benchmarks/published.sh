@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The commands behind every published number, by the place where it stands.
+# The commands behind the published numbers, by the place where they stand. Those of the default recipe as it was
+# stand in benchmarks/results/default_recipe.md.
 #
 #   bash benchmarks/published.sh losses lambda      # some of them
 #   bash benchmarks/published.sh                    # what there is, and about how long it takes
@@ -109,9 +110,11 @@ departures() { # docs/reproduction.md, "What cures the collapse". 33 runs of 2 e
         "all of them: --set head_init=xavier center_init=normal head_bias=true feature_prelu=true feature_lr_factor=1 center_hold=0 clip=none warmup=0 shift=0" \
         -- -d mnist --max-epoch 2 || true # the runs without clipping fail, and compare.py says so
     for seed in 1 2 3; do
-        train $OUT/departures-clipped/$seed -d mnist --max-epoch 2 --seed $seed \
+        train $OUT/departures-clipped/all-but-clipping-$seed -d mnist --max-epoch 2 --seed $seed \
             --set head_init=xavier center_init=normal head_bias=true feature_prelu=true feature_lr_factor=1 center_hold=0 warmup=0 shift=0
     done
+    $PYTHON compare.py --runs $OUT/departures-clipped/all-but-clipping-[123] --out $OUT/departures-clipped/all
+    cp $OUT/departures-clipped/all/seeds.md docs/results/departures/all_but_clipping_seeds.md
     $PYTHON compare.py --out $OUT/start --variants "circle: " "anywhere: --set head_init=xavier center_init=normal" -- -d mnist
 }
 
@@ -149,15 +152,19 @@ shipped() { # models/shipped, docs/draw.html, docs/figures/draw.gif. 2 runs of 1
     $PYTHON benchmarks/film_page.py docs/figures/draw.gif
 }
 
-small() { # docs/reproduction.md: the 5,000 digits; centers that follow the schedule or not. 10 runs of a minute
+small() { # docs/reproduction.md: the 5,000 digits; centers that follow the schedule or not, other floors, and momentum. 22 runs of a minute
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/small --variants "scheduled: " "constant: --set center_schedule=false" -- -d mnist5k
+    $PYTHON compare.py --seeds 1 2 3 --out $OUT/centers --variants "as it is: " "floor 0: --set center_floor=0" \
+        "floor 0.05: --set center_floor=0.05" "momentum 0.9: --set momentum_cent=0.9" -- -d mnist5k
 }
 
-questions() { # docs/using_center_loss.md, "Questions": 2,048 features, and batches with fewer samples than classes. 15 runs of the 5,000 digits
+questions() { # docs/using_center_loss.md, "Questions": 2,048 features, batches with fewer samples than classes, and λ = 200. 17 runs of the 5,000 digits
     $PYTHON compare.py --weights-cent 0 0.0001 0.1 --seeds 1 2 3 --out $OUT/questions/2048 -- -d mnist5k --feat-dim 2048
     for file in seeds.md runs.csv; do cp $OUT/questions/2048/$file docs/results/questions/2048_$file; done
     $PYTHON compare.py --losses softmax center --seeds 1 2 3 --out $OUT/questions/batch -- -d mnist5k --batch-size 8
     for file in seeds.md runs.csv; do cp $OUT/questions/batch/$file docs/results/questions/batch_$file; done
+    train $OUT/questions/lambda-200 -d mnist5k --weight-cent 200
+    train $OUT/questions/lambda-200-unclipped -d mnist5k --weight-cent 200 --set clip=none || true # it fails, and says why
 }
 
 arcface() { # docs/reproduction.md, "A margin head and center loss". 4 runs of a minute or two
