@@ -196,11 +196,17 @@ def equal_error_and_acceptance(genuine: NDArray[np.bool_], scores: Array) -> dic
     return {name: 100 * float(rate) for name, rate in {"EER": eer, **limits}.items()}
 
 
+def log_odds(logits: Array) -> Array:
+    """Return log p − log(1 − p) (N,) of the largest softmax probability of logits (N, C): the same order, and two
+    probabilities near 1 stay apart."""
+    ordered = np.sort(np.asarray(logits, np.float64), axis=1)
+    return ordered[:, -1] - logsumexp(ordered[:, :-1], axis=1)
+
+
 def known_scores(features: Array, logits: Array, centers: Array, means: Array) -> dict[str, Array]:
     """Return the scores (N,) by which a sample passes for known; higher is more known.
 
-    The softmax probability p stands as its log-odds, log p − log(1 − p): the same order, and two
-    probabilities near 1 stay apart.
+    The softmax probability stands as its `log_odds`.
 
     Args:
         features: (N, D).
@@ -208,10 +214,9 @@ def known_scores(features: Array, logits: Array, centers: Array, means: Array) -
         centers: (C, D), as learned.
         means: (C, D), the class means of the training set.
     """
-    ordered = np.sort(np.asarray(logits, np.float64), axis=1)
     return {
-        "softmax probability": ordered[:, -1] - logsumexp(ordered[:, :-1], axis=1),
-        "max logit": ordered[:, -1],
+        "softmax probability": log_odds(logits),
+        "max logit": np.asarray(logits, np.float64).max(axis=1),
         "center distance": -pairwise_distances(features, centers).min(axis=1),
         "class mean distance": -pairwise_distances(features, means).min(axis=1),
     }

@@ -72,13 +72,17 @@ film() { # README: docs/figures/learning.gif, from the runs of `shipped`
     cp $OUT/film/animation.gif docs/figures/learning.gif
 }
 
-open_set() { # docs/reproduction.md, "Unseen digits as unknowns". 20 runs of 10 epochs on six digits
+open_set() { # docs/reproduction.md, "Unseen digits as unknowns". 20 runs of 10 epochs and 5 of 30 on six digits
     $PYTHON compare.py --open-set --out $OUT/open-set -- -d mnist
-    $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-warped -- -d mnist --set rotation=10 scaling=0.1 shearing=0.15
+    warp="rotation=10 scaling=0.1 shearing=0.15"
+    $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-warped -- -d mnist --set $warp
+    $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-long -- -d mnist --max-epoch 30 --set $warp
     $PYTHON compare.py --open-set --losses center --out $OUT/open-set-accurate -- -d mnist --recipe accurate --max-epoch 10
-    $PYTHON compare.py --runs $OUT/open-set-accurate/runs/*-split[1-5]-1 $OUT/open-set-warped/runs/*-split[1-5]-1 --out $OUT/open-set-tried
+    $PYTHON compare.py --runs $OUT/open-set-accurate/runs/*-split[1-5]-1 $OUT/open-set-{warped,long}/runs/*-split[1-5]-1 --out $OUT/open-set-tried
     for kind in md csv; do cp $OUT/open-set-tried/open_set.$kind docs/results/open_set/tried.$kind; done
     $PYTHON benchmarks/unseen_digits.py $OUT/open-set-warped/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit.md
+    $PYTHON benchmarks/unseen_digits.py $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_long.md
+    $PYTHON benchmarks/unseen_digits.py --views $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_views.md
 }
 
 letters() { # docs/reproduction.md, "Letters and clothes as unknowns": runs of `losses`; notMNIST under data/notMNIST

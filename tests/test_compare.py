@@ -87,6 +87,24 @@ def test_unseen_digits_are_scored(compared: tuple[Path, str]) -> None:
         assert float(row["OSCR mean"]) <= float(row["AUROC mean"]) + 1e-9
 
 
+def test_unseen_digits_are_scored_one_by_one(compared: tuple[Path, str]) -> None:
+    out, _ = compared
+    table = {(row["loss"], row["score"]): row for row in rows(out / "open_set.csv")}
+    expected = table["softmax + center loss (λ = 0.1)", "softmax probability"]["AUROC mean"]
+    runs = [out / "runs" / f"center-{seed}" for seed in (1, 2)]
+    said = {}
+    for flags in ([], ["--views"]):
+        done = spawn("benchmarks/unseen_digits.py", *flags, *runs)
+        assert done.returncode == 0, done.stderr
+        lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
+        assert [line[0] for line in lines[2:]] == [*"01245679", "all"]
+        said[bool(flags)] = {line[0]: float(line[3].split()[0]) for line in lines[2:]}
+    assert said[False]["all"] == pytest.approx(float(expected), abs=0.005001)
+    assert said[True] != said[False]
+    for digit, value in said[True].items():  # a pixel aside changes little of what is told from what
+        assert value == pytest.approx(said[False][digit], abs=10)
+
+
 def test_started_again_it_trains_what_is_missing_alone(compared: tuple[Path, str]) -> None:
     out, _ = compared
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/config.json")}
