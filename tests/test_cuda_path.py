@@ -6,8 +6,8 @@ It finds tensors on the wrong device and what makes the host wait; not what a ke
 from __future__ import annotations
 
 import contextlib
-import re
 import itertools
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
