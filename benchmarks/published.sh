@@ -13,6 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=log/published
 PYTHON=${PYTHON:-python}
+WARP="rotation=10 scaling=0.1 shearing=0.15" # as the accurate recipe
 
 train() ( # DIRECTORY FLAGS: a run of main.py; one that is finished stays as it is
     directory=$1
@@ -38,24 +39,23 @@ lambda() { # docs/reproduction.md, "The weight of the center loss", and the figu
 }
 
 choose() { # docs/reproduction.md, "More accurate": settings held against each other on digits held out of training. 7 runs of 20 epochs, 12 of 10
-    warp="rotation=10 scaling=0.1 shearing=0.15"
     length="-d mnist --hold-out 5000 --eval-freq 100 --max-epoch 20"
-    train $OUT/choose/warped $length --set $warp
+    train $OUT/choose/warped $length --set $WARP
     train $OUT/choose/warped-more $length --set rotation=15 scaling=0.15 shearing=0.2 shift=2
-    train $OUT/choose/lambda-0.01 $length --set $warp --weight-cent 0.01
-    train $OUT/choose/decay-1e-4 $length --set $warp weight_decay=1e-4
-    train $OUT/choose/bent $length --set $warp bending=2
-    train $OUT/choose/bent-decay-1e-3 $length --set $warp bending=2 weight_decay=1e-3
-    train $OUT/choose/cosface $length --head cosface --weight-cent 1 --set center_hold=1 $warp
+    train $OUT/choose/lambda-0.01 $length --set $WARP --weight-cent 0.01
+    train $OUT/choose/decay-1e-4 $length --set $WARP weight_decay=1e-4
+    train $OUT/choose/bent $length --set $WARP bending=2
+    train $OUT/choose/bent-decay-1e-3 $length --set $WARP bending=2 weight_decay=1e-3
+    train $OUT/choose/cosface $length --head cosface --weight-cent 1 --set center_hold=1 $WARP
     $PYTHON benchmarks/held_out.py $OUT/choose/*
     for seed in 1 2; do # orders set by hand are not made here
         length="-d mnist --hold-out 20000 --eval-freq 100 --max-epoch 10 --seed $seed"
         for order in labels similar; do
-            train $OUT/order/softmax-$order-$seed $length --set $warp class_order=$order
-            train $OUT/order/cosface-held-$order-$seed $length --head cosface --weight-cent 1 --set $warp center_hold=1 class_order=$order
+            train $OUT/order/softmax-$order-$seed $length --set $WARP class_order=$order
+            train $OUT/order/cosface-held-$order-$seed $length --head cosface --weight-cent 1 --set $WARP center_hold=1 class_order=$order
         done
-        train $OUT/order/cosface-learned-$seed $length --head cosface --weight-cent 0.1 --set $warp
-        train $OUT/order/cosface-$seed $length --head cosface --set $warp
+        train $OUT/order/cosface-learned-$seed $length --head cosface --weight-cent 0.1 --set $WARP
+        train $OUT/order/cosface-$seed $length --head cosface --set $WARP
     done
     $PYTHON benchmarks/held_out.py $OUT/order/*
 }
@@ -74,9 +74,8 @@ film() { # README: docs/figures/learning.gif, from the runs of `shipped`
 
 open_set() { # docs/reproduction.md, "Unseen digits as unknowns". 20 runs of 10 epochs and 5 of 30 on six digits
     $PYTHON compare.py --open-set --out $OUT/open-set -- -d mnist
-    warp="rotation=10 scaling=0.1 shearing=0.15"
-    $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-warped -- -d mnist --set $warp
-    $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-long -- -d mnist --max-epoch 30 --set $warp
+    $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-warped -- -d mnist --set $WARP
+    $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-long -- -d mnist --max-epoch 30 --set $WARP
     $PYTHON compare.py --open-set --losses center --out $OUT/open-set-accurate -- -d mnist --recipe accurate --max-epoch 10
     $PYTHON compare.py --runs $OUT/open-set-accurate/runs/*-split[1-5]-1 $OUT/open-set-{warped,long}/runs/*-split[1-5]-1 --out $OUT/open-set-tried
     for kind in md csv; do cp $OUT/open-set-tried/open_set.$kind docs/results/open_set/tried.$kind; done
@@ -168,6 +167,7 @@ questions() { # docs/using_center_loss.md, "Questions": 2,048 features, batches 
     $PYTHON compare.py --losses softmax center --seeds 1 2 3 --out $OUT/questions/batch -- -d mnist5k --batch-size 8
     for file in seeds.md runs.csv; do cp $OUT/questions/batch/$file docs/results/questions/batch_$file; done
     train $OUT/questions/lambda-200 -d mnist5k --weight-cent 200
+    cp $OUT/questions/lambda-200/epochs.csv docs/results/questions/lambda_200_epochs.csv
     train $OUT/questions/lambda-200-unclipped -d mnist5k --weight-cent 200 --set clip=none || true # it fails, and says why
 }
 

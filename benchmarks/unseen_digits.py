@@ -51,16 +51,13 @@ def by_digit(run: Run, views: tuple[tuple[int, int], ...]) -> dict[str, float]:
     if not run.unseen:
         raise UserError(f"{run.path}: has seen all digits; train it with --known-classes")
     network, known, data = load_network(run, torch.device("cpu")), data_of(run), load_data(run)
-    taught = log_probabilities(network, known.test_images, views)
-    correct = taught.argmax(axis=1) == known.test_labels.numpy()
+    logs = log_probabilities(network, known.test_images, views)
+    taught, correct = metrics.log_odds(logs), logs.argmax(axis=1) == known.test_labels.numpy()
     unseen = torch.isin(data.test_labels, torch.tensor(run.unseen))
     labels = data.test_labels[unseen].numpy()
     scores = metrics.log_odds(log_probabilities(network, data.test_images[unseen], views))
     rows = {str(digit): labels == digit for digit in run.unseen} | {"all": labels >= 0}
-    return {
-        name: metrics.open_set(metrics.log_odds(taught), correct, scores[which])["AUROC"]
-        for name, which in rows.items()
-    }
+    return {name: metrics.open_set(taught, correct, scores[which])["AUROC"] for name, which in rows.items()}
 
 
 def compare(paths: list[Path], views: tuple[tuple[int, int], ...]) -> int:

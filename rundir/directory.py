@@ -170,10 +170,8 @@ def write_config(directory: Path, plan: Plan, data: Digits, epochs: int, device:
         "git_commit": _git_commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    try:
-        with open(
-            directory / "config.json", "x", encoding="utf-8"
-        ) as file:  # "x": two new runs never share a directory
+    try:  # "x": two new runs never share a directory
+        with open(directory / "config.json", "x", encoding="utf-8") as file:
             file.write(json.dumps(config, indent=2) + "\n")
     except FileExistsError:
         raise UserError(f"{directory}: another run has just been started here; name another folder") from None
