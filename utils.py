@@ -11,9 +11,11 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -45,15 +47,11 @@ def run_command(name: str, work: Callable[[], int]) -> int:
 
     0: done. 1: stopped on the way. 2: bad input. 130: interrupted.
     """
-    for stream in (sys.stdout, sys.stderr):  # a console without λ, or a name that is no text
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    signals = [getattr(signal, one) for one in ("SIGTERM", "SIGHUP") if hasattr(signal, one)]  # a closed terminal, too
-    heard = [one for one in signals if signal.getsignal(one) is not signal.SIG_IGN]  # but for what nohup started
-    previous = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
-    previous |= {one: signal.signal(one, signal.default_int_handler) for one in heard}
+    _mend_streams()
+    previous = _hear_signals()
     try:
-        return work()
+        with sharing_cores():
+            return work()
     except UserError as error:
         return _end(f"{name}: {'error' if error.status == 2 else 'stopped'}: {error}", error.status)
     except BrokenPipeError:  # the reader of a pipe has left
@@ -62,7 +60,8 @@ def run_command(name: str, work: Callable[[], int]) -> int:
     except OSError as error:  # a full disk, for one
         return _end(f"{name}: stopped: {error.filename or 'output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt as interrupt:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
+        if previous:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
         print(file=sys.stderr)  # the line that ^C is on
         return _end(f"Interrupted. {interrupt}".rstrip(), 130)
     except RuntimeError as error:
@@ -76,6 +75,31 @@ def run_command(name: str, work: Callable[[], int]) -> int:
     finally:
         for one, handler in previous.items():
             signal.signal(one, handler)
+
+
+def _mend_streams() -> None:
+    """Give a stream that the caller has closed (``>&-``) a place to write to, and one without λ a question mark."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")
+    sys.stderr = sys.stderr or open(os.devnull, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _hear_signals() -> dict[signal.Signals, Any]:
+    """Let the signals that end a command interrupt it as Ctrl-C does; return what they did before.
+
+    SIGHUP is a closed terminal, SIGUSR1 what schedulers send before the end. One that is ignored stays so, as
+    nohup wants it. A command in another thread than the main one, as in a server, hears none.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    signals = [getattr(signal, one) for one in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, one)]
+    heard = [one for one in signals if signal.getsignal(one) is not signal.SIG_IGN]
+    previous = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
+    if previous[signal.SIGINT] is signal.SIG_DFL:  # see main.py
+        heard.append(signal.SIGINT)
+    return previous | {one: signal.signal(one, signal.default_int_handler) for one in heard}
 
 
 def _end(line: str, status: int) -> int:
@@ -178,6 +202,88 @@ def processor_name() -> str:
 def usable_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # how OpenMP's threads wait, set by the user
+LOOK = 0.2  # seconds between two looks at how long the threads were kept waiting
+BUSY, QUIET = 0.1, 0.02  # of a look, for each thread: others have the cores, or they are free
+CALM = 2.0  # seconds for which they must be free
+
+
+@contextlib.contextmanager
+def sharing_cores() -> Iterator[None]:
+    """Let torch's threads wait briefly for each other while other programs use the cores, and long otherwise.
+
+    In GNU's OpenMP, which torch's wheels for Linux bring, a thread that has done its part spins 300,000 turns before
+    it sleeps. That is best on free cores; on others it takes the core from the thread that it waits for, and two runs
+    at once take many times as long as one. The library spins 100 turns where a process has more threads than cores,
+    so further threads are started when ours are kept waiting for a core. They sleep, and no result depends on them.
+
+    Does nothing where the user has set how threads wait, and where the system does not tell how long they were kept
+    waiting: on macOS (LLVM's OpenMP) and Windows (Intel's), whose threads give up the core as they spin.
+    """
+    if any(name in os.environ for name in WAITING) or not os.path.exists("/proc/self/schedstat"):
+        yield
+        return
+    ended = threading.Event()
+    watch = threading.Thread(target=_watch_cores, args=(ended,), name="sharing_cores", daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watch.join()
+
+
+def _watch_cores(ended: threading.Event) -> None:
+    """Hold sleeping threads while this process's own are kept waiting for cores."""
+    calm, release = 0.0, None
+    before, kept_before = time.monotonic(), _kept_waiting()
+    while not ended.wait(LOOK):
+        torch: Any = sys.modules.get("torch")
+        loaded = torch is not None and not getattr(torch.__spec__, "_initializing", False)
+        threads = torch.get_num_threads() if loaded else 1
+        now, kept = time.monotonic(), _kept_waiting()
+        share = (kept - kept_before) / (now - before) / threads
+        calm = calm + now - before if share < QUIET else 0.0
+        if release is None and threads > 1 and share > BUSY:
+            release = _hold_threads(torch, threads)
+        elif release is not None and calm > CALM:
+            release()
+            release = None
+        before, kept_before = now, kept
+    if release is not None:
+        release()
+
+
+def _kept_waiting() -> float:
+    """Return the seconds for which threads of this process could have run and had no core."""
+    total = 0
+    for task in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # a thread that has just ended
+            total += int(Path("/proc/self/task", task, "schedstat").read_text().split()[1])
+    return total / 1e9
+
+
+def _hold_threads(torch: Any, threads: int) -> Callable[[], None]:
+    """Start threads of OpenMP, more than there are cores with those that compute; return what ends them."""
+    ended = threading.Event()
+
+    def hold() -> None:
+        torch.ones(threads << 16)  # large enough for all threads: the library now has as many for this one
+        ended.wait()
+
+    more = max(1, -(-(usable_cores() + 1 - threads) // (threads - 1)))
+    holders = [threading.Thread(target=hold, name="sharing_cores", daemon=True) for _ in range(more)]
+    for holder in holders:
+        holder.start()
+
+    def release() -> None:
+        ended.set()
+        for holder in holders:
+            holder.join()
+
+    return release
 
 
 def command_line(*words: object) -> str:
