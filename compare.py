@@ -16,15 +16,18 @@ if __name__ == "__main__":
 
 import itertools
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from analysis import film, metrics, plots, sweep, tables
-from analysis.openset import Scored, load_images, score_runs
+from analysis.curve import draw_curve
+from analysis.openset import Scored, Scores, load_images, score_runs
+from analysis.unseen import UNSEEN
 from rundir.directory import Guard
 from rundir.loading import data_root
 from rundir.reading import Run, kept_epochs, read_epochs, read_run
@@ -32,6 +35,8 @@ from training.hardware import choose_device
 from utils import Interrupted, UserError, complain, progress_bar, run_command, say, whole
 
 COLUMNS = 6  # of a figure with one for every run; more runs get one for each row of the table
+PAIRED = {name: metrics.METRICS[name] for name in ("accuracy", "nearest-center accuracy", "EER", "EER (cos)")}
+Parts = Sequence[str | pd.DataFrame]  # of a page: paragraphs and tables
 
 
 def main(argv: list[str]) -> int:
@@ -46,6 +51,8 @@ def run(comparison: Comparison) -> int:
 
 def compare(comparison: Comparison) -> int:
     """Train what is missing, then write tables and figures; return the exit status."""
+    for note in comparison.notes:
+        say(note)
     out = comparison.out
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -60,6 +67,9 @@ def compare(comparison: Comparison) -> int:
         raise Interrupted("The same command goes on where this one stopped") from None
     finally:
         guard.close()
+
+
+# ---------------------------------------------------------------- the runs
 
 
 def given_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
@@ -81,9 +91,10 @@ def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     wanted = list(comparison.plan())
     out, every_epoch = comparison.out, comparison.animate or comparison.report
     missing = sweep.find(wanted, out / "runs", sorted(out.parent.glob("*/")), every_epoch)
-    say(f"{len(wanted)} runs, {len(wanted) - len(missing)} of them are there")
+    count = len({one.path for one in wanted})
+    say(f"{count} run{'s' * (count > 1)}, {count - len(missing)} of them are there")
     failed = sweep.train(missing, comparison.jobs)
-    found = [(one, read_run(one.path)) for one in wanted if one.path and one.path.name not in failed]
+    found = [(one, read_run(one.place)) for one in wanted if one.place.name not in failed]
     if not found:
         raise UserError(f"no run to compare: {'; '.join(failed.values())}")
     if not comparison.variants:
@@ -91,121 +102,92 @@ def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     rows: tables.Rows = {}
     for one, run in found:
         rows.setdefault(one.row, []).append(run)
-    return rows, failed
+    ends = tables.lengths(rows.values())
+    return {name + end: group for (name, group), end in zip(rows.items(), ends, strict=True)}, failed
+
+
+# ---------------------------------------------------------------- what is made of them
 
 
 def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], device: torch.device) -> int:
     """Write and print what was asked for of the runs; return the exit status."""
-    out = comparison.out
     runs = [run for group in rows.values() for run in group]
     written: list[Path] = []
     if comparison.report or not comparison.open_set:
         for run in progress(runs, "Metrics"):
             run.numbers = numbers_of(run)
     if not comparison.open_set:
-        written += write_comparison(out, rows, bool(comparison.runs), comparison.regions)
-        if comparison.weights_cent:
-            written.append(out / "lambda_sweep.png")
-            plots.grid([group[0].path for group in rows.values()], written[-1], ("train",), comparison.regions)
-        show(out / "comparison.md")
-    scored: list[Scored] = []
+        written += write_comparison(comparison, rows)
+    found = Scores()
     if comparison.unknowns or any(run.unseen for run in runs):
-        scored = score_runs(progress(runs, "Open set"), list(comparison.unknowns), device)
-        written += write_open_set(out, scored, rows, named=bool(comparison.variants))
-        show(out / "open_set.md")
-    pages: dict[str, Callable[[], list[Path]]] = {}
-    if comparison.animate:
-        pages["the film"] = partial(
-            film.animate, [run.path for run in runs], out / "animation.gif", regions=comparison.regions
-        )
-    if comparison.report:
-        from analysis.report import write_report  # Bokeh is large
-
-        pages["the report"] = partial(write_report, out / "report.html", runs, scored, comparison.regions)
-    for name, make in pages.items():
-        try:
-            written += make()
-        except UserError as error:  # damaged features of an earlier epoch, for one
-            failed[name] = str(error)
+        found = score_runs(progress(runs, "Open set"), list(comparison.unknowns), device)
+        if not comparison.variants:  # a row becomes a mean over choices of digits, too
+            scored = {one.run: None for one in found.scored}
+            rows = tables.by_row(scored, aside=("seed", "known_classes"))
+        written += write_open_set(comparison.out, found.scored, rows)
+        written += write_unseen(comparison.out, found.unseen, rows)
+    written += write_pages(comparison, runs, found.scored, failed)
     say("Wrote " + ", ".join(map(str, written)))
     for name, reason in failed.items():
         complain(f"compare.py: {name} failed: {reason}")
     return 1 if failed else 0
 
 
-def show(file: Path) -> None:
-    """Print a file of paragraphs and tables; on a terminal in columns that fit it."""
-    text = file.read_text(encoding="utf-8")
-    if sys.stdout.isatty():
-        text = tables.for_terminal(text, shutil.get_terminal_size().columns)
-    for line in text.splitlines():
-        say(line)
-
-
 def numbers_of(run: Run) -> dict[str, float]:
     """Return the run's metrics, on the test set."""
     arrays = run.arrays
     labels, predictions = (arrays[f"test_{key}"].astype(int) for key in ("labels", "predictions"))
+    train_features, train_labels = arrays["train_features"], arrays["train_labels"].astype(int)
     try:
         return metrics.summary(
-            arrays["train_features"],
-            arrays["train_labels"].astype(int),
-            arrays["test_features"],
-            labels,
-            predictions,
-            arrays["centers"],
+            train_features, train_labels, arrays["test_features"], labels, predictions, arrays["centers"]
         )
     except ValueError as error:  # features that have left the finite, or lie on one point
         complain(f"compare.py: {run.path}: no metrics but the accuracy: {error}")
         return {"accuracy": metrics.accuracy(predictions, labels)}
 
 
-def write_comparison(out: Path, rows: tables.Rows, every_run: bool, regions: bool) -> list[Path]:
-    """Write comparison.png, .md and .csv, runs.csv, and seeds.md where a row has several; return their paths."""
-    runs = [run for group in rows.values() for run in group]
-    each = every_run and len(runs) <= COLUMNS
-    columns = [run.path for run in runs] if each else [group[0].path for group in rows.values()]
-    plots.grid(columns, out / "comparison.png", regions=regions)
-    table = {name: [run.numbers for run in group] for name, group in rows.items()}
-    paragraphs = [
+def write_comparison(comparison: Comparison, rows: tables.Rows) -> list[Path]:
+    """Write comparison.png, .md and .csv, runs.csv, curve.png where the runs make a curve, and seeds.md where a row
+    has several; return their paths."""
+    out, runs = comparison.out, [run for group in rows.values() for run in group]
+    firsts = [group[0].path for group in rows.values()]
+    figures = [out / "comparison.png"]
+    columns = [run.path for run in runs] if comparison.runs and len(runs) <= COLUMNS else firsts
+    plots.grid(columns, figures[0], regions=comparison.regions)
+    if comparison.weights_cent:
+        figures.append(out / "lambda_sweep.png")
+        plots.grid(firsts, figures[1], ("train",), comparison.regions)
+    lines = tables.lines_of(rows, lambda run: run.numbers, metrics.METRICS)
+    figures += draw_curve(out / "curve.png", lines, runs, ("accuracy", "EER", "EER (cos)"))
+    made_on, paired = provenance(runs), tables.paired(lines, PAIRED)
+    parts = [
         f"Test set of {', '.join(sorted({run.record.dataset for run in runs}))}, last epoch; "
         "mean ± standard deviation over n runs, ↑ more is better, ↓ less. Rates in percent.",
-        tables.means(table, metrics.CLASSES_BETTER),
-        tables.means(table, metrics.PAIRS_BETTER),
+        tables.means(lines, metrics.CLASS_METRICS),
+        tables.means(lines, metrics.PAIR_METRICS),
+        *([] if paired is None else [paired]),
     ]
-    if (paired := tables.paired(rows, accuracy_of)) is not None:
-        paragraphs.append(paired)
-    write_text(out / "comparison.md", [*paragraphs, provenance(runs)])
-    tables.means_csv(out / "comparison.csv", table, metrics.BETTER)
-    tables.runs_csv(out / "runs.csv", rows, metrics.BETTER)
-    written = [out / name for name in ("comparison.png", "comparison.md", "comparison.csv", "runs.csv")]
-    if all(len(group) == 1 for group in rows.values()):
-        return written
-    write_text(out / "seeds.md", [*seed_by_seed(rows), provenance(runs)])
-    return [*written, out / "seeds.md"]
+    texts = [publish(out / "comparison.md", [*parts, made_on], shown=True)]
+    tables.means_csv(out / "comparison.csv", lines, metrics.METRICS)
+    tables.write_csv(out / "runs.csv", lines)
+    if any(len(group) > 1 for group in rows.values()):
+        texts.append(publish(out / "seeds.md", [*seed_by_seed(rows), *parts[3:], made_on]))
+    return [*figures, *texts, out / "comparison.csv", out / "runs.csv"]
 
 
-def seed_by_seed(rows: tables.Rows) -> list[str]:
+def seed_by_seed(rows: tables.Rows) -> list[str | pd.DataFrame]:
     """Return the tables that show every run: accuracy after its first epoch and after its last, and time."""
-    paragraphs = []
-    for title, number, digits in (
-        ("Test accuracy in percent after the first epoch", accuracy_after_one, 2),
-        ("Test accuracy in percent after the last epoch", accuracy_of, 2),
-        ("Seconds of training, without evaluation and figures", seconds_of, 1),
-    ):
-        paragraphs += [f"{title}:", tables.each_seed(rows, number, digits)]
-    paired = tables.paired(rows, accuracy_of)
-    return [*paragraphs, paired] if paired else paragraphs
-
-
-def accuracy_of(run: Run) -> float:
-    """Return a run's test accuracy after its last epoch, percent."""
-    return metrics.accuracy(run.arrays["test_predictions"], run.arrays["test_labels"])
-
-
-def accuracy_after_one(run: Run) -> float:
-    """Return a run's test accuracy after its first epoch, percent; nan where it was not measured."""
-    return read_epochs(run.path)[0].test_accuracy
+    shown: dict[str, tuple[Callable[[Run], float], int]] = {
+        "Test accuracy in percent after the first epoch": (lambda run: read_epochs(run.path)[0].test_accuracy, 2),
+        "Test accuracy in percent after the last epoch": (tables.accuracy_of, 2),
+        "Seconds of training, without evaluation and figures": (seconds_of, 1),
+    }
+    lines = tables.lines_of(rows, lambda run: {title: number(run) for title, (number, _) in shown.items()}, shown)
+    parts: list[str | pd.DataFrame] = []
+    for title, (_, digits) in shown.items():
+        parts += [f"{title}:", tables.each_seed(lines, title, digits)]
+    return parts
 
 
 def seconds_of(run: Run) -> float:
@@ -213,44 +195,100 @@ def seconds_of(run: Run) -> float:
     return sum(row.seconds for row in read_epochs(run.path))
 
 
-def write_open_set(out: Path, scored: list[Scored], rows: tables.Rows, named: bool = False) -> list[Path]:
-    """Write open_set.png, .md and .csv; return their paths. Unless the rows are named by --variants, a row becomes a
-    mean over choices of digits, too."""
-    runs = [run for group in rows.values() for run in group]
-    with_scores = [run for run in runs if any(one.run is run for one in scored)]
-    table: tables.Table = {}
+def write_open_set(out: Path, scored: list[Scored], rows: tables.Rows) -> list[Path]:
+    """Write open_set.png, .md and .csv, and a line a run in open_set_runs.csv; return their paths."""
+    row_of = {run: name for name, group in rows.items() for run in group}
     panels: dict[str, dict[str, dict[str, np.ndarray]]] = {}
-    if not named:
-        rows = tables.by_row(with_scores, aside=("seed", "known_classes"))
-    for name, group in rows.items():
-        for one in scored:
-            if one.run in group:
-                table.setdefault(f"{name} | {one.unknowns} | {one.score}", []).append(one.numbers())
-            if one.run is group[0]:
-                shown = panels.setdefault(name, {}).setdefault(one.score, {"known": one.known})
-                shown[one.unknowns] = one.unknown
+    drawn: dict[str, Run] = {}  # the first of each row
+    table = []
+    for one in scored:
+        name = row_of[one.run]
+        named = {"loss": name, "unknown": one.unknowns, "score": one.score}
+        table.append(named | tables.line_of(one.run) | one.numbers())
+        if drawn.setdefault(name, one.run) is one.run:
+            shown = panels.setdefault(drawable(name), {}).setdefault(one.score, {"known": one.known})
+            shown[drawable(one.unknowns)] = one.unknown
+    lines, labels = pd.DataFrame(table), ("loss", "unknown", "score")
     intro = "Known: the test images of the classes trained on. Mean ± standard deviation over n runs, in percent."
-    labels = ("loss", "unknown", "score")
-    body = tables.means(table, metrics.OPEN_SET_BETTER, label=" | ".join(labels))
-    write_text(out / "open_set.md", [intro, body, provenance(runs)])
-    tables.means_csv(out / "open_set.csv", table, metrics.OPEN_SET_BETTER, labels)
+    parts = [intro, tables.means(lines, metrics.OPEN_SET, labels), provenance([*row_of])]
+    publish(out / "open_set.md", parts, shown=True)
+    tables.means_csv(out / "open_set.csv", lines, metrics.OPEN_SET, labels)
+    tables.write_csv(out / "open_set_runs.csv", lines)
     plots.histograms(panels, out / "open_set.png")
-    return [out / name for name in ("open_set.png", "open_set.md", "open_set.csv")]
+    return [out / name for name in ("open_set.png", "open_set.md", "open_set.csv", "open_set_runs.csv")]
 
 
-def write_text(path: Path, paragraphs: list[str]) -> None:
-    """Write paragraphs as a file, whole or not at all."""
+def write_unseen(out: Path, found: list[tuple[Run, str, dict[str, float]]], rows: tables.Rows) -> list[Path]:
+    """Write how well features tell classes apart that were never trained on: unseen.md, a line a run in unseen.csv, and
+    unseen_curve.png where the runs make a curve; return their paths."""
+    if not found:
+        return []
+    row_of = {run: name for name, group in rows.items() for run in group}
+    lines = pd.DataFrame(
+        [{"loss": row_of[run], "unknown": name} | tables.line_of(run) | numbers for run, name, numbers in found]
+    )
+    parts: list[str | pd.DataFrame] = [
+        "Classes that were never trained on, told from each other by their features: the error of verification, and "
+        "how often the nearest of 1 or 10 images of each class, drawn 100 times, is of the class of an image. "
+        "Mean ± standard deviation over n runs, in percent.",
+        tables.means(lines, UNSEEN, ("loss", "unknown")),
+    ]
+    for name, part in lines.groupby("unknown", sort=False):
+        if (paired := tables.paired(part, UNSEEN)) is not None:
+            parts += [f"{name}:", paired]
+    runs = [run for run, *_ in found]
+    publish(out / "unseen.md", [*parts, provenance(runs)], shown=True)
+    tables.write_csv(out / "unseen.csv", lines)
+    curve = draw_curve(out / "unseen_curve.png", lines, runs, ("EER", "EER (cos)", "rank-1 of 1", "rank-1 of 1 (cos)"))
+    return [*curve, out / "unseen.md", out / "unseen.csv"]
+
+
+def write_pages(comparison: Comparison, runs: list[Run], scored: list[Scored], failed: dict[str, str]) -> list[Path]:
+    """Write the film and the report, if asked for; return their paths, and add to what failed."""
+    out, regions = comparison.out, comparison.regions
+    pages: dict[str, Callable[[], list[Path]]] = {}
+    if comparison.animate:
+        pages["the film"] = partial(film.animate, [run.path for run in runs], out / "animation.gif", regions=regions)
+    if comparison.report:
+        from analysis.report import write_report  # Bokeh is large
+
+        pages["the report"] = partial(write_report, out / "report.html", runs, scored, regions)
+    written: list[Path] = []
+    for name, make in pages.items():
+        try:
+            written += make()
+        except UserError as error:  # damaged features of an earlier epoch, for one
+            failed[name] = str(error)
+    return written
+
+
+# ---------------------------------------------------------------- words
+
+
+def publish(path: Path, parts: Parts, shown: bool = False) -> Path:
+    """Write a page as Markdown, whole or not at all, and print it if asked to, on a terminal in columns that fit."""
+    text = tables.as_markdown(parts)
     with whole(path) as unfinished:
-        unfinished.write_text("\n\n".join(paragraphs) + "\n", encoding="utf-8")
+        unfinished.write_text(text, encoding="utf-8")
+    if shown and sys.stdout.isatty():
+        text = tables.for_terminal(parts, shutil.get_terminal_size().columns)
+    for line in text.splitlines() if shown else []:
+        say(line)
+    return path
 
 
-def provenance(runs: list[Run]) -> str:
+def drawable(text: str) -> str:
+    """Return a name as a figure shows it: matplotlib takes dollars for formulas, and leaves out what _ begins."""
+    return f"{' ' * text.startswith('_')}{text}".replace("$", r"\$")
+
+
+def provenance(runs: Iterable[Run]) -> str:
     """Return where the runs were made and how."""
-    machines = {run.record.made_on for run in runs}
+    machines = sorted({run.record.made_on for run in runs})
     seeds = sorted({run.settings.seed for run in runs})
-    recipes = sorted({f"{run.settings.recipe}, {run.record.epochs} epochs" for run in runs})
-    made = f"Recipe: {'; '.join(recipes)}. Seeds: {', '.join(map(str, seeds))}. Made on: {'; '.join(sorted(machines))}."
-    return tables.plain(made)
+    lengths = {(run.settings.recipe, run.record.epochs) for run in runs}
+    recipes = [f"{recipe}, {count} epoch{'s' * (count > 1)}" for recipe, count in sorted(lengths)]
+    return f"Recipe: {'; '.join(recipes)}. Seeds: {', '.join(map(str, seeds))}. Made on: {'; '.join(machines)}."
 
 
 def progress(runs: list[Run], title: str) -> Iterable[Run]:

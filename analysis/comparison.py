@@ -3,78 +3,110 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import itertools
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from analysis.wanted import LOSSES, SPLITS, Wanted
-from training.arguments import Parser, argument, number, one_of, parse_arguments, parse_gpu
-from training.settings import RECIPES, Settings
+from training.arguments import Parser, Request, argument, number, one_of, parse_arguments, parse_gpu
+from training.settings import RECIPES, Settings, resolve
+from utils import printable
 
-OWN_SETTINGS = {"seed", "weight_cent", "head"}  # compare.py's to set
+HELP = {
+    "losses": "center is center loss with the recipe's own head (default: softmax center)",
+    "weights-cent": "each loss with center loss at each of these weights; draws lambda_sweep.png too "
+    "(default: the recipe's λ)",
+    "seeds": "each of them with each seed (default: 1)",
+    "variants": "each of them with each of these flags of main.py, a row each, the first what the others are held "
+    'against; "" for none, "name: flags" to name it',
+    "runs": "compare these runs, train nothing",
+    "jobs": "train so many at once (default: 1)",
+    "gpu": "CUDA device, to train and to score on; -1 is the CPU (default: 0)",
+    "use-cpu": "use the CPU even if there is a GPU",
+    "out": "where it is written, the runs under runs/ (default: log/compare)",
+    "open-set": "train on the literature's five choices of six digits, and score each run on the digits it never saw",
+    "unknowns": "score runs on these images: mnist, fashion-mnist, kmnist, or a folder with IDX images",
+    "animate": "write animation.gif, the runs' features epoch by epoch, and animation.mp4 where ffmpeg is there; from "
+    "runs made with --plot",
+    "report": "write report.html, all about the runs in one interactive page that needs no network",
+    "regions": "in figures, film and report shade what each class is taken for, up to the border of the unknown; two "
+    "features",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What a command line asks for."""
 
-    losses: tuple[str, ...]
-    weights_cent: tuple[float, ...]  # as given; none: those of the recipes
-    seeds: tuple[int, ...]
-    variants: tuple[str, ...]
-    runs: tuple[Path, ...]
+    losses: Sequence[str]
+    weights_cent: Sequence[float]  # as given; none: those of the recipes
+    seeds: Sequence[int]
+    variants: Sequence[str]
+    runs: Sequence[Path]
     jobs: int
     out: Path
     open_set: bool
-    unknowns: tuple[str, ...]
+    unknowns: Sequence[str]
     animate: bool
     report: bool
     regions: bool
     gpu: int
     use_cpu: bool
-    more: tuple[str, ...]  # flags of main.py
-    of_margin_heads: tuple[str, ...]  # flags of main.py that a margin head alone takes
+    more: Sequence[str]  # flags of main.py
     data_root: Path
+    notes: Sequence[str]  # for the screen
 
     def plan(self) -> Iterator[Wanted]:
         """Yield the runs that the comparison is made of."""
-        splits = SPLITS if self.open_set else (None,)
-        variants = {variant: read_variant(variant) for variant in self.variants or ("",)}
-        recipes = {variant: self._recipe(flags) for variant, (_, flags) in variants.items()}
+        splits = enumerate(SPLITS, 1) if self.open_set else [(0, ())]
+        several = len(self.losses) > 1 or len(self.weights_cent) > 1
         seen = set()
         for loss, variant, seed, (which, split) in itertools.product(
-            self.losses, variants, self.seeds, enumerate(splits, 1)
+            self.losses, map(self.read, self.variants or [""]), self.seeds, splits
         ):
             head, with_center = LOSSES[loss]
-            head = head or recipes[variant].head
-            row, flags_of_variant = variants[variant]
-            for weight in self.weights_cent or (recipes[variant].weight_cent,) if with_center else (0.0,):
+            head = head or variant.recipe.head
+            for weight in self.weights_cent or (variant.recipe.weight_cent,) if with_center else (0.0,):
+                if (run := (head, weight, seed, split, variant.name)) in seen:  # center loss at λ = 0 is softmax
+                    continue
+                seen.add(run)
                 name = f"{loss}-{weight:g}" if with_center and self.weights_cent else loss
-                name += f"-{slug(row)}" if variant else ""
-                name += f"-split{which}" if split else ""
-                flags = ["--head", head, "--weight-cent", str(weight), "--seed", str(seed), *self.more]
-                flags += flags_of_variant
-                flags += self.of_margin_heads if head != "softmax" else []
+                folder = [name, *([slug(variant.name)] if self.variants else [])]
+                folder += [f"split{which}"] * bool(split) + [str(seed)]
+                flags = ["--head", head, "--weight-cent", str(weight), "--seed", str(seed), *variant.flags]
+                flags += variant.of_margin_heads if head != "softmax" else []
                 flags += ["--known-classes", *map(str, split)] if split else []
-                if (head, weight, seed, split, variant) not in seen:  # center loss at λ = 0 is softmax
-                    seen.add((head, weight, seed, split, variant))
-                    several = len(self.losses) > 1 or len(self.weights_cent) > 1
-                    yield Wanted(f"{name}-{seed}", flags, row=f"{name}, {row}" if several else row)
+                yield Wanted("-".join(folder), flags, row=f"{name}, {variant.name}" if several else variant.name)
 
-    def _recipe(self, flags: list[str]) -> Settings:
-        """Return the recipe that a variant's flags ask for."""
-        return RECIPES[parse_arguments([*self.more, *flags]).settings.recipe]
+    def read(self, text: str) -> Variant:
+        """Return a variant with all its flags."""
+        name, flags = read_variant(text)
+        of_margin_heads, flags = take_margin_flags([*self.more, *flags])
+        return Variant(name, flags, of_margin_heads, RECIPES[parse_arguments(flags).settings.recipe])
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a row of the table is trained with, beside its loss."""
+
+    name: str
+    flags: list[str]  # of main.py
+    of_margin_heads: list[str]  # more of them, that a margin head alone takes
+    recipe: Settings
 
 
 def read_variant(text: str) -> tuple[str, list[str]]:
     """Return what a table calls a variant, and its flags: ``flags`` or ``name: flags``."""
     name, colon, flags = text.partition(":")
-    if colon and not name.strip().startswith("-"):
-        return name.strip(), shlex.split(flags)
-    return text.strip() or "as it is", shlex.split(text)
+    if not colon or name.strip().startswith("-"):
+        name, flags = text, text
+    return printable(name.strip()) or "as it is", shlex.split(flags)
 
 
 def slug(text: str) -> str:
@@ -83,55 +115,40 @@ def slug(text: str) -> str:
 
 
 def name_of(source: str) -> str:
-    """Return what a table calls a source of unknown images: a folder by its name."""
+    """Return what tables and figures call a source of unknown images: a folder by its name."""
     path = Path(source)
-    return (path.parent if path.name == "raw" else path).name
+    return printable((path.parent if path.name == "raw" else path).name)
+
+
+# ---------------------------------------------------------------- the command line
 
 
 def parse_comparison(argv: list[str]) -> Comparison:
     """Return what a command line asks for; what follows a bare ``--`` are flags of main.py."""
     split = argv.index("--") if "--" in argv else len(argv)
     parser = build_parser()
-    args = parser.parse_args(argv[:split])
+    args, unknown = parser.parse_known_args(argv[:split])
     more = argv[split + 1 :]
-    if args.runs and (args.losses or args.weights_cent or args.seeds or args.variants or more):
-        parser.error("--runs compares runs that are there: leave --losses, --weights-cent, --seeds, --variants and -- out")  # fmt: skip
-    names = [name_of(source) for source in args.unknowns]
-    if len(set(names)) < len(names):
-        parser.error(f"--unknowns: two of them would be called {max(names, key=names.count)}; rename a folder")
-    if args.runs and args.open_set:
-        parser.error("--runs of --known-classes are scored on the digits they never saw without --open-set")
-    gpu, _ = args.gpu
-    if gpu != 0:
-        more = [*more, "--gpu", str(gpu)]
-    if args.use_cpu:
-        more = [*more, "--use-cpu"]
-    losses = args.losses or (["center"] if args.weights_cent or args.variants else ["softmax", "center"])
-    of_margin_heads, more = take_margin_flags(more)
-    check_margin_flags(parser, losses, of_margin_heads)
-    more = check_flags_of_main(parser, args, more)
-    given = parse_arguments(more)
-    comparison = Comparison(
-        losses=tuple(losses),
-        weights_cent=tuple(args.weights_cent or ()),
-        seeds=tuple(args.seeds or [1]),
-        variants=tuple(args.variants or ()),
-        runs=tuple(args.runs or ()),
-        jobs=args.jobs,
-        out=args.out,
-        open_set=args.open_set,
-        unknowns=tuple(args.unknowns),
-        animate=args.animate,
-        report=args.report,
-        regions=args.regions,
-        gpu=given.gpu,
-        use_cpu=args.use_cpu or given.use_cpu,
-        more=tuple(more),
-        of_margin_heads=tuple(of_margin_heads),
-        data_root=Path(given.options.data_root),
-    )
-    for wanted in [] if args.runs else comparison.plan():
-        parse_arguments(wanted.flags)  # ends here for what a variant's flags do not agree with, of its loss
+    if unknown:
+        refuse_unknown(parser, unknown)
+    check_own_flags(parser, args, more)
+    gpu, note = args.gpu
+    more += ["--gpu", str(gpu)] if gpu else []
+    more += ["--use-cpu"] if args.use_cpu else []
+    given = parse_arguments(take_margin_flags(more)[1])
+    check_flags_of_main(parser, args, more)
+    asked: dict[str, Any] = vars(args) | {
+        "losses": args.losses or (["center"] if args.weights_cent or args.variants else ["softmax", "center"]),
+        "seeds": args.seeds or [1],
+        "gpu": given.gpu,
+        "use_cpu": args.use_cpu or given.use_cpu,
+        "more": [*more, "--plot"] if args.animate or args.report else more,  # keeps the features of every epoch
+        "data_root": Path(given.options.data_root),
+        "notes": [*([note] if note else []), *given.notes],
+    }
+    comparison = Comparison(**asked)
+    if not args.runs:
+        check_plan(parser, comparison)
     return comparison
 
 
@@ -141,60 +158,90 @@ def build_parser() -> Parser:
         description="Train runs that differ in their loss, or take finished ones, and compare them.",
         epilog="Everything after a bare -- is handed to main.py: compare.py --seeds 1 2 -- --max-epoch 2 --use-cpu",
     )
-    which = parser.add_argument_group("which runs")
-    which.add_argument(
-        "--losses",
-        nargs="+",
-        **one_of(LOSSES),
-        help="center is center loss with the recipe's own head (default: softmax center)",
-    )
-    which.add_argument("--weights-cent", nargs="+", type=number(float, 0, 1e6), metavar="λ", help="each loss with center loss at each of these weights; draws lambda_sweep.png too (default: the recipe's λ)")  # fmt: skip
-    which.add_argument("--seeds", nargs="+", type=number(int, 0, 2**31 - 1), metavar="N", help="each of them with each seed (default: 1)")  # fmt: skip
-    which.add_argument("--variants", nargs="+", metavar="FLAGS", help="each of them with each of these flags of main.py, a row each, the first what the others are held against; \"\" for none, \"name: flags\" to name it")  # fmt: skip
-    which.add_argument("--runs", nargs="+", type=Path, metavar="DIR", help="compare these runs, train nothing")
-    which.add_argument("--jobs", type=number(int, 1, 1024), default=1, metavar="N", help="train so many at once (default: 1)")  # fmt: skip
-    which.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help="CUDA device, to train and to score on; -1 is the CPU (default: 0)")  # fmt: skip
-    which.add_argument("--use-cpu", action="store_true", help="use the CPU even if there is a GPU")
-    what = parser.add_argument_group("what is made")
-    what.add_argument("--out", type=Path, default=Path("log/compare"), metavar="DIR", help="where it is written, the runs under runs/ (default: log/compare)")  # fmt: skip
-    what.add_argument("--open-set", action="store_true", help="train on the literature's five choices of six digits, and score each run on the digits it never saw")  # fmt: skip
-    what.add_argument("--unknowns", nargs="+", default=[], metavar="NAME_OR_DIR", help="score runs on these images: mnist, fashion-mnist, kmnist, or a folder with IDX images")  # fmt: skip
-    what.add_argument("--animate", action="store_true", help="write animation.gif, the runs' features epoch by epoch, and animation.mp4 where ffmpeg is there; from runs made with --plot")  # fmt: skip
-    what.add_argument("--report", action="store_true", help="write report.html, all about the runs in one interactive page that needs no network")  # fmt: skip
-    what.add_argument("--regions", action="store_true", help="in figures, film and report shade what each class is taken for, up to the border of the unknown; two features")  # fmt: skip
+    group = parser.add_argument_group("which runs")
+
+    def add(flag: str, **how: Any) -> None:
+        group.add_argument(f"--{flag}", help=HELP[flag], **how)
+
+    add("losses", nargs="+", default=[], **one_of(LOSSES))
+    add("weights-cent", nargs="+", default=[], type=number(float, 0, 1e6), metavar="λ")
+    add("seeds", nargs="+", default=[], type=number(int, 0, 2**31 - 1), metavar="N")
+    add("variants", nargs="+", default=[], metavar="FLAGS")
+    add("runs", nargs="+", default=[], type=Path, metavar="DIR")
+    add("jobs", type=number(int, 1, 1024), default=1, metavar="N")
+    add("gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX")
+    add("use-cpu", action="store_true")
+    group = parser.add_argument_group("what is made")
+    add("out", type=Path, default=Path("log/compare"), metavar="DIR")
+    add("open-set", action="store_true")
+    add("unknowns", nargs="+", default=[], metavar="NAME_OR_DIR")
+    for flag in ("animate", "report", "regions"):
+        add(flag, action="store_true")
     return parser
 
 
-def check_margin_flags(parser: Parser, losses: list[str], of_margin_heads: list[str]) -> None:
-    """End with a message where --scale and --margin have no head, or one that refuses them."""
-    heads = sorted({LOSSES[loss][0] or "softmax" for loss in losses} - {"softmax"})
-    if of_margin_heads and not heads:
-        parser.error("--scale and --margin need a loss with a margin head: --losses arcface, for one")
-    for head in heads:
-        parse_arguments(["--head", head, *of_margin_heads])
+def refuse_unknown(parser: Parser, unknown: list[str]) -> None:
+    """End with a message for what is no flag of compare.py; it may be one of main.py."""
+    complaint = io.StringIO()
+    with contextlib.redirect_stderr(complaint), contextlib.suppress(SystemExit):
+        parse_arguments(unknown)
+    if "unrecognized arguments" not in complaint.getvalue():
+        flags = shlex.join(unknown)
+        parser.error(f"{unknown[0]} is a flag of main.py; those go behind a bare --: compare.py … -- {flags}")
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}")
 
 
-def check_flags_of_main(parser: Parser, args: argparse.Namespace, more: list[str]) -> list[str]:
-    """Return the flags of main.py; end with a message for one that it refuses, or that is ours to set."""
+def check_own_flags(parser: Parser, args: argparse.Namespace, more: list[str]) -> None:
+    """End with a message for flags that do not fit together."""
+    if args.runs and (args.losses or args.weights_cent or args.seeds or args.variants or more):
+        given = "leave --losses, --weights-cent, --seeds, --variants and -- out"
+        parser.error(f"--runs compares runs that are there: {given}")
+    if args.runs and args.open_set:
+        parser.error("--runs of --known-classes are scored on the digits they never saw without --open-set")
+    if args.weights_cent and args.losses and not any(LOSSES[loss][1] for loss in args.losses):
+        parser.error("--weights-cent needs a loss with center loss: --losses center, for one")
+    names = [name_of(source) for source in args.unknowns]
+    if len(set(names)) < len(names):
+        parser.error(f"--unknowns: two of them would be called {max(names, key=names.count)}; rename a folder")
     try:
-        variants = [read_variant(variant) for variant in args.variants or [""]]
+        names = [read_variant(variant)[0] for variant in args.variants]
     except ValueError as error:  # shlex's
         parser.error(f"--variants: {str(error).lower()}")
-    names = [name for name, _ in variants]
     if len(set(names)) < len(names):
         parser.error(f"--variants: two of them are called {max(names, key=names.count)!r}; name them apart")
-    for _, flags in variants:
-        given = parse_arguments([*more, *flags])  # ends here for a flag that main.py would refuse
-        if args.regions and given.settings.feat_dim != 2:
-            parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
-        own = sorted(OWN_SETTINGS & given.by_hand)
+
+
+def check_flags_of_main(parser: Parser, args: argparse.Namespace, more: list[str]) -> None:
+    """End with a message for a flag that main.py refuses, that is ours to set, or that leaves nothing to draw."""
+    variants = [take_margin_flags([*more, *read_variant(variant)[1]])[1] for variant in args.variants or [""]]
+    requests = [parse_arguments(flags) for flags in variants]
+    for given in requests:
+        own = sorted({"seed", "weight_cent", "head"} & given.by_hand)
         own += [name for name in ("save_dir", "resume", "overwrite", "stop_after") if getattr(given, name)]
         own += ["known_classes"] if args.open_set and given.settings.known_classes else []
         if own:
-            parser.error(
-                f"--{own[0].replace('_', '-')} is set by compare.py (--losses, --weights-cent, --seeds, --out)"
-            )
-    return [*more, "--plot"] if args.animate or args.report else more  # keeps the features of every epoch
+            flag = own[0].replace("_", "-")
+            parser.error(f"--{flag} is set by compare.py (--losses, --weights-cent, --seeds, --out)")
+        if args.regions and given.settings.feat_dim != 2:
+            parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
+    if args.animate and not args.runs and not any(map(has_a_film, requests)):
+        parser.error("--animate: a film needs the features of two epochs: more --max-epoch, or a smaller --plot-freq")
+
+
+def has_a_film(request: Request) -> bool:
+    """Return whether a run keeps the features of two epochs or more."""
+    epochs = resolve(request.settings, request.by_hand, request.settings.dataset).max_epoch
+    return epochs is None or epochs > request.options.plot_freq
+
+
+def check_plan(parser: Parser, comparison: Comparison) -> None:
+    """End with a message where no run has the margin head that flags are for, or main.py would refuse a run."""
+    for variant in map(comparison.read, comparison.variants or [""]):
+        heads = {LOSSES[loss][0] or variant.recipe.head for loss in comparison.losses}
+        if variant.of_margin_heads and heads == {"softmax"}:
+            parser.error("--scale and --margin need a loss with a margin head: --losses arcface, for one")
+    for wanted in comparison.plan():
+        parse_arguments(wanted.flags)
 
 
 def take_margin_flags(more: list[str]) -> tuple[list[str], list[str]]:

@@ -1,10 +1,14 @@
 """How discriminative features are, in numbers: arrays in, numbers out.
 
-`N` samples, `C` classes, `D` dimensions; rates are in percent. docs/comparing.md explains each
-number in a sentence, with its formula and which way is better.
+`N` samples, `C` classes, `D` dimensions; rates are in percent. docs/comparing.md explains each number with its
+formula.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from inspect import signature
 
 import numpy as np
 import sklearn
@@ -25,77 +29,19 @@ Array = NDArray[np.floating]
 Labels = NDArray[np.integer]
 
 VERIFICATION_SAMPLES = 2_000  # all pairs of so many samples: two million
-# What tables show of a run, and which way is better.
-CLASSES_BETTER = {
-    "accuracy": "↑",
-    "nearest-center accuracy": "↑",
-    "compactness": "↓",
-    "Fisher ratio": "↑",
-    "silhouette": "↑",
-    "drift": "↓",
-    "center gap": "↓",
-}
-PAIRS_BETTER = {
-    "EER": "↓",
-    "TAR@1e-2": "↑",
-    "TAR@1e-3": "↑",
-    "EER (cos)": "↓",
-    "TAR@1e-2 (cos)": "↑",
-    "TAR@1e-3 (cos)": "↑",
-}
-BETTER = CLASSES_BETTER | PAIRS_BETTER
-_PAIRS = "pairs of images told to be of one class or of two by"
-MEANING = {
-    "accuracy": "share of test images that the head classifies right",
-    "nearest-center accuracy": "share of features whose nearest learned center is that of their class",
-    "compactness": "distance to the own class mean over the distance between class means",
-    "Fisher ratio": "scatter between the classes over scatter within them",
-    "silhouette": "from -1 to 1: how much nearer the own class is than the nearest other",
-    "drift": "how far class means move from training to test set, over their distance",
-    "center gap": "distance of a center from its class's training mean over the class's spread; the largest",
-    **{name: f"{_PAIRS} the {how}: {what}" for how, end in (("distance", ""), ("angle", " (cos)")) for name, what in {
-        f"EER{end}": "where false acceptances and rejections are equally frequent",
-        f"TAR@1e-2{end}": "true acceptances at 1 % false ones",
-        f"TAR@1e-3{end}": "true acceptances at 0.1 % false ones",
-    }.items()},
-}  # fmt: skip
-OPEN_SET_BETTER = {"AUROC": "↑", "AUPR": "↑", "FPR95": "↓", "OSCR": "↑"}
-
-
-def summary(
-    train_features: Array, train_labels: Labels, features: Array, labels: Labels, predictions: Labels, centers: Array
-) -> dict[str, float]:
-    """Return every number of `BETTER` for a test set's features (N, D).
-
-    Args:
-        train_features: (N', D), for the drift and the center gap alone.
-        train_labels, labels: (N',) and (N,) in [0, C).
-        predictions: (N,), the head's.
-        centers: (C, D), as learned.
-
-    Raises:
-        ValueError: for features that are not finite, or a class without a sample.
-    """
-    train_features, features = (np.asarray(array, np.float64) for array in (train_features, features))
-    if not (np.isfinite(train_features).all() and np.isfinite(features).all()):
-        raise ValueError("the features are not finite")
-    euclidean, cosine = (verification(features, labels, metric) for metric in ("euclidean", "cosine"))
-    return {
-        "accuracy": accuracy(predictions, labels),
-        "nearest-center accuracy": nearest_center_accuracy(features, labels, centers),
-        "compactness": compactness(features, labels),
-        "Fisher ratio": fisher_ratio(features, labels),
-        "silhouette": silhouette(features, labels),
-        "drift": drift(train_features, train_labels, features, labels),
-        "center gap": center_gap(train_features, train_labels, centers),
-        **euclidean,
-        **{f"{name} (cos)": value for name, value in cosine.items()},
-    }
 
 
 def accuracy(predictions: Labels, labels: Labels) -> float:
     """Return the percentage of predictions (N,) that are the label."""
     return 100 * float(np.mean(predictions == labels))
+
+
+def has_collapsed(percent: float, classes: int) -> bool:
+    """Return whether an accuracy is nearer to chance than to 100 %: with ten classes, below 55 %."""
+    return percent < (100 + 100 / classes) / 2
+
+
+# ---------------------------------------------------------------- classes
 
 
 def class_means(features: Array, labels: Labels) -> Array:
@@ -117,6 +63,11 @@ def mean_gap(means: Array) -> float:
     return float(pairwise_distances(means)[np.triu_indices(len(means), 1)].mean())
 
 
+def nearest_center_accuracy(features: Array, labels: Labels, centers: Array) -> float:
+    """Return the percentage of features (N, D) whose nearest center (C, D) is their class's."""
+    return accuracy(pairwise_distances(features, centers).argmin(axis=1), labels)
+
+
 def compactness(features: Array, labels: Labels) -> float:
     """Return mean_i ‖x_i − m_{y_i}‖ / mean_{j<k} ‖m_j − m_k‖, m being the class means; inf if they coincide."""
     means = class_means(features, labels)
@@ -131,29 +82,24 @@ def fisher_ratio(features: Array, labels: Labels) -> float:
 
 
 def silhouette(features: Array, labels: Labels) -> float:
-    """Return the mean over samples of (b − a) / max(a, b): a is the mean distance to the own class,
-    b to the nearest other class."""
+    """Return the mean over samples of (b − a) / max(a, b): a is the mean distance to the own class, b to the
+    nearest other class."""
     with sklearn.config_context(working_memory=64):  # MiB, of the N×N distances at a time
         return float(silhouette_score(features, labels))
 
 
-def nearest_center_accuracy(features: Array, labels: Labels, centers: Array) -> float:
-    """Return the percentage of features (N, D) whose nearest center (C, D) is their class's."""
-    return accuracy(pairwise_distances(features, centers).argmin(axis=1), labels)
-
-
-def drift(train_features: Array, train_labels: Labels, test_features: Array, test_labels: Labels) -> float:
-    """Return mean_j ‖m_j(test) − m_j(train)‖ / mean_{j<k} ‖m_j(train) − m_k(train)‖."""
-    train, test = class_means(train_features, train_labels), class_means(test_features, test_labels)
+def drift(train_features: Array, train_labels: Labels, features: Array, labels: Labels) -> float:
+    """Return mean_j ‖m_j − m_j(train)‖ / mean_{j<k} ‖m_j(train) − m_k(train)‖, m being the class means."""
+    train, test = class_means(train_features, train_labels), class_means(features, labels)
     return _ratio(float(np.linalg.norm(test - train, axis=1).mean()), mean_gap(train))
 
 
-def center_gap(features: Array, labels: Labels, centers: Array) -> float:
+def center_gap(train_features: Array, train_labels: Labels, centers: Array) -> float:
     """Return how far from its class a center (C, D) lies at most: max_j ‖c_j − m_j‖ / s_j, for training features
     (N, D) with the class means m_j and their spread s_j, the root mean square distance of a class from its mean."""
-    means = class_means(features, labels)
-    squares = ((features - means[labels]) ** 2).sum(axis=1)
-    spread = np.sqrt(np.bincount(labels, squares) / np.bincount(labels))
+    means = class_means(train_features, train_labels)
+    squares = ((train_features - means[train_labels]) ** 2).sum(axis=1)
+    spread = np.sqrt(np.bincount(train_labels, squares) / np.bincount(train_labels))
     return max(_ratio(float(np.linalg.norm(c - m)), float(s)) for c, m, s in zip(centers, means, spread, strict=True))
 
 
@@ -161,11 +107,14 @@ def _ratio(a: float, b: float) -> float:
     return a / b if b > 0 else float("inf")
 
 
+# ---------------------------------------------------------------- pairs
+
+
 def verification(features: Array, labels: Labels, metric: str) -> dict[str, float]:
     """Return EER and TAR at FAR 1e-2 and 1e-3, in percent, over pairs of samples.
 
-    All pairs of at most 2,000 samples, always the same ones of a set. A pair is accepted when its
-    distance is small enough.
+    All pairs of at most 2,000 samples, always the same ones of a set. A pair is accepted when its distance is small
+    enough.
 
     Args:
         features: (N, D).
@@ -184,8 +133,8 @@ def verification(features: Array, labels: Labels, metric: str) -> dict[str, floa
 def equal_error_and_acceptance(genuine: NDArray[np.bool_], scores: Array) -> dict[str, float]:
     """Return EER and TAR at FAR 1e-2 and 1e-3, in percent, of scored pairs; a higher score is more alike.
 
-    EER is where the rates of false acceptance and false rejection are equal, linear between the
-    thresholds on its two sides. TAR is the largest whose FAR does not exceed the limit.
+    EER is where the rates of false acceptance and false rejection are equal, linear between the thresholds on its
+    two sides. TAR is the largest whose FAR does not exceed the limit.
     """
     far, tar, _ = roc_curve(genuine, scores, drop_intermediate=False)
     gap = far - (1 - tar)  # rises from -1 to 1
@@ -194,6 +143,15 @@ def equal_error_and_acceptance(genuine: NDArray[np.bool_], scores: Array) -> dic
     eer = far[after - 1] + share * (far[after] - far[after - 1])
     limits = {name: tar[far <= limit].max() for name, limit in (("TAR@1e-2", 1e-2), ("TAR@1e-3", 1e-3))}
     return {name: 100 * float(rate) for name, rate in {"EER": eer, **limits}.items()}
+
+
+def verification_both_ways(features: Array, labels: Labels) -> dict[str, float]:
+    """Return `verification` by distance, and by angle under names that end in ``(cos)``."""
+    by_angle = verification(features, labels, "cosine")
+    return verification(features, labels, "euclidean") | {f"{name} (cos)": rate for name, rate in by_angle.items()}
+
+
+# ---------------------------------------------------------------- known and unknown classes
 
 
 def log_odds(logits: Array) -> Array:
@@ -223,11 +181,11 @@ def known_scores(features: Array, logits: Array, centers: Array, means: Array) -
 
 
 def open_set(scores: Array, correct: NDArray[np.bool_], unknown_scores: Array) -> dict[str, float]:
-    """Return the numbers of `OPEN_SET_BETTER`, in percent, for a score that is higher for known samples.
+    """Return the numbers of `OPEN_SET`, in percent, for a score that is higher for known samples.
 
-    AUROC and AUPR count the known samples as the positive ones; FPR95 is the share of unknown samples
-    above the threshold that 95 % of the known ones pass. OSCR is the area under the share of known
-    samples that pass a threshold and are classified right, over the share of unknown ones that pass.
+    AUROC and AUPR count the known samples as the positive ones; FPR95 is the share of unknown samples above the
+    threshold that 95 % of the known ones pass. OSCR is the area under the share of known samples that pass a
+    threshold and are classified right, over the share of unknown ones that pass.
 
     Args:
         scores: of the known samples, (N,).
@@ -246,3 +204,81 @@ def open_set(scores: Array, correct: NDArray[np.bool_], unknown_scores: Array) -
         "OSCR": auc(false_rate, right_rate),
     }
     return {name: 100 * float(value) for name, value in numbers.items()}
+
+
+# ---------------------------------------------------------------- the tables, a row a metric
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What there is to say of a metric, whose name is the key."""
+
+    better: str  # ↑ or ↓
+    digits: int
+    meaning: str
+    of: Callable[..., float] | None = None  # of arrays with the names of its parameters
+
+
+def both_ways(rows: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return rows by the distance, then by the angle, which end in ``(cos)``."""
+    ways = (("", "distance"), (" (cos)", "angle"))
+    return {
+        name + end: replace(row, meaning=row.meaning.format(way)) for end, way in ways for name, row in rows.items()
+    }
+
+
+CLASS_METRICS = {  # of a run's features
+    "accuracy": Metric("↑", 2, "share of test images that the head classifies right", accuracy),
+    "nearest-center accuracy": Metric("↑", 2, "share of features nearest to their own center", nearest_center_accuracy),
+    "compactness": Metric("↓", 3, "distance to the own class mean over that between class means", compactness),
+    "Fisher ratio": Metric("↑", 2, "scatter between the classes over scatter within them", fisher_ratio),
+    "silhouette": Metric("↑", 3, "from -1 to 1: how much nearer the own class is than the nearest other", silhouette),
+    "drift": Metric("↓", 3, "how far class means move from training to test set, over their distance", drift),
+    "center gap": Metric("↓", 3, "distance of a center from its class's mean over the class's spread", center_gap),
+}
+PAIRS = {
+    "EER": Metric("↓", 2, "pairs of one class told from pairs of two by the {}: both errors where they are equal"),
+    "TAR@1e-2": Metric("↑", 2, "the same: true acceptances at 1 % false ones, by the {}"),
+    "TAR@1e-3": Metric("↑", 2, "the same: true acceptances at 0.1 % false ones, by the {}"),
+}
+PAIR_METRICS = both_ways(PAIRS)
+METRICS = CLASS_METRICS | PAIR_METRICS
+BETTER = {name: metric.better for name, metric in METRICS.items()}
+MEANING = {name: metric.meaning for name, metric in METRICS.items()}
+OPEN_SET = {  # of a score that is to tell known images from unknown ones
+    "AUROC": Metric("↑", 2, "chance that a known image scores higher than an unknown one"),
+    "AUPR": Metric("↑", 2, "area under precision over recall of the known images"),
+    "FPR95": Metric("↓", 2, "share of unknown images that pass where 95 % of the known ones do"),
+    "OSCR": Metric("↑", 2, "area under known images passed and classified right, over unknown ones passed"),
+}
+
+
+def summary(
+    train_features: Array, train_labels: Labels, features: Array, labels: Labels, predictions: Labels, centers: Array
+) -> dict[str, float]:
+    """Return every number of `METRICS` for a test set's features (N, D).
+
+    Args:
+        train_features: (N', D), for the drift and the center gap alone.
+        train_labels, labels: (N',) and (N,) in [0, C).
+        predictions: (N,), the head's.
+        centers: (C, D), as learned.
+
+    Raises:
+        ValueError: for features or centers that are not finite, or a class without a sample.
+    """
+    arrays: dict[str, np.ndarray] = dict(train_labels=train_labels, labels=labels, predictions=predictions)
+    arrays |= dict(train_features=finite(train_features), features=finite(features), centers=finite(centers))
+    numbers = {
+        name: metric.of(*(arrays[key] for key in signature(metric.of).parameters))
+        for name, metric in METRICS.items()
+        if metric.of
+    }
+    return numbers | verification_both_ways(arrays["features"], labels)
+
+
+def finite(array: Array) -> Array:
+    """Return an array in float64; raise ValueError where it is not finite."""
+    if not np.isfinite(array).all():
+        raise ValueError("the features or the centers are not finite")
+    return np.asarray(array, np.float64)

@@ -1,191 +1,211 @@
-"""Tables of runs: which runs make a row, mean ± standard deviation, differences paired by seed, as Markdown and CSV."""
+"""Tables of runs: which runs make a row, mean ± standard deviation, differences paired by seed; as text and as CSV.
+
+A frame of lines holds one run a line: the labels of the row that it belongs to, what `line_of` says of it, its numbers.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.metrics import Metric, accuracy, has_collapsed
 from analysis.plots import loss_name
 from rundir.reading import Run
+from training.settings import Settings
 from utils import mean_and_std, plus_minus, printable, whole
 
 Rows = dict[str, list[Run]]
-Table = dict[str, list[dict[str, float]]]  # a row's name: the numbers of each of its runs
-FINE = ("compactness", "silhouette", "drift", "center gap")  # numbers that show three digits
+ASIDE = {"seed": 0, "known_classes": None}  # settings that the runs of a row may differ in
+SAME = ["seed", "known"]  # what tells the runs of a row apart: those that share it are one, trained again
+MARKUP = re.compile(r"[\\`*\[\]!|]|:(?=//)|(?<=www)\.", re.IGNORECASE)  # what makes links and images, or ends a cell
+
+
+# ---------------------------------------------------------------- which runs make a row
 
 
 def by_row(runs: Iterable[Run], aside: Sequence[str] = ("seed",)) -> Rows:
-    """Return the runs by what a row of a table calls them: the loss, and what else differs in the settings,
-    but for those `aside`."""
-    groups: dict[object, list[Run]] = {}
+    """Return the runs by what a row of a table calls them: the loss, the length where it is not the same for all,
+    and what else differs in the settings, but for those `aside`."""
+    groups: dict[Settings, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_without(run, aside), []).append(run)
-    names = {key: loss_name(group[0].settings) for key, group in groups.items()}
-    differing = {}
-    for key, group in groups.items():
-        twins = [groups[other][0].settings for other in groups if names[other] == names[key]]
-        values = {f.name: getattr(group[0].settings, f.name) for f in fields(group[0].settings)}
-        differing[key] = [
-            f"{name} {value}"
-            for name, value in values.items()
-            if name not in aside and any(getattr(twin, name) != value for twin in twins)
-        ]
+        key = replace(run.settings, **{name: ASIDE[name] for name in aside})  # type: ignore[arg-type]
+        groups.setdefault(key, []).append(run)
+    names = {key: loss_name(key) + length for key, length in zip(groups, lengths(groups.values()), strict=True)}
     rows: Rows = {}
     for shown in (4, None):  # all of them where four do not tell the rows apart
-        rows = {", ".join([names[key], *differing[key][:shown]]): group for key, group in groups.items()}
+        rows = {}
+        for key, group in groups.items():
+            differing = _differing(key, [other for other in groups if names[other] == names[key]])
+            rows[", ".join([names[key], *differing[:shown]])] = group
         if len(rows) == len(groups):
             break
     return rows
 
 
-def _without(run: Run, aside: Sequence[str]) -> object:
-    there = {name: value for name, value in (("seed", 0), ("known_classes", None)) if name in aside}
-    return replace(run.settings, **there)  # type: ignore[arg-type]
+def _differing(settings: Settings, twins: Sequence[Settings]) -> list[str]:
+    """Return the settings in which one of the twins differs."""
+    values = {one.name: getattr(settings, one.name) for one in fields(settings)}
+    return [f"{name} {value}" for name, value in values.items() if any(getattr(twin, name) != value for twin in twins)]
 
 
-# ---------------------------------------------------------------- Markdown
+def lengths(groups: Iterable[Sequence[Run]]) -> list[str]:
+    """Return what the name of each row ends in, so that runs of another length are not taken for as long."""
+    epochs = [sorted({run.record.epochs for run in group}) for group in groups]
+    if all(one == epochs[0] for one in epochs):
+        return [""] * len(epochs)
+    return [f", {' or '.join(map(str, one))} epoch{'' if one == [1] else 's'}" for one in epochs]
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; what would break out of a cell is written so that it does not."""
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for row in rows:
-        lines.append("| " + " | ".join(plain(str(cell)) for cell in row) + " |")
-    return "\n".join(lines)
+# ---------------------------------------------------------------- lines, one a run
 
 
-def for_terminal(text: str, width: int) -> str:
-    """Return Markdown with its tables in columns that fit a terminal: on their side, and in several parts, where
-    they would be too wide."""
-    parts: list[str] = []
-    for in_table, lines in itertools.groupby(text.splitlines(), lambda line: line.startswith("|")):
-        if not in_table:
-            parts += lines
-            continue
-        rows = [_cells(line) for line in lines if not line.startswith("|---")]
-        turned = [list(column) for column in zip(*rows, strict=True)]
-        parts += _columns(rows) if _width(rows) <= width else _in_parts(turned, width)
-    return "\n".join(parts)
+def accuracy_of(run: Run) -> float:
+    """Return a run's test accuracy after its last epoch, percent."""
+    return accuracy(run.arrays["test_predictions"], run.arrays["test_labels"])
 
 
-def _cells(line: str) -> list[str]:
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+def line_of(run: Run) -> dict[str, object]:
+    """Return what a line says of a run beside its numbers."""
+    known = " ".join(map(str, run.settings.known_classes or ()))
+    collapsed = int(has_collapsed(accuracy_of(run), len(run.record.classes)))
+    return {"seed": run.settings.seed, "known": known, "run": str(run.path), "collapsed": collapsed}
 
 
-def _in_parts(rows: list[list[str]], width: int) -> list[str]:
-    """Return a table's lines, so many columns at once as fit beside the first."""
-    lines: list[str] = []
-    start = 1
-    while start < len(rows[0]):
-        end = start + 1
-        while end < len(rows[0]) and _width([[row[0], *row[start : end + 1]] for row in rows]) <= width:
-            end += 1
-        lines += [*([""] if lines else []), *_columns([[row[0], *row[start:end]] for row in rows])]
-        start = end
-    return lines
+def lines_of(rows: Rows, numbers: Callable[[Run], Mapping[str, float]], names: Iterable[str]) -> pd.DataFrame:
+    """Return the lines of runs with the numbers of these names; one that a run lacks is nan."""
+    lines = [{"loss": row} | line_of(run) | dict(numbers(run)) for row, group in rows.items() for run in group]
+    return pd.DataFrame(lines, columns=["loss", "seed", "known", "run", "collapsed", *names])
 
 
-def _width(rows: list[list[str]]) -> int:
-    return sum(max(map(len, column)) + 2 for column in zip(*rows, strict=True)) - 2
+@dataclass(frozen=True)
+class Row:
+    """A row of a table. Runs of the same seed are one line, their mean: they are no new evidence."""
+
+    labels: tuple[str, ...]
+    every: pd.DataFrame  # indexed by `SAME`
+
+    @property
+    def numbers(self) -> pd.DataFrame:
+        """The lines that count: without those that collapsed, unless all did."""
+        stood = self.every[self.every["collapsed"] == 0]
+        return stood if len(stood) else self.every
+
+    @property
+    def collapsed(self) -> int:
+        return int((self.every["collapsed"] > 0).sum())
+
+    def count(self, n: int) -> str:
+        """Return n in words, with those that collapsed."""
+        return f"{n} ({self.collapsed} of {len(self.every)} collapsed)" if self.collapsed else str(n)
 
 
-def _columns(rows: list[list[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(room) for cell, room in zip(row, widths, strict=True)).rstrip() for row in rows]
+def rows_of(lines: pd.DataFrame, labels: Sequence[str] = ("loss",)) -> Iterator[Row]:
+    """Yield the rows that lines make, in their order."""
+    for name, group in lines.groupby(list(labels), sort=False):
+        yield Row(name, group.groupby(SAME).mean(numeric_only=True))
+
+
+# ---------------------------------------------------------------- tables, of texts, indexed by their labels
+
+
+def means(lines: pd.DataFrame, table: Mapping[str, Metric], labels: Sequence[str] = ("loss",)) -> pd.DataFrame:
+    """Return a table with one line a row: mean ± standard deviation of each number, and n."""
+    header = [*labels, *(f"{name} {metric.better}" for name, metric in table.items()), "n"]
+    body = []
+    for row in rows_of(lines, labels):
+        cells = [plus_minus(row.numbers[name].tolist(), metric.digits) for name, metric in table.items()]
+        body.append([*row.labels, *cells, row.count(len(row.numbers))])
+    return pd.DataFrame(body, columns=header).set_index([*labels])
+
+
+def each_seed(lines: pd.DataFrame, name: str, digits: int) -> pd.DataFrame:
+    """Return a table of one number with a column for each seed, the mean ± standard deviation, and n. What was not
+    measured is left out."""
+    seeds = sorted(set(lines["seed"]))
+    body = []
+    for row in rows_of(lines):
+        values = row.every[name].droplevel("known").dropna()
+        cells = [f"{values[seed]:.{digits}f}" if seed in values.index else "" for seed in seeds]
+        measured = row.numbers[name].dropna().tolist()
+        body.append([*row.labels, *cells, plus_minus(measured, digits) if measured else "", row.count(len(measured))])
+    return pd.DataFrame(body, columns=["loss", *(f"seed {seed}" for seed in seeds), "mean ± std", "n"]).set_index(
+        "loss"
+    )
+
+
+def paired(lines: pd.DataFrame, table: Mapping[str, Metric]) -> pd.DataFrame | None:
+    """Return a table of how far each row lies from the first, seed by seed: the mean difference of each number with its
+    95 % confidence interval (Student's t); None where no row shares two seeds with the first."""
+    first, *others = rows_of(lines)
+    body = []
+    for row, (name, metric) in itertools.product(others, table.items()):
+        gaps = (row.numbers[name] - first.numbers[name]).dropna().tolist()
+        if len(gaps) > 1:
+            mean, low, high, *each = (f"{x:+.{metric.digits}f}" for x in (*mean_and_interval(gaps), *gaps))
+            difference = f"{row.labels[0]} − {first.labels[0]}"
+            body.append([difference, name, mean, f"{low} to {high}", ", ".join(each), str(len(gaps))])
+    header = ["paired by seed", "number", "mean", "95 % interval", "each seed", "n"]
+    return pd.DataFrame(body, columns=header).set_index(header[:2]) if body else None
+
+
+def mean_and_interval(values: list[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean of at least two values and its confidence interval, by Student's t."""
+    mean, std = mean_and_std(values)
+    assert std is not None, "a single value has no interval"
+    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * std / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+# ---------------------------------------------------------------- as Markdown, on a terminal, as CSV
+
+
+def as_markdown(parts: Iterable[str | pd.DataFrame]) -> str:
+    """Return paragraphs and tables as Markdown."""
+    texts = (plain(p) if isinstance(p, str) else markdown([*p.index.names, *p], p.reset_index().values) for p in parts)
+    return "\n\n".join(texts) + "\n"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a table as Markdown; what would break out of a cell is written so that it does not."""
+    table = pd.DataFrame([[plain(str(cell)) for cell in row] for row in rows], columns=list(header))
+    return table.to_markdown(index=False, tablefmt="github", disable_numparse=True)
 
 
 def plain(text: str) -> str:
-    """Return a text that somebody else may have written as one line of Markdown without HTML."""
-    return printable(" ".join(text.splitlines())).replace("<", "&lt;").replace("|", "\\|")
+    """Return a text that somebody else may have written as one line of Markdown without HTML, links and images."""
+    return MARKUP.sub(r"\\\g<0>", printable(" ".join(text.splitlines()))).replace("<", "&lt;")
 
 
-def means(table: Table, better: Mapping[str, str], label: str = "loss") -> str:
-    """Return a table with one row a name: mean ± standard deviation of each number, and n."""
-    header = [*label.split(" | "), *(f"{name} {way}".rstrip() for name, way in better.items()), "n"]
-    rows = []
-    for name, runs in table.items():
-        cells = [plus_minus([run.get(key, math.nan) for run in runs], 3 if key in FINE else 2) for key in better]
-        rows.append([*name.rsplit(" | ", label.count(" | ")), *cells, str(len(runs))])
-    return markdown(header, rows)
+def for_terminal(parts: Iterable[str | pd.DataFrame], width: int) -> str:
+    """Return paragraphs and tables for a terminal: a table that is too wide on its side, and in several parts."""
+    return "\n\n".join(part if isinstance(part, str) else _columns(part, width) for part in parts) + "\n"
 
 
-def each_seed(rows: Rows, number: Callable[[Run], float], digits: int = 2, label: str = "") -> str:
-    """Return a table of one number with a column for each seed, the mean ± standard deviation, and n."""
-    seeds = sorted({run.settings.seed for group in rows.values() for run in group})
-    body = []
-    for name, group in rows.items():
-        values = by_seed(group, number)
-        cells = [f"{values[seed]:.{digits}f}" if seed in values else "" for seed in seeds]
-        mean = plus_minus(list(values.values()), digits) if values else ""
-        body.append([name, *cells, mean, str(len(values))])
-    return markdown([label, *(f"seed {seed}" for seed in seeds), "mean ± std", "n"], body)
+def _columns(table: pd.DataFrame, width: int) -> str:
+    table = table.rename_axis(index=[None] * table.index.nlevels)
+    text = table.to_string(sparsify=False)
+    if max(map(len, text.splitlines())) > width:
+        text = table.T.to_string(sparsify=False, line_width=width)
+    return re.sub(r"[ \\]+$", "", text, flags=re.MULTILINE)  # pandas marks a line that goes on below
 
 
-def paired(rows: Rows, number: Callable[[Run], float]) -> str | None:
-    """Return a table of how far each row lies from the first, seed by seed: mean difference with its 95 %
-    confidence interval (Student's t), or None where no two rows share two seeds."""
-    (first, base), *others = rows.items()
-    there = by_seed(base, number)
-    body = []
-    for name, group in others:
-        gaps = [value - there[seed] for seed, value in by_seed(group, number).items() if seed in there]
-        if len(gaps) > 1:
-            low, high = confidence_interval(gaps)
-            each = ", ".join(f"{gap:+.2f}" for gap in gaps)
-            body.append(
-                [f"{name} − {first}", f"{np.mean(gaps):+.2f}", f"{low:+.2f} to {high:+.2f}", each, str(len(gaps))]
-            )
-    return markdown(["accuracy, paired by seed", "mean", "95 % interval", "each seed", "n"], body) if body else None
-
-
-def by_seed(group: Sequence[Run], number: Callable[[Run], float]) -> dict[int, float]:
-    """Return a number of each seed's run, the mean of several: the same seed again is no new evidence. What was
-    not measured, nan, is left out."""
-    values: dict[int, list[float]] = {}
-    for run in group:
-        if not math.isnan(value := number(run)):
-            values.setdefault(run.settings.seed, []).append(value)
-    return {seed: float(np.mean(of_seed)) for seed, of_seed in values.items()}
-
-
-def confidence_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Return the confidence interval of the mean of at least two values, by Student's t."""
-    mean, std = mean_and_std(list(values))
-    assert std is not None, "a single value has no interval"
-    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * std / math.sqrt(len(values))
-    return mean - half, mean + half
-
-
-# ---------------------------------------------------------------- CSV
-
-
-def means_csv(path: Path, table: Table, better: Iterable[str], labels: Sequence[str] = ("loss",)) -> None:
+def means_csv(path: Path, lines: pd.DataFrame, names: Iterable[str], labels: Sequence[str] = ("loss",)) -> None:
     """Write the table of means with one column for each mean and one for each deviation."""
-    lines = []
-    for name, runs in table.items():
-        line: dict[str, object] = dict(zip(labels, name.rsplit(" | ", len(labels) - 1), strict=True)) | {"n": len(runs)}
-        for key in better:
-            line[f"{key} mean"], line[f"{key} std"] = mean_and_std([run.get(key, math.nan) for run in runs])
-        lines.append(line)
-    write_csv(path, pd.DataFrame(lines))
-
-
-def runs_csv(path: Path, rows: Rows, better: Iterable[str]) -> None:
-    """Write the same numbers of every single run."""
-    lines = [
-        {"loss": name, "seed": run.settings.seed, "run": str(run.path)} | {key: run.numbers.get(key) for key in better}
-        for name, group in rows.items()
-        for run in group
-    ]
-    write_csv(path, pd.DataFrame(lines))
+    table = []
+    for row in rows_of(lines, labels):
+        told: dict[str, object] = dict(zip(labels, row.labels, strict=True)) | {"n": len(row.numbers)}
+        told["collapsed"] = row.collapsed
+        for name in names:
+            told[f"{name} mean"], told[f"{name} std"] = mean_and_std(row.numbers[name].tolist())
+        table.append(told)
+    write_csv(path, pd.DataFrame(table))
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -32,7 +32,12 @@ class Wanted:
     row: str = ""
 
     @property
+    def place(self) -> Path:
+        """The path, once it is known."""
+        assert self.path is not None
+        return self.path
+
+    @property
     def log(self) -> Path:
         """What main.py prints, beside the run's directory."""
-        assert self.path is not None
-        return self.path.with_name(f"{self.path.name}.out")
+        return self.place.with_name(f"{self.place.name}.out")

@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT, is_anywhere_running, rows, run_here, spawn, wait_until, write_idx
 
@@ -22,7 +24,7 @@ from rundir.reading import Record, Run, epochs_of, is_finished, read_run
 from training.settings import Execution, Options, Plan, Settings
 
 # Two digits, one epoch: seconds.
-QUICK = ["--", "-d", "mnist5k", "--use-cpu", "--known-classes", "3", "8", "--max-epoch", "1", "--batch-size", "128"]
+QUICK = ["--", "-d", "mnist5k", "--use-cpu", "--known-classes", "3", "8", "--max-epoch", "1", "--batch-size", "32"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def test_tables_hold_mean_and_deviation_of_the_runs(compared: tuple[Path, str]) 
     markdown = (out / "comparison.md").read_text()
     assert markdown in printed
     accuracy = f"{float(table[0]['accuracy mean']):.2f} ± {float(table[0]['accuracy std']):.2f}"
-    assert f"| softmax only (λ = 0) | {accuracy} |" in markdown
+    assert cells(markdown)[1][:2] == ["softmax only (λ = 0)", accuracy]
     assert "Test set of mnist5k" in markdown
     assert "Seeds: 1, 2." in markdown
 
@@ -203,7 +205,7 @@ def test_ended_it_keeps_what_was_trained_and_goes_on_there(tmp_path: Path) -> No
     command = [sys.executable, str(ROOT / "compare.py"), *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     run = out / "runs" / "center-1"
-    wait_until((run / "checkpoint.pt").exists, process)
+    wait_until(lambda: epochs_of(run)[0] >= 1, process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 130, errors
@@ -213,7 +215,7 @@ def test_ended_it_keeps_what_was_trained_and_goes_on_there(tmp_path: Path) -> No
     assert "Interrupted" in run.with_name("center-1.out").read_text()
     again = run_here(compare.main, *arguments)
     assert again.returncode == 0, again.stderr
-    assert "1 runs, 0 of them are there" in again.stdout
+    assert "1 run, 0 of them are there" in again.stdout
     assert "Resuming" in run.with_name("center-1.out").read_text()
     assert is_finished(run)
 
@@ -237,13 +239,28 @@ def test_plan_of_a_sweep_and_of_the_open_set() -> None:
     assert runs[4].flags[-7:] == ["--known-classes", "6", "3", "4", "9", "8", "2"]
 
 
-def made_up(**settings) -> Run:
-    """A run of which only the settings matter."""
+def made_up(correct: float = 100.0, epochs: int = 1, name: str = "", **settings) -> Run:
+    """A run of ten classes of which only the settings, the length, the accuracy in percent and the path matter."""
     plan = Plan(
         settings=Settings(**{"weight_cent": 0.1} | settings), execution=Execution(), options=Options(), choices={}
     )
-    record = Record("", plan, "mnist5k", tuple(range(10)), 4_000, 1_000, {}, 1, "here")
-    return Run(Path(), record, {})
+    record = Record("", plan, "mnist5k", tuple(range(10)), 4_000, 1_000, {}, epochs, "here")
+    right = np.arange(1_000) < 10 * correct
+    return Run(Path(name), record, {"test_predictions": right, "test_labels": np.ones(1_000, bool)})
+
+
+def lines_of(rows: tables.Rows, accuracy: Callable[[Run], float] = tables.accuracy_of) -> pd.DataFrame:
+    """Lines with nothing but the accuracy, which may be another than the run's."""
+    return tables.lines_of(rows, lambda run: {"accuracy": accuracy(run)}, ["accuracy"])
+
+
+def cells(text: str) -> list[list[str]]:
+    """Return the cells of all tables in a text of Markdown, but for the rules under their headers."""
+    lines = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|") and "---" not in line]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+ACCURACY = {"accuracy": metrics.METRICS["accuracy"]}
 
 
 def test_rows_are_named_by_what_differs() -> None:
@@ -260,17 +277,55 @@ def test_rows_are_named_by_what_differs() -> None:
     assert list(tables.by_row(several).values()) == [[one] for one in several]
 
 
+def test_rows_of_another_length_say_so() -> None:
+    """By what the runs have trained, whatever their losses and settings are."""
+    runs = [made_up(epochs=1), made_up(epochs=10, weight_cent=0.0), made_up(epochs=10, weight_cent=0.0, seed=2)]
+    named = tables.by_row(runs)
+    assert [*named] == ["softmax + center loss (λ = 0.1), 1 epoch", "softmax only (λ = 0), 10 epochs"]
+    runs = [made_up(epochs=2, max_epoch=2), made_up(epochs=10)]
+    assert [*tables.by_row(runs)] == [f"softmax + center loss (λ = 0.1), {n} epochs" for n in (2, 10)]
+    assert tables.lengths([runs, runs[:1]]) == [", 2 or 10 epochs", ", 2 epochs"]
+    assert tables.lengths([runs[:1], runs[:1]]) == ["", ""]
+
+
 def test_numbers_that_a_run_lacks_do_not_stop_the_table() -> None:
-    table = {"loss": [{"accuracy": 10.0}, {"accuracy": 12.0, "drift": float("inf")}]}
-    text = tables.means(table, {"accuracy": "↑", "drift": "↓"})
-    assert text.splitlines()[-1] == "| loss | 11.00 ± 1.41 | nan ± nan | 2 |"
+    numbers = {1: {"accuracy": 10.0}, 2: {"accuracy": 12.0, "drift": float("inf")}}
+    names = {name: metrics.METRICS[name] for name in ("accuracy", "drift")}
+    lines = tables.lines_of({"loss": [made_up(seed=1), made_up(seed=2)]}, lambda run: numbers[run.settings.seed], names)
+    assert cells(tables.as_markdown([tables.means(lines, names)]))[-1] == ["loss", "11.00 ± 1.41", "nan ± nan", "2"]
+
+
+def test_runs_that_collapsed_are_counted_apart(tmp_path: Path) -> None:
+    groups = {
+        "one of three": [made_up(98.0, seed=1), made_up(10.0, seed=2), made_up(99.0, seed=3)],
+        "all": [made_up(10.0, seed=1), made_up(12.0, seed=2)],
+        "none": [made_up(97.0, seed=1), made_up(99.0, seed=2), made_up(99.5, seed=3)],
+    }
+    lines = lines_of(groups)
+    assert cells(tables.as_markdown([tables.means(lines, ACCURACY)]))[1:] == [
+        ["one of three", "98.50 ± 0.71", "2 (1 of 3 collapsed)"],
+        ["all", "11.00 ± 1.41", "2 (2 of 2 collapsed)"],
+        ["none", "98.50 ± 1.32", "3"],
+    ]
+    assert cells(tables.as_markdown([tables.each_seed(lines, "accuracy", 2)]))[1] == [
+        "one of three", "98.00", "10.00", "99.00", "98.50 ± 0.71", "2 (1 of 3 collapsed)",
+    ]  # fmt: skip
+    paired = tables.paired(lines, ACCURACY)
+    assert paired is not None
+    assert paired["each seed"].tolist()[-1] == "-1.00, +0.50", "the seed of the run that collapsed is left out"
+    tables.means_csv(tmp_path / "means.csv", lines, ACCURACY)
+    assert [(row["n"], row["collapsed"]) for row in rows(tmp_path / "means.csv")] == [
+        ("2", "1"),
+        ("2", "2"),
+        ("3", "0"),
+    ]
 
 
 def test_a_table_of_several_labels_is_one(compared: tuple[Path, str]) -> None:
     """Each line of the open set's has as many cells, else GitHub shows no table but its source."""
     lines = [line for line in (compared[0] / "open_set.md").read_text().splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 2 * 4
-    assert {line.count("|") for line in lines} == {1 + 3 + len(metrics.OPEN_SET_BETTER) + 1}
+    assert {line.count("|") for line in lines} == {1 + 3 + len(metrics.OPEN_SET) + 1}
 
 
 def test_differences_are_paired_by_seed() -> None:
@@ -285,48 +340,74 @@ def test_differences_are_paired_by_seed() -> None:
         (1.0, 1): 99.0,
     }
     rows = tables.by_row(made_up(weight_cent=weight, seed=seed) for weight, seed in accuracy)
-    text = tables.paired(rows, lambda run: accuracy[run.settings.weight_cent, run.settings.seed])
-    assert text is not None
-    (row,) = text.splitlines()[2:]  # one seed has no interval
-    assert "softmax + center loss (λ = 0.1) − softmax only (λ = 0)" in row
+    lines = lines_of(rows, lambda run: accuracy[run.settings.weight_cent, run.settings.seed])
+    paired = tables.paired(lines, ACCURACY)
+    assert paired is not None
+    (row,) = cells(tables.as_markdown([paired]))[1:]  # one seed has no interval
     half = 4.3027 * 0.1 / 3**0.5
-    assert f"| +0.20 | {0.2 - half:+.2f} to {0.2 + half:+.2f} | +0.30, +0.20, +0.10 | 3 |" in row
-    assert tables.paired({"a": [made_up()], "b": [made_up(seed=1)]}, lambda run: 1.0) is None
+    assert row == [
+        "softmax + center loss (λ = 0.1) − softmax only (λ = 0)", "accuracy", "+0.20",
+        f"{0.2 - half:+.2f} to {0.2 + half:+.2f}", "+0.10, +0.20, +0.30", "3",
+    ]  # fmt: skip
+    assert tables.paired(lines_of({"a": [made_up()], "b": [made_up(seed=1)]}), ACCURACY) is None
+
+
+def test_differences_of_open_set_runs_are_paired_by_choice_of_digits_too() -> None:
+    lines = lines_of(
+        {
+            name: [
+                made_up(90 + shift + seed, seed=seed, known_classes=split)
+                for split in ((1, 2), (3, 4))
+                for seed in (1, 2)
+            ]
+            for name, shift in (("a", 0.0), ("b", 0.5))
+        }
+    )
+    paired = tables.paired(lines, ACCURACY)
+    assert paired is not None
+    assert paired.iloc[0].tolist() == ["+0.50", "+0.50 to +0.50", "+0.50, +0.50, +0.50, +0.50", "4"]
 
 
 def test_a_seed_that_was_trained_twice_counts_once() -> None:
     runs = [made_up(), made_up(), made_up(seed=2)]
     other = [made_up(weight_cent=1.0), made_up(weight_cent=1.0)]
     accuracy = {id(run): value for run, value in zip([*runs, *other], [99.0, 99.2, 99.4, 99.3, 99.5], strict=True)}
-    rows = {"a": runs, "b": other}
-    assert tables.by_seed(runs, lambda run: accuracy[id(run)]) == {1: pytest.approx(99.1), 2: 99.4}
-    assert tables.paired(rows, lambda run: accuracy[id(run)]) is None, "two runs of one seed have no interval"
-    assert "| a | 99.10 | 99.40 | 99.25 ± 0.21 | 2 |" in tables.each_seed(rows, lambda run: accuracy[id(run)])
+    lines = lines_of({"a": runs, "b": other}, lambda run: accuracy[id(run)])
+    first, _ = tables.rows_of(lines)
+    assert first.numbers["accuracy"].droplevel("known").to_dict() == {1: pytest.approx(99.1), 2: 99.4}
+    assert tables.paired(lines, ACCURACY) is None, "two runs of one seed have no interval"
+    seeds, means = (
+        cells(tables.as_markdown([table]))
+        for table in (tables.each_seed(lines, "accuracy", 2), tables.means(lines, ACCURACY))
+    )
+    assert seeds[1] == ["a", "99.10", "99.40", "99.25 ± 0.21", "2"]
+    assert means[1:] == [["a", "99.25 ± 0.21", "2"], ["b", "99.40", "1"]], "not 99.40 ± 0.14 over two"
 
 
 def test_what_was_not_measured_stays_out_of_the_seeds() -> None:
     """As the accuracy after the first epoch of a run with --eval-freq 10."""
     measured = {1: 99.0, 2: float("nan"), 3: 99.2}
     rows = {"a": [made_up(seed=seed) for seed in measured], "b": [made_up(seed=2)]}
-    table = tables.each_seed(rows, lambda run: measured[run.settings.seed])
-    assert "| a | 99.00 |  | 99.20 | 99.10 ± 0.14 | 2 |" in table
-    assert "| b |  |  |  |  | 0 |" in table
+    table = tables.as_markdown(
+        [tables.each_seed(lines_of(rows, lambda run: measured[run.settings.seed]), "accuracy", 2)]
+    )
+    assert cells(table)[1:] == [["a", "99.00", "", "99.20", "99.10 ± 0.14", "2"], ["b", "", "", "", "", "0"]]
     assert "nan" not in table
 
 
 def test_a_table_fits_the_terminal() -> None:
     names = ["softmax only (λ = 0)", "softmax + center|loss (λ = 0.1)", "ArcFace + center loss (λ = 0.1)"]
-    table = tables.markdown(["loss", *"abcdefgh"], [[name, *["99.99 ± 0.01"] * 8] for name in names])
-    text = f"Before.\n\n{table}\n\nAfter, a line that is as long as it is, since a terminal breaks lines of words."
-    for width, count in ((200, 4), (99, 9), (60, 19), (20, 29)):
-        lines = tables.for_terminal(text, width).splitlines()
+    table = pd.DataFrame([["99.99 ± 0.01"] * 8] * 3, pd.Index(names, name="loss"), [*"abcdefgh"])
+    parts = ["Before.", table, "After, a line that is as long as it is, since a terminal breaks lines of words."]
+    for width, count in ((200, 4), (99, 9), (64, 19), (20, 29)):
+        lines = tables.for_terminal(parts, width).splitlines()
         assert lines[0] == "Before."
         assert lines[-1].startswith("After")
         shown = lines[2:-2]
         assert len(shown) == count, width
         assert max(map(len, shown)) <= max(width, 2 + 4 + len(names[1]))
         assert sum(line.count("99.99 ± 0.01") for line in shown) == 24
-    wide = tables.for_terminal(text, 200).splitlines()[3]
+    wide = tables.for_terminal(parts, 200).splitlines()[3]
     assert wide.split() == ["softmax", "only", "(λ", "=", "0)"] + ["99.99", "±", "0.01"] * 8
 
 
@@ -336,11 +417,26 @@ def test_a_table_cannot_be_broken_out_of() -> None:
     assert len(text.splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("word", "written"),
+    [
+        ("![x](https://evil.example/x.png)", r"\!\[x\](https\://evil.example/x.png)"),
+        ("[x](javascript:alert)", r"\[x\](javascript:alert)"),
+        ("a `b` \\| c", r"a \`b\` \\\| c"),
+        ("<https://evil.example> www.evil.example", r"&lt;https\://evil.example> www\.evil.example"),
+        ("a\x1b[2J", r"a\\x1b\[2J"),
+    ],
+)
+def test_no_link_and_no_image_from_a_stranger(word: str, written: str) -> None:
+    assert tables.plain(word) == written
+
+
 def test_open_set_leaves_out_runs_that_were_not_scored(compared: tuple[Path, str], tmp_path: Path) -> None:
     whole, scored = (read_run(compared[0] / "runs" / "center-1") for _ in range(2))
     scores = np.arange(9.0)
     part = Scored(scored, "unseen digits", "max logit", scores, scores > 2, scores - 3)
     compare.write_open_set(tmp_path, [part], {"": [whole, scored]})
+    assert [row["seed"] for row in rows(tmp_path / "open_set_runs.csv")] == ["1"]
     assert [row["n"] for row in rows(tmp_path / "open_set.csv")] == ["1"]
 
 
@@ -349,7 +445,7 @@ def test_open_set_keeps_the_rows_that_variants_name(compared: tuple[Path, str], 
     one, other = (read_run(compared[0] / "runs" / "center-1") for _ in range(2))
     scores = np.arange(9.0)
     scored = [Scored(run, "unseen digits", "max logit", scores, scores > 2, scores - 3) for run in (one, other)]
-    compare.write_open_set(tmp_path, scored, {"fourier": [one], "direct": [other]}, named=True)
+    compare.write_open_set(tmp_path, scored, {"fourier": [one], "direct": [other]})
     assert [(row["loss"], row["n"]) for row in rows(tmp_path / "open_set.csv")] == [("fourier", "1"), ("direct", "1")]
 
 
@@ -380,10 +476,7 @@ def test_more_sets_of_unknown_images_than_there_are_colors(tmp_path: Path) -> No
         (["--regions", "--variants", "", "--feat-dim 3"], "--regions: the regions of a plane can be drawn"),
         (["--losses", "softmax", "arcface", "--", "--margin", "3"], "arcface takes radians from 0 to π/2; got 3"),
         (["--losses", "cosface", "--", "--margin", "2"], "cosface takes less than 2; got 2"),
-        (
-            ["--losses", "softmax", "--variants", "--recipe accurate --margin 0.2"],
-            "belong to --head arcface or cosface",
-        ),
+        (["--losses", "softmax", "--variants", "--recipe accurate --margin 0.2"], "need a loss with a margin head"),
     ],
 )
 def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

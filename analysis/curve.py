@@ -1,0 +1,100 @@
+"""A curve for the one setting that runs differ in: mean ± standard deviation over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from analysis.tables import ASIDE, Row, rows_of
+from rundir.reading import Run
+from utils import mean_and_std, whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+VALUES = 3  # fewer make no curve
+LINEAR = 50.0  # largest over smallest value; beyond, the axis is logarithmic
+NAMES = {"weight_cent": "λ, weight of the center loss", "lr_cent": "α, learning rate of the centers"}
+
+
+def draw_curve(path: Path, lines: pd.DataFrame, runs: Sequence[Run], numbers: Sequence[str]) -> list[Path]:
+    """Draw numbers over the setting that the runs differ in: a panel a number, a line of panels for each set of
+    unknown images, if lines have them. Return the file, or none where there is no such setting.
+
+    Args:
+        path: the PNG file.
+        lines: as in `analysis.tables`, of these runs.
+        runs: what they were made from.
+        numbers: columns of `lines`.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    setting = varying(runs)
+    if setting is None:
+        return []
+    values = {str(run.path): getattr(run.settings, setting) for run in runs}
+    lines = lines.assign(**{setting: lines["run"].map(values)})
+    parts = list(lines.groupby("unknown", sort=False)) if "unknown" in lines else [("", lines)]
+    with rc_context({"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6}):
+        figure = Figure(figsize=(3.0 * len(numbers), 2.6 * len(parts) + 0.4), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(parts), len(numbers), squeeze=False)
+        for of_part, (unknown, part) in zip(axes, parts, strict=True):
+            rows = sorted(rows_of(part, [setting]), key=lambda row: row.labels)
+            for ax, number in zip(of_part, numbers, strict=True):
+                draw_panel(ax, rows, number)
+                ax.set_title(f"{number}, {unknown}" if unknown else number)
+        figure.supxlabel(f"{NAMES.get(setting, setting)}\n{caption(rows)}", fontsize=8)
+        with whole(path) as unfinished:
+            figure.savefig(unfinished, dpi=200, format="png")
+    return [path]
+
+
+def varying(runs: Sequence[Run]) -> str | None:
+    """Return the setting that alone varies among runs, if it is a number with three values or more."""
+    found = {one.name: {getattr(run.settings, one.name) for run in runs} for one in fields(runs[0].settings)}
+    several = [name for name, values in found.items() if len(values) > 1 and name not in ASIDE]
+    if len(several) != 1 or len(found[several[0]]) < VALUES:
+        return None
+    return several[0] if all(type(value) in (int, float) for value in found[several[0]]) else None
+
+
+def draw_panel(ax: Axes, rows: Sequence[Row], number: str) -> None:
+    """Draw one number of rows whose label is a value; a row of which every run collapsed is left out."""
+    rows = [row for row in rows if row.collapsed < len(row.every)]
+    values = [float(row.labels[0]) for row in rows]
+    places, logarithmic = placed(values)
+    points = [mean_and_std(row.numbers[number].tolist()) for row in rows]
+    deviations = [std or 0.0 for _, std in points]
+    ax.errorbar(places, [mean for mean, _ in points], deviations, fmt="o-", color="black", lw=1, ms=3, capsize=2)
+    if logarithmic:
+        ax.set_xscale("log")
+        ax.minorticks_off()
+    ax.set_xticks(places, [f"{value:g}" for value in values])
+    ax.grid(True, linewidth=0.4, alpha=0.4)
+
+
+def placed(values: Sequence[float]) -> tuple[list[float], bool]:
+    """Return where rising values stand on the axis, and whether it is logarithmic. There 0 stands at its left edge, as
+    far from the smallest other value as the values are from each other on average."""
+    positive = [value for value in values if value > 0]
+    if len(positive) < 2 or min(values) < 0 or positive[-1] <= LINEAR * positive[0]:
+        return list(values), False
+    step = math.log(positive[-1] / positive[0]) / (len(positive) - 1)
+    return [value or positive[0] / math.exp(step) for value in values], True
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """Return how many runs the points stand for."""
+    counts = sorted({len(row.numbers) for row in rows})
+    n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    collapsed, every = sum(row.collapsed for row in rows), sum(len(row.every) for row in rows)
+    left_out = f"; {collapsed} of {every} runs collapsed and are left out" if collapsed else ""
+    return f"mean ± standard deviation, n = {n}{left_out}"
