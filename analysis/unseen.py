@@ -25,6 +25,8 @@ def unseen_classes(features: Array, labels: Labels) -> dict[str, float]:
         ValueError: for features that are not finite, fewer than two classes, or one with too few images.
     """
     features = finite(features)
+    if len(np.unique(labels)) < 2:
+        raise ValueError("there must be images of two classes")
     numbers = verification_both_ways(features, labels)
     for end, array in (("", features), (" (cos)", normalize(features))):
         numbers |= {f"rank-1 of {gallery}{end}": rank_one(array, labels, gallery) for gallery in GALLERIES}

@@ -13,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import ROOT, is_anywhere_running, rows, run_here, spawn, wait_until, write_idx
 
 import compare
 from analysis import metrics, plots, sweep, tables
 from analysis.comparison import parse_comparison
 from analysis.openset import Scored
+from analysis.unseen import unseen_classes
 from analysis.wanted import Wanted
+from rundir.loading import load_data, load_network
 from rundir.reading import Record, Run, epochs_of, is_finished, read_run
 from training.settings import Execution, Options, Plan, Settings
 
@@ -107,6 +110,25 @@ def test_unseen_digits_are_scored_one_by_one(compared: tuple[Path, str]) -> None
         assert value == pytest.approx(said[False][digit], abs=10)
 
 
+def test_unseen_digits_are_told_from_each_other(compared: tuple[Path, str]) -> None:
+    """The numbers of one run, from its network's features of the digits that it never saw."""
+    out, printed = compared
+    table = rows(out / "unseen.csv")
+    assert [(row["loss"], row["seed"], row["known"]) for row in table] == [
+        (loss, seed, "3 8") for loss in ("softmax only (λ = 0)", "softmax + center loss (λ = 0.1)") for seed in "12"
+    ]
+    run = read_run(Path(table[0]["run"]))
+    network, data = load_network(run, torch.device("cpu")), load_data(run)
+    unseen = (data.test_labels != 3) & (data.test_labels != 8)
+    features = network.evaluate(data.test_images[unseen], data.test_labels[unseen] * 0).features.double().numpy()
+    for name, number in unseen_classes(features, data.test_labels[unseen].numpy()).items():
+        assert float(table[0][name]) == pytest.approx(number)
+    markdown = (out / "unseen.md").read_text()
+    assert markdown in printed
+    paired = [(line[0], line[-1]) for line in cells(markdown) if line[1] == "EER (cos)"]
+    assert paired == [("softmax + center loss (λ = 0.1) − softmax only (λ = 0)", "2")]
+
+
 def test_started_again_it_trains_what_is_missing_alone(compared: tuple[Path, str]) -> None:
     out, _ = compared
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/config.json")}
@@ -124,13 +146,26 @@ def test_runs_are_compared_without_training(compared: tuple[Path, str], tmp_path
     shutil.copytree(out / "runs" / "center-1", elsewhere)
     letters = np.random.default_rng(0).integers(0, 256, (50, 28, 28), dtype=np.uint8)
     write_idx(tmp_path / "letters" / "raw" / "t10k-images-idx3-ubyte", letters)
-    done = run_here(compare.main, "--runs", elsewhere, "--out", tmp_path / "out", "--unknowns", tmp_path / "letters")
+    write_idx(tmp_path / "letters" / "raw" / "t10k-labels-idx1-ubyte", np.arange(50, dtype=np.uint8) % 3)
+    stranger = tmp_path / "_\x1b[2J$\\frac![x]"
+    write_idx(stranger / "images", letters)
+    arguments = ("--runs", elsewhere, "--out", tmp_path / "out", "--unknowns", tmp_path / "letters", stranger)
+    done = run_here(compare.main, *arguments)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    assert r"| _\\x1b\[2J$\\frac\!\[x\]" in (tmp_path / "out" / "open_set.md").read_text()
     (row,) = rows(tmp_path / "out" / "runs.csv")
     (same,) = (run for run in rows(out / "runs.csv") if run["run"].endswith("center-1"))
     assert {**row, "run": ""} == {**same, "run": ""}
     table = rows(tmp_path / "out" / "open_set.csv")
-    assert [row["unknown"] for row in table] == ["unseen digits"] * 4 + ["letters"] * 4
+    assert [row["unknown"] for row in table] == [
+        name for name in ("unseen digits", "letters", r"_\x1b[2J$\frac![x]") for _ in range(4)
+    ]
+    told_apart = {row["unknown"]: row for row in rows(tmp_path / "out" / "unseen.csv")}
+    assert told_apart.keys() == {"unseen digits", "letters"}, "there are no labels for the others"
+    (same,) = (run for run in rows(out / "unseen.csv") if run["run"].endswith("center-1"))
+    assert {**told_apart["unseen digits"], "run": ""} == {**same, "run": ""}
     assert not (tmp_path / "out" / "runs").exists()
 
 
@@ -148,6 +183,20 @@ def test_settings_decide_what_is_reused(compared: tuple[Path, str], tmp_path: Pa
     (missing,) = sweep.find(wanted, path.parent, [])
     assert wanted[0].path == path
     assert missing.path == path.parent / "center-1-2"  # the name is taken by a run with other settings
+
+
+def test_runs_with_equal_settings_are_trained_once(compared: tuple[Path, str], tmp_path: Path) -> None:
+    """Whether nothing is there or a part of it, and however a setting came to its value."""
+    shutil.copytree(compared[0] / "runs" / "center-1", tmp_path / "center-a-1")
+    begun = tmp_path / "center-a-1" / "config.json"
+    begun.write_text(json.dumps(json.loads(begun.read_text()) | {"epochs": 2}))
+    for folder in (tmp_path, tmp_path / "empty"):
+        flags = ["--head", "softmax", "--weight-cent", "0.1", "--seed", "1", *QUICK[1:]]
+        wanted = [Wanted("center-a-1", flags), Wanted("center-b-1", [*flags, "--lr-cent", "0.5"])]
+        other = Wanted("center-c-1", [*flags, "--lr-cent", "0.4"])
+        assert sweep.find([*wanted, other], folder, []) == [wanted[0], other]
+        assert [run.path for run in wanted] == [folder / "center-a-1"] * 2
+        assert other.path == folder / "center-c-1"
 
 
 def test_a_film_needs_the_features_of_every_epoch(compared: tuple[Path, str], tmp_path: Path) -> None:
@@ -233,6 +282,13 @@ def test_plan_of_a_sweep_and_of_the_open_set() -> None:
     assert [run.flags[2:4] for run in runs] == [["--weight-cent", weight] for weight in ("0.1", "1.0", "0.01")]
     runs = list(parse_comparison(["--variants", "", "--recipe accurate"]).plan())
     assert [run.flags[1:4:2] for run in runs] == [["softmax", "0.1"], ["cosface", "1.0"]], "center loss on its own head"
+    runs = list(parse_comparison(["--losses", "center", "--", "--recipe", "accurate", "--margin", "0.15"]).plan())
+    assert runs[0].flags[:2] == ["--head", "cosface"]
+    assert runs[0].flags[-2:] == ["--margin", "0.15"]
+    runs = list(parse_comparison(["--losses", "cosface", "--variants", "a: ", "b: --margin 0.2"]).plan())
+    assert [(run.name, run.flags[-2:]) for run in runs][1] == ("cosface-b-1", ["--margin", "0.2"])
+    runs = list(parse_comparison(["--losses", "softmax", "center", "--variants", "a: ", "b: --lr-model 0.2"]).plan())
+    assert [run.row for run in runs] == ["softmax, a", "softmax, b", "center, a", "center, b"]
     runs = list(parse_comparison(["--open-set"]).plan())
     assert len(runs) == 10
     assert runs[4].name == "softmax-split5-1"
@@ -477,6 +533,16 @@ def test_more_sets_of_unknown_images_than_there_are_colors(tmp_path: Path) -> No
         (["--losses", "softmax", "arcface", "--", "--margin", "3"], "arcface takes radians from 0 to π/2; got 3"),
         (["--losses", "cosface", "--", "--margin", "2"], "cosface takes less than 2; got 2"),
         (["--losses", "softmax", "--variants", "--recipe accurate --margin 0.2"], "need a loss with a margin head"),
+        (
+            ["--losses", "softmax", "arcface", "--weights-cent", "0", "1"],
+            "--weights-cent needs a loss with center loss",
+        ),
+        (["--animate", "--", "--max-epoch", "1"], "--animate: a film needs the features of two epochs"),
+        (["--animate", "--", "--plot-freq", "50"], "--animate: a film needs the features of two epochs"),
+        (["-d", "mnist5k"], "-d is a flag of main.py; those go behind a bare --: compare.py … -- -d mnist5k"),
+        (["--seeds", "1", "--max-epoch", "2"], "go behind a bare --: compare.py … -- --max-epoch 2"),
+        (["--set", "foo=1"], "--set is a flag of main.py"),
+        (["--losss", "center"], "did you mean --losses?"),
     ],
 )
 def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -484,6 +550,16 @@ def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFix
         parse_comparison(arguments)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_notes_of_main_are_said(tmp_path: Path) -> None:
+    for arguments, note in (
+        (["--gpu", "0,1", "--use-cpu"], "Note: of --gpu 0,1 GPU 0 is taken; "),
+        (["--use-cpu", "--", "--workers", "4"], "Note: --workers does nothing"),
+    ):
+        done = run_here(compare.main, "--unknowns", "nowhere", "--out", tmp_path, *arguments)
+        assert done.stdout.startswith(note)
+        assert done.returncode == 2
 
 
 def test_bad_input_ends_with_one_line_before_training(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis import metrics
+from analysis import metrics, unseen
 
 # Two classes, two points each: means (0, 1) and (4, 1), every point 1 from its own mean.
 FEATURES = np.array([[0.0, 0], [0, 2], [4, 0], [4, 2]])
@@ -141,3 +141,89 @@ def test_summary_has_every_number_and_refuses_what_is_not_finite() -> None:
     features[7, 1] = np.inf
     with pytest.raises(ValueError, match="not finite"):
         metrics.summary(features, labels, features, labels, labels, centers)
+    with pytest.raises(ValueError, match="not finite"):
+        metrics.summary(features[:6], labels[:6], features[:6], labels[:6], labels[:6], centers * np.nan)
+
+
+def test_each_metric_is_a_row() -> None:
+    """With which way is better, its digits and what it means."""
+    for table in (metrics.METRICS, metrics.OPEN_SET, unseen.UNSEEN):
+        for name, metric in table.items():
+            assert metric.better in ("↑", "↓"), name
+            assert metric.digits in (2, 3), name
+            assert len(metric.meaning) > 10, name
+            assert "{" not in metric.meaning, name
+
+
+@pytest.mark.parametrize(("classes", "limit"), [(10, 55.0), (6, 58.3), (2, 75.0)])
+def test_a_run_has_collapsed_where_it_is_nearer_to_chance(classes: int, limit: float) -> None:
+    assert metrics.has_collapsed(limit - 0.1, classes)
+    assert not metrics.has_collapsed(limit + 0.1, classes)
+
+
+def test_center_gap() -> None:
+    # Both classes have a spread of 1; the centers lie 0.5 and 2 from their means.
+    assert metrics.center_gap(FEATURES, LABELS, np.array([[0.0, 1.5], [6, 1]])) == pytest.approx(2)
+
+
+def spots(classes: int, each: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return features around a center for each class, in three dimensions, and their labels, shuffled."""
+    rng = np.random.default_rng(classes)
+    labels = rng.permutation(np.repeat(np.arange(classes) + 4, each))
+    return rng.normal(size=(classes + 4, 3))[labels] + 0.5 * rng.normal(size=(len(labels), 3)), labels
+
+
+@pytest.mark.parametrize("gallery", [1, 3])
+def test_rank_one_by_a_slow_loop(gallery: int) -> None:
+    features, labels = spots(4, 12)
+    rng = np.random.default_rng(0)
+    rates = []
+    for _ in range(7):
+        known = []
+        for label in sorted(set(labels.tolist())):
+            known += rng.choice([i for i in range(len(labels)) if labels[i] == label], gallery, replace=False).tolist()
+        right = []
+        for i in range(len(labels)):
+            if i not in known:
+                distances = [float(np.sum((features[i] - features[j]) ** 2)) for j in known]
+                right.append(labels[known[distances.index(min(distances))]] == labels[i])
+        rates.append(100 * sum(right) / len(right))
+    assert 40 < np.mean(rates) < 100
+    assert unseen.rank_one(features, labels, gallery, draws=7) == pytest.approx(np.mean(rates))
+
+
+def test_a_gallery_leaves_images_to_look_up() -> None:
+    features, labels = spots(2, 3)
+    with pytest.raises(ValueError, match="a gallery of 3 needs more images of each class; one has 3"):
+        unseen.rank_one(features, labels, 3)
+
+
+def test_unseen_classes_by_a_slow_loop() -> None:
+    """Verification over all pairs; by cosine with the angle between features in place of their distance."""
+    features, labels = spots(3, 14)
+    found = unseen.unseen_classes(features, labels)
+    assert found.keys() == unseen.UNSEEN.keys()
+    for end in ("", " (cos)"):
+        genuine, alike = [], []
+        for i in range(len(labels)):
+            for j in range(i):
+                a, b = features[i], features[j]
+                cosine = float(a @ b / np.sqrt(a @ a) / np.sqrt(b @ b))
+                alike.append(cosine if end else -float(np.sqrt(np.sum((a - b) ** 2))))
+                genuine.append(labels[i] == labels[j])
+        expected = metrics.equal_error_and_acceptance(np.array(genuine), np.array(alike))
+        assert found[f"EER{end}"] == pytest.approx(expected["EER"])
+        assert found[f"TAR@1e-2{end}"] == pytest.approx(expected["TAR@1e-2"])
+        directions = features / np.linalg.norm(features, axis=1, keepdims=True) if end else features
+        for gallery in (1, 10):
+            rank = unseen.rank_one(directions, labels, gallery)
+            assert found[f"rank-1 of {gallery}{end}"] == pytest.approx(rank)
+    assert unseen.unseen_classes(features, labels) == found, "the draws are always the same"
+
+
+def test_unseen_classes_refuse_what_they_cannot_tell_apart() -> None:
+    features, labels = spots(3, 14)
+    with pytest.raises(ValueError, match="two classes"):
+        unseen.unseen_classes(features, labels * 0)
+    with pytest.raises(ValueError, match="not finite"):
+        unseen.unseen_classes(features * np.inf, labels)

@@ -1,0 +1,68 @@
+"""The curve over the one setting that runs differ in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_compare import lines_of, made_up
+
+from analysis import curve, tables
+
+
+def test_which_setting_varies() -> None:
+    run = made_up
+    weights = [run(weight_cent=weight, seed=seed) for weight in (0.0, 0.1, 1.0) for seed in (1, 2)]
+    assert curve.varying(weights) == "weight_cent"
+    assert curve.varying([run(lr_cent=rate) for rate in (0.1, 0.5, 1.0)]) == "lr_cent"
+    assert curve.varying([run(lr_cent=rate, known_classes=(1, 2)) for rate in (0.1, 0.5, 1.0)]) == "lr_cent"
+    for none in (
+        weights[:4],  # two values
+        [*weights, run(weight_cent=0.1, lr_cent=0.1)],  # two settings
+        [run(seed=seed) for seed in range(5)],
+        [run(head=head) for head in ("softmax", "arcface", "cosface")],  # no numbers
+        [run(clip=clip) for clip in (None, 1.0, 2.0)],
+    ):
+        assert curve.varying(none) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "places"),
+    [
+        ([0.0, 0.5, 1.0], [0.0, 0.5, 1.0]),
+        ([0.02, 0.5, 1.0], [0.02, 0.5, 1.0]),  # a factor of 50
+        ([-1.0, 0.001, 1.0], [-1.0, 0.001, 1.0]),
+        ([0.0, 0.01, 0.1, 1.0], [0.001, 0.01, 0.1, 1.0]),  # 0 at the left edge, a step further
+        ([0.01, 0.1, 1.0], [0.01, 0.1, 1.0]),
+    ],
+)
+def test_where_values_stand(values: list[float], places: list[float]) -> None:
+    found, logarithmic = curve.placed(values)
+    assert found == pytest.approx(places)
+    assert logarithmic == (min(values) >= 0 and 0.01 in values)
+
+
+def test_it_draws_mean_and_deviation_of_those_that_did_not_collapse(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    accuracies = {0.0: (97.0, 98.0), 0.01: (98.0, 99.0), 1.0: (99.0, 10.0), 10.0: (10.0, 10.0)}
+    runs = [
+        made_up(accuracy, name=f"{weight}-{seed}", weight_cent=weight, seed=seed)
+        for weight, pair in accuracies.items()
+        for seed, accuracy in enumerate(pair)
+    ]
+    lines = lines_of(tables.by_row(runs))
+    rows = sorted(
+        tables.rows_of(lines.assign(weight=[run.settings.weight_cent for run in runs]), ["weight"]),
+        key=lambda row: row.labels,
+    )
+    ax = Figure().add_subplot()
+    curve.draw_panel(ax, rows, "accuracy")
+    assert np.allclose(ax.lines[0].get_xydata(), [[0.0001, 97.5], [0.01, 98.5], [1, 99]])
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.01", "1"]
+    assert curve.caption(rows[:3]) == "mean ± standard deviation, n = 1 to 2; 1 of 6 runs collapsed and are left out"
+    assert curve.draw_curve(tmp_path / "curve.png", lines, runs, ["accuracy"]) == [tmp_path / "curve.png"]
+    assert (tmp_path / "curve.png").stat().st_size > 5_000
+    assert curve.draw_curve(tmp_path / "none.png", lines, runs[:2], ["accuracy"]) == []
+    assert not (tmp_path / "none.png").exists()
