@@ -26,7 +26,7 @@ import torch
 
 from analysis import film, metrics, plots, sweep, tables
 from analysis.curve import draw_curve
-from analysis.openset import Scored, Scores, load_images, score_runs
+from analysis.openset import Scored, Unseen, load_images, score_runs
 from analysis.unseen import UNSEEN
 from rundir.directory import Guard
 from rundir.loading import data_root
@@ -118,15 +118,14 @@ def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], dev
             run.numbers = numbers_of(run)
     if not comparison.open_set:
         written += write_comparison(comparison, rows)
-    found = Scores()
+    scored: list[Scored] = []
     if comparison.unknowns or any(run.unseen for run in runs):
-        found = score_runs(progress(runs, "Open set"), list(comparison.unknowns), device)
+        scored, unseen = score_runs(progress(runs, "Open set"), list(comparison.unknowns), device)
         if not comparison.variants:  # a row becomes a mean over choices of digits, too
-            scored = {one.run: None for one in found.scored}
-            rows = tables.by_row(scored, aside=("seed", "known_classes"))
-        written += write_open_set(comparison.out, found.scored, rows)
-        written += write_unseen(comparison.out, found.unseen, rows)
-    written += write_pages(comparison, runs, found.scored, failed)
+            rows = tables.by_row(dict.fromkeys(one.run for one in scored), aside=("seed", "known_classes"))
+        written += write_open_set(comparison.out, scored, rows)
+        written += write_unseen(comparison.out, unseen, rows)
+    written += write_pages(comparison, runs, scored, failed)
     say("Wrote " + ", ".join(map(str, written)))
     for name, reason in failed.items():
         complain(f"compare.py: {name} failed: {reason}")
@@ -218,7 +217,7 @@ def write_open_set(out: Path, scored: list[Scored], rows: tables.Rows) -> list[P
     return [out / name for name in ("open_set.png", "open_set.md", "open_set.csv", "open_set_runs.csv")]
 
 
-def write_unseen(out: Path, found: list[tuple[Run, str, dict[str, float]]], rows: tables.Rows) -> list[Path]:
+def write_unseen(out: Path, found: list[Unseen], rows: tables.Rows) -> list[Path]:
     """Write how well features tell classes apart that were never trained on: unseen.md, a line a run in unseen.csv, and
     unseen_curve.png where the runs make a curve; return their paths."""
     if not found:

@@ -20,22 +20,22 @@ from utils import printable
 
 HELP = {
     "losses": "center is center loss with the recipe's own head (default: softmax center)",
-    "weights-cent": "each loss with center loss at each of these weights; draws lambda_sweep.png too "
+    "weights-cent": "train each loss that has center loss at each of these weights, and draw lambda_sweep.png too "
     "(default: the recipe's λ)",
-    "seeds": "each of them with each seed (default: 1)",
-    "variants": "each of them with each of these flags of main.py, a row each, the first what the others are held "
-    'against; "" for none, "name: flags" to name it',
+    "seeds": "train each loss with each of these seeds (default: 1)",
+    "variants": "train each loss with each of these sets of flags of main.py; a row each, the others are held against "
+    'the first; "" for no flags, "name: flags" to name a row',
     "runs": "compare these runs, train nothing",
-    "jobs": "train so many at once (default: 1)",
-    "gpu": "CUDA device, to train and to score on; -1 is the CPU (default: 0)",
+    "jobs": "train N runs at once (default: 1)",
+    "gpu": "CUDA device to train and to score on; -1 is the CPU (default: 0)",
     "use-cpu": "use the CPU even if there is a GPU",
-    "out": "where it is written, the runs under runs/ (default: log/compare)",
+    "out": "folder for tables and figures, with the runs under runs/ (default: log/compare)",
     "open-set": "train on the literature's five choices of six digits, and score each run on the digits it never saw",
-    "unknowns": "score runs on these images: mnist, fashion-mnist, kmnist, or a folder with IDX images",
-    "animate": "write animation.gif, the runs' features epoch by epoch, and animation.mp4 where ffmpeg is there; from "
-    "runs made with --plot",
+    "unknowns": "score the runs on images of other classes: mnist, fashion-mnist, kmnist, or a folder with IDX images",
+    "animate": "write animation.gif, the runs' features epoch by epoch, and animation.mp4 where ffmpeg is there; "
+    "--runs must have been made with --plot",
     "report": "write report.html, all about the runs in one interactive page that needs no network",
-    "regions": "in figures, film and report shade what each class is taken for, up to the border of the unknown; two "
+    "regions": "shade the region of each class up to the border of the unknown, in figures, film and report; needs two "
     "features",
 }
 

@@ -96,5 +96,5 @@ def caption(rows: Sequence[Row]) -> str:
     counts = sorted({len(row.numbers) for row in rows})
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     collapsed, every = sum(row.collapsed for row in rows), sum(len(row.every) for row in rows)
-    left_out = f"; {collapsed} of {every} runs collapsed and are left out" if collapsed else ""
-    return f"mean ± standard deviation, n = {n}{left_out}"
+    left_out = f"; without the {collapsed} of {every} runs that collapsed" if collapsed else ""
+    return f"percent, mean ± standard deviation, n = {n}{left_out}"

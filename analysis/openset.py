@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,18 +40,13 @@ class Scored:
         return metrics.open_set(self.known, self.correct, self.unknown)
 
 
-@dataclass(frozen=True)
-class Unknown:
-    """Images of classes that a network does not know, uint8 (U, 28, 28), and their labels, int64 (U,), if there are
-    some."""
-
-    images: Tensor
-    labels: Tensor | None = None
+Unknown = tuple[Tensor, Tensor | None]  # images, uint8 (U, 28, 28), and their labels, int64 (U,), if there are some
+Unseen = tuple[Run, str, dict[str, float]]  # what a run's features make of the classes of images of that name
 
 
 def load_images(source: str, root: Path) -> Tensor:
     """Return the images of `load_unknown`."""
-    return load_unknown(source, root).images
+    return load_unknown(source, root)[0]
 
 
 def load_unknown(source: str, root: Path) -> Unknown:
@@ -67,16 +63,14 @@ def load_unknown(source: str, root: Path) -> Unknown:
     names = {key: name for name, found in datasets.SOURCES.items() for key in (name, found.torchvision_name.lower())}
     if source.lower() in names:
         data = datasets.load(names[source.lower()], root)
-        return Unknown(data.test_images, data.test_labels)
+        return data.test_images, data.test_labels
     file = _image_file(Path(source))
     images = datasets.read_idx(file)
     if images.ndim != 3 or images.shape[1:] != (datasets.SIDE, datasets.SIDE):
         side = datasets.SIDE
         raise DataError(f"{file}: holds {tuple(images.shape)}, not images of {side} by {side} pixels")
     beside = file.with_name(file.name.replace("images-idx3", "labels-idx1").replace("images", "labels"))
-    if not beside.is_file():
-        return Unknown(images)
-    return Unknown(images, datasets.read_idx(beside, (len(images),)).long())
+    return images, datasets.read_idx(beside, (len(images),)).long() if beside.is_file() else None
 
 
 def _image_file(folder: Path) -> Path:
@@ -91,68 +85,51 @@ def _image_file(folder: Path) -> Path:
     return chosen[0]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """What was made of runs and unknown images: every score, and how well the features tell the unknown classes
-    apart, by run and name of the images."""
-
-    scored: list[Scored] = field(default_factory=list)
-    unseen: list[tuple[Run, str, dict[str, float]]] = field(default_factory=list)
-
-
-def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) -> Scores:
-    """Score each run on the digits it never saw, and on the images of each source.
+def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) -> tuple[list[Scored], list[Unseen]]:
+    """Score each run on the digits it never saw and on the images of each source, and say how well its features tell
+    their classes apart, where there are labels.
 
     Raises:
         UserError: if a run cannot be loaded, or images cannot be had or are not those that it was trained on.
     """
-    loaded: dict[tuple[str, Path], Unknown] = {}
-    found = Scores()
+    load = functools.cache(load_unknown)
+    scored: list[Scored] = []
+    unseen: list[Unseen] = []
     for run in runs:
-        data, root = load_data(run), data_root(run)
-        unknown = {}
+        data, unknown = load_data(run), {name_of(source): load(source, data_root(run)) for source in sources}
         if run.unseen:
-            unseen = torch.isin(data.test_labels, torch.tensor(run.unseen))
-            unknown[UNSEEN_DIGITS] = Unknown(data.test_images[unseen], data.test_labels[unseen])
-        for source in sources:
-            if (source, root) not in loaded:
-                loaded[source, root] = load_unknown(source, root)
-            unknown[name_of(source)] = loaded[source, root]
-        score_run(run, unknown, device, found)
-    return found
-
-
-def score_run(run: Run, unknown: dict[str, Unknown], device: torch.device, found: Scores) -> None:
-    """Add to what was found every score of a run for each set of unknown images, and what its features make of their
-    classes."""
-    means = class_means_of(run)
-    network, digits = load_network(run, device), data_of(run)
-    test_features, test_logits = evaluated(run, network, digits.test_images, device)
-    known = metrics.known_scores(test_features, test_logits, run.arrays["centers"], means)
-    correct = test_logits.argmax(axis=1) == digits.test_labels.numpy()
-    for name, one in unknown.items():
-        features, logits = evaluated(run, network, one.images, device)
-        for score, values in metrics.known_scores(features, logits, run.arrays["centers"], means).items():
-            found.scored.append(Scored(run, name, score, known[score], correct, values))
-        if one.labels is not None:
+            never = torch.isin(data.test_labels, torch.tensor(run.unseen))
+            unknown = {UNSEEN_DIGITS: (data.test_images[never], data.test_labels[never])} | unknown
+        network, digits, means = load_network(run, device), data_of(run), class_means_of(run)
+        features, logits = evaluated(run, network, digits.test_images, device)
+        known = metrics.known_scores(features, logits, run.arrays["centers"], means)
+        correct = logits.argmax(axis=1) == digits.test_labels.numpy()
+        for name, (images, labels) in unknown.items():
+            features, logits = evaluated(run, network, images, device)
+            scores = metrics.known_scores(features, logits, run.arrays["centers"], means)
+            scored += [Scored(run, name, score, known[score], correct, values) for score, values in scores.items()]
             try:
-                found.unseen.append((run, name, unseen_classes(features, one.labels.numpy())))
+                unseen += [] if labels is None else [(run, name, unseen_classes(features, labels.numpy()))]
             except ValueError as error:
                 complain(f"compare.py: {run.path}: {name} are not told from each other: {error}")
+    return scored, unseen
 
 
 def class_means_of(run: Run) -> np.ndarray:
     """Return the class means (C, D) of a run's training features.
 
     Raises:
-        UserError: if they, or its centers, are not finite.
+        UserError: if they, or its centers, are not finite, or a class has none.
     """
     features, centers = (run.arrays[name].astype(float) for name in ("train_features", "centers"))
     for array, what in ((features, "training features"), (centers, "centers")):
         if not np.isfinite(array).all():
             why = "that are no numbers" if np.isnan(array).any() else "beyond 65,504, the largest that is kept"
             raise UserError(f"{run.path}: has {what} {why}; it cannot be scored")
-    return metrics.class_means(features, run.arrays["train_labels"].astype(int))
+    try:
+        return metrics.class_means(features, run.arrays["train_labels"].astype(int))
+    except ValueError as error:
+        raise UserError(f"{run.path}: damaged features: {error}") from None
 
 
 def evaluated(run: Run, network: Network, images: Tensor, device: torch.device) -> tuple[np.ndarray, np.ndarray]:

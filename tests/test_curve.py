@@ -61,7 +61,10 @@ def test_it_draws_mean_and_deviation_of_those_that_did_not_collapse(tmp_path: Pa
     curve.draw_panel(ax, rows, "accuracy")
     assert np.allclose(ax.lines[0].get_xydata(), [[0.0001, 97.5], [0.01, 98.5], [1, 99]])
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.01", "1"]
-    assert curve.caption(rows[:3]) == "mean ± standard deviation, n = 1 to 2; 1 of 6 runs collapsed and are left out"
+    assert (
+        curve.caption(rows[:3])
+        == "percent, mean ± standard deviation, n = 1 to 2; without the 1 of 6 runs that collapsed"
+    )
     assert curve.draw_curve(tmp_path / "curve.png", lines, runs, ["accuracy"]) == [tmp_path / "curve.png"]
     assert (tmp_path / "curve.png").stat().st_size > 5_000
     assert curve.draw_curve(tmp_path / "none.png", lines, runs[:2], ["accuracy"]) == []
