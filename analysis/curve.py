@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -70,25 +69,20 @@ def draw_panel(ax: Axes, rows: Sequence[Row], number: str) -> None:
     """Draw one number of rows whose label is a value; a row of which every run collapsed is left out."""
     rows = [row for row in rows if row.collapsed < len(row.every)]
     values = [float(row.labels[0]) for row in rows]
-    places, logarithmic = placed(values)
     points = [mean_and_std(row.numbers[number].tolist()) for row in rows]
     deviations = [std or 0.0 for _, std in points]
-    ax.errorbar(places, [mean for mean, _ in points], deviations, fmt="o-", color="black", lw=1, ms=3, capsize=2)
-    if logarithmic:
-        ax.set_xscale("log")
-        ax.minorticks_off()
-    ax.set_xticks(places, [f"{value:g}" for value in values])
+    ax.errorbar(values, [mean for mean, _ in points], deviations, fmt="o-", color="black", lw=1, ms=3, capsize=2)
+    if is_wide(values):  # logarithmic, with 0 at the left edge
+        ax.set_xscale("symlog", linthresh=min(value for value in values if value > 0))
+    ax.set_xticks(values, [f"{value:g}" for value in values])
+    ax.minorticks_off()
     ax.grid(True, linewidth=0.4, alpha=0.4)
 
 
-def placed(values: Sequence[float]) -> tuple[list[float], bool]:
-    """Return where rising values stand on the axis, and whether it is logarithmic. There 0 stands at its left edge, as
-    far from the smallest other value as the values are from each other on average."""
+def is_wide(values: Sequence[float]) -> bool:
+    """Return whether values, none negative, lie too far from each other for a linear axis."""
     positive = [value for value in values if value > 0]
-    if len(positive) < 2 or min(values) < 0 or positive[-1] <= LINEAR * positive[0]:
-        return list(values), False
-    step = math.log(positive[-1] / positive[0]) / (len(positive) - 1)
-    return [value or positive[0] / math.exp(step) for value in values], True
+    return bool(positive) and min(values) >= 0 and max(positive) > LINEAR * min(positive)
 
 
 def caption(rows: Sequence[Row]) -> str:

@@ -36,11 +36,11 @@ def request_of(flags: tuple[str, ...]) -> Request:
     return parse_arguments(list(flags))
 
 
-def settings_of(run: Wanted, dataset: str = "auto") -> Settings:
-    """Return the settings that a run is to have, on that data set where it has not asked for one."""
-    request = request_of(tuple(run.flags))
-    asked = request.settings.dataset
-    return resolve(request.settings, request.by_hand, dataset if asked == "auto" else asked)
+def asked_for(flags: Sequence[str], dataset: str = "auto") -> tuple[Settings, Execution]:
+    """Return the settings that flags of main.py lead to, on that data set where they leave it open."""
+    request = request_of(tuple(flags))
+    dataset = dataset if request.settings.dataset == "auto" else request.settings.dataset
+    return resolve(request.settings, request.by_hand, dataset), request.execution
 
 
 def is_that_run(path: Path, flags: Sequence[str]) -> bool:
@@ -49,16 +49,15 @@ def is_that_run(path: Path, flags: Sequence[str]) -> bool:
         plan = read_record(path).plan
     except UserError:
         return False
-    request = request_of(tuple(flags))
-    dataset = request.settings.dataset
-    if dataset == "auto":  # what a run falls back to counts only while there is no MNIST
-        dataset = "mnist" if datasets.is_there("mnist", Path(request.options.data_root)) else plan.settings.dataset
+    request, dataset = request_of(tuple(flags)), plan.settings.dataset
+    if request.settings.dataset == "auto":  # what a run falls back to counts only while there is no MNIST
+        dataset = "mnist" if datasets.is_there("mnist", Path(request.options.data_root)) else dataset
         if dataset != "mnist" and plan.asked("dataset") != "auto":
             return False
-    asked = resolve(request.settings, request.by_hand, dataset)
-    if asked.precision == plan.asked("precision"):
-        asked = replace(asked, precision=plan.settings.precision)
-    return asked == plan.settings and is_computed_so(plan, request.execution)
+    settings, execution = asked_for(flags, dataset)
+    if settings.precision == plan.asked("precision"):
+        settings = replace(settings, precision=plan.settings.precision)
+    return settings == plan.settings and is_computed_so(plan, execution)
 
 
 def is_computed_so(plan: Plan, asked: Execution) -> bool:
@@ -84,7 +83,7 @@ def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], ever
         others = [path for path in elsewhere if is_that_run(path, run.flags)]
         finished = [path for path in (*ours, *others) if is_finished(path, every_epoch)]
         ours = [path for path in ours if not is_finished(path) and (not every_epoch or keeps_every_epoch(path))]
-        twin = next((one for one in missing if one.path in ours or asks_for_the_same(one, run)), None)
+        twin = next((one for one in missing if one.path in ours or asked_for(one.flags) == asked_for(run.flags)), None)
         if finished or twin:
             run.path = finished[0] if finished else twin.path if twin else None
             continue
@@ -94,12 +93,6 @@ def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], ever
         run.path = ours[0] if ours else next(free)
         missing.append(run)
     return missing
-
-
-def asks_for_the_same(one: Wanted, other: Wanted) -> bool:
-    """Return whether two runs are to have the same settings, computed in the same way."""
-    there, here = request_of(tuple(one.flags)), request_of(tuple(other.flags))
-    return settings_of(one) == settings_of(other) and there.execution == here.execution
 
 
 # ---------------------------------------------------------------- training
@@ -112,7 +105,9 @@ class Progress:
         self.paths = [run.path for run in runs if run.path]
         self.start = self.next_look = time.monotonic()
         self.already = sum(map(progress_of, self.paths))
-        self.guesses = [settings_of(run, "mnist").max_epoch or 22 for run in runs]  # of those that have not started
+        self.guesses = [
+            asked_for(run.flags, "mnist")[0].max_epoch or 22 for run in runs
+        ]  # of those that have not started
         form = "{l_bar}{bar}| {n:.1f}/{total_fmt} epochs [{elapsed}]"
         self.bar = tqdm(initial=self.already, bar_format=form, disable=not sys.stderr.isatty())
 

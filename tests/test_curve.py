@@ -28,19 +28,19 @@ def test_which_setting_varies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "places"),
+    ("values", "wide"),
     [
-        ([0.0, 0.5, 1.0], [0.0, 0.5, 1.0]),
-        ([0.02, 0.5, 1.0], [0.02, 0.5, 1.0]),  # a factor of 50
-        ([-1.0, 0.001, 1.0], [-1.0, 0.001, 1.0]),
-        ([0.0, 0.01, 0.1, 1.0], [0.001, 0.01, 0.1, 1.0]),  # 0 at the left edge, a step further
-        ([0.01, 0.1, 1.0], [0.01, 0.1, 1.0]),
+        ([0.0, 0.5, 1.0], False),
+        ([0.02, 0.5, 1.0], False),  # a factor of 50
+        ([-1.0, 0.001, 1.0], False),
+        ([0.0, 0.01, 0.1, 1.0], True),
+        ([0.01, 0.1, 1.0], True),
+        ([0.0], False),
+        ([], False),
     ],
 )
-def test_where_values_stand(values: list[float], places: list[float]) -> None:
-    found, logarithmic = curve.placed(values)
-    assert found == pytest.approx(places)
-    assert logarithmic == (min(values) >= 0 and 0.01 in values)
+def test_values_that_lie_far_apart(values: list[float], wide: bool) -> None:
+    assert curve.is_wide(values) == wide
 
 
 def test_it_draws_mean_and_deviation_of_those_that_did_not_collapse(tmp_path: Path) -> None:
@@ -59,7 +59,9 @@ def test_it_draws_mean_and_deviation_of_those_that_did_not_collapse(tmp_path: Pa
     )
     ax = Figure().add_subplot()
     curve.draw_panel(ax, rows, "accuracy")
-    assert np.allclose(ax.lines[0].get_xydata(), [[0.0001, 97.5], [0.01, 98.5], [1, 99]])
+    assert np.allclose(ax.lines[0].get_xydata(), [[0, 97.5], [0.01, 98.5], [1, 99]])
+    places = ax.transData.transform([[0, 98], [0.01, 98], [1, 98]])[:, 0]
+    assert np.diff(places)[1] == pytest.approx(2 * np.diff(places)[0], rel=0.15), "0 is a step to the left"
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.01", "1"]
     assert (
         curve.caption(rows[:3])
