@@ -30,7 +30,8 @@ HELP = {
     "gpu": "CUDA device to train and to score on; -1 is the CPU (default: 0)",
     "use-cpu": "use the CPU even if there is a GPU",
     "out": "folder for tables and figures, with the runs under runs/ (default: log/compare)",
-    "open-set": "train on the literature's five choices of six digits, and score each run on the digits it never saw",
+    "open-set": "train on the literature's five choices of six digits, and score each run on the digits it never saw: "
+    "how well it tells them from those, and from each other",
     "unknowns": "score the runs on images of other classes: mnist, fashion-mnist, kmnist, or a folder with IDX images",
     "animate": "write animation.gif, the runs' features epoch by epoch, and animation.mp4 where ffmpeg is there; "
     "--runs must have been made with --plot",
@@ -184,11 +185,23 @@ def refuse_unknown(parser: Parser, unknown: list[str]) -> None:
     """End with a message for what is no flag of compare.py; it may be one of main.py."""
     complaint = io.StringIO()
     with contextlib.redirect_stderr(complaint), contextlib.suppress(SystemExit):
-        parse_arguments(unknown)
+        refuse_ours(parser, parse_arguments(unknown))
+    if "is set by compare.py" in complaint.getvalue():
+        parser.exit(2, complaint.getvalue())
     if "unrecognized arguments" not in complaint.getvalue():
         flags = shlex.join(unknown)
         parser.error(f"{unknown[0]} is a flag of main.py; those go behind a bare --: compare.py … -- {flags}")
     parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+
+
+def refuse_ours(parser: Parser, given: Request, open_set: bool = False) -> None:
+    """End with a message for a flag of main.py that is ours to set."""
+    ours = sorted({"seed", "weight_cent", "head"} & given.by_hand)
+    ours += [name for name in ("save_dir", "resume", "overwrite", "stop_after") if getattr(given, name)]
+    ours += ["known_classes"] if open_set and given.settings.known_classes else []
+    if ours:
+        flag = ours[0].replace("_", "-")
+        parser.error(f"--{flag} is set by compare.py (--losses, --weights-cent, --seeds, --out)")
 
 
 def check_own_flags(parser: Parser, args: argparse.Namespace, more: list[str]) -> None:
@@ -216,12 +229,7 @@ def check_flags_of_main(parser: Parser, args: argparse.Namespace, more: list[str
     variants = [take_margin_flags([*more, *read_variant(variant)[1]])[1] for variant in args.variants or [""]]
     requests = [parse_arguments(flags) for flags in variants]
     for given in requests:
-        own = sorted({"seed", "weight_cent", "head"} & given.by_hand)
-        own += [name for name in ("save_dir", "resume", "overwrite", "stop_after") if getattr(given, name)]
-        own += ["known_classes"] if args.open_set and given.settings.known_classes else []
-        if own:
-            flag = own[0].replace("_", "-")
-            parser.error(f"--{flag} is set by compare.py (--losses, --weights-cent, --seeds, --out)")
+        refuse_ours(parser, given, args.open_set)
         if args.regions and given.settings.feat_dim != 2:
             parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
     if args.animate and not args.runs and not any(map(has_a_film, requests)):

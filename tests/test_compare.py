@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,15 @@ import torch
 from conftest import ROOT, is_anywhere_running, rows, run_here, spawn, wait_until, write_idx
 
 import compare
-from analysis import metrics, plots, sweep, tables
+from analysis import metrics, openset, plots, sweep, tables
 from analysis.comparison import parse_comparison
 from analysis.openset import Scored
-from analysis.unseen import unseen_classes
+from analysis.unseen import UNSEEN, unseen_classes
 from analysis.wanted import Wanted
 from rundir.loading import load_data, load_network
 from rundir.reading import Record, Run, epochs_of, is_finished, read_run
 from training.settings import Execution, Options, Plan, Settings
+from utils import UserError
 
 # Two digits, one epoch: seconds.
 QUICK = ["--", "-d", "mnist5k", "--use-cpu", "--known-classes", "3", "8", "--max-epoch", "1", "--batch-size", "32"]
@@ -505,6 +507,47 @@ def test_open_set_keeps_the_rows_that_variants_name(compared: tuple[Path, str], 
     assert [(row["loss"], row["n"]) for row in rows(tmp_path / "open_set.csv")] == [("fourier", "1"), ("direct", "1")]
 
 
+def test_a_curve_where_one_number_varies(compared: tuple[Path, str], tmp_path: Path) -> None:
+    runs = [read_run(compared[0] / "runs" / f"center-{seed}") for seed in (1, 2) for _ in range(3)]
+    for run, rate in zip(runs, [0.1, 0.5, 1.0] * 2, strict=True):
+        plan = run.record.plan
+        run.record = replace(run.record, plan=replace(plan, settings=replace(plan.settings, lr_cent=rate)))
+        run.numbers = compare.numbers_of(run)
+        run.path = Path(shutil.copytree(run.path, tmp_path / f"{rate}-{run.settings.seed}"))
+    rows = tables.by_row(runs)
+    written = compare.write_comparison(parse_comparison(["--out", str(tmp_path)]), rows)
+    written += compare.write_unseen(tmp_path, [(run, "letters", dict.fromkeys(UNSEEN, 2.0)) for run in runs], rows)
+    assert {path.name for path in written} >= {"curve.png", "unseen_curve.png"}
+    assert all(path.is_file() for path in written)
+
+
+@pytest.mark.parametrize(
+    ("array", "value", "message"),
+    [
+        ("train_features", np.nan, "has training features that are no numbers; it cannot be scored"),
+        ("train_features", np.inf, "has training features beyond 65,504, the largest that is kept; it cannot be"),
+        ("centers", np.nan, "has centers that are no numbers; it cannot be scored"),
+    ],
+)
+def test_what_is_not_finite_is_not_scored(compared: tuple[Path, str], array: str, value: float, message: str) -> None:
+    run = read_run(compared[0] / "runs" / "center-1")
+    run.arrays[array][0, 0] = value
+    with pytest.raises(UserError, match=message):
+        openset.score_runs([run], [], torch.device("cpu"))
+
+
+def test_labels_beside_unknown_images_are_theirs(tmp_path: Path) -> None:
+    images, labels = np.zeros((4, 28, 28), np.uint8), np.array([1, 0, 2, 1], np.uint8)
+    write_idx(tmp_path / "t10k-images-idx3-ubyte", images)
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte", labels)
+    found = openset.load_unknown(str(tmp_path), tmp_path)[1]
+    assert found is not None
+    assert found.tolist() == [1, 0, 2, 1]
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte", labels[:3])
+    with pytest.raises(UserError, match=r"holds \(3,\), not \(4,\)"):
+        openset.load_unknown(str(tmp_path), tmp_path)
+
+
 def test_more_sets_of_unknown_images_than_there_are_colors(tmp_path: Path) -> None:
     panels = {"run": {"max logit": {str(number): np.arange(5.0) + number for number in range(12)}}}
     plots.histograms(panels, tmp_path / "open_set.png")
@@ -542,6 +585,8 @@ def test_more_sets_of_unknown_images_than_there_are_colors(tmp_path: Path) -> No
         (["-d", "mnist5k"], "-d is a flag of main.py; those go behind a bare --: compare.py … -- -d mnist5k"),
         (["--seeds", "1", "--max-epoch", "2"], "go behind a bare --: compare.py … -- --max-epoch 2"),
         (["--set", "foo=1"], "--set is a flag of main.py"),
+        (["--weight-cent", "1"], "--weight-cent is set by compare.py (--losses, --weights-cent, "),
+        (["--head", "arcface"], "--head is set by compare.py (--losses, --weights-cent, "),
         (["--losss", "center"], "did you mean --losses?"),
     ],
 )
