@@ -102,8 +102,8 @@ def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     rows: tables.Rows = {}
     for one, run in found:
         rows.setdefault(one.row, []).append(run)
-    ends = tables.lengths(rows.values())
-    return {name + end: group for (name, group), end in zip(rows.items(), ends, strict=True)}, failed
+    marks = tables.marks(rows.values())
+    return {name + mark: group for (name, group), mark in zip(rows.items(), marks, strict=True)}, failed
 
 
 # ---------------------------------------------------------------- what is made of them

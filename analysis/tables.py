@@ -31,13 +31,13 @@ MARKUP = re.compile(r"[\\`*\[\]!|]|:(?=//)|(?<=www)\.", re.IGNORECASE)  # what m
 
 
 def by_row(runs: Iterable[Run], aside: Sequence[str] = ("seed",)) -> Rows:
-    """Return the runs by what a row of a table calls them: the loss, the length where it is not the same for all,
-    and what else differs in the settings, but for those `aside`."""
+    """Return the runs by what a row of a table calls them: the loss, its `marks`, and what else differs in the
+    settings, but for those `aside`."""
     groups: dict[Settings, list[Run]] = {}
     for run in runs:
         key = replace(run.settings, **{name: ASIDE[name] for name in aside})  # type: ignore[arg-type]
         groups.setdefault(key, []).append(run)
-    names = {key: loss_name(key) + length for key, length in zip(groups, lengths(groups.values()), strict=True)}
+    names = {key: loss_name(key) + mark for key, mark in zip(groups, marks(groups.values()), strict=True)}
     rows: Rows = {}
     for shown in (4, None):  # all of them where four do not tell the rows apart
         rows = {}
@@ -55,12 +55,16 @@ def _differing(settings: Settings, twins: Sequence[Settings]) -> list[str]:
     return [f"{name} {value}" for name, value in values.items() if any(getattr(twin, name) != value for twin in twins)]
 
 
-def lengths(groups: Iterable[Sequence[Run]]) -> list[str]:
-    """Return what the name of each row ends in, so that runs of another length are not taken for as long."""
-    epochs = [sorted({run.record.epochs for run in group}) for group in groups]
-    if all(one == epochs[0] for one in epochs):
-        return [""] * len(epochs)
-    return [f", {' or '.join(map(str, one))} epoch{'' if one == [1] else 's'}" for one in epochs]
+def marks(groups: Iterable[Sequence[Run]]) -> list[str]:
+    """Return what the name of each row ends in: data set and length, where they are not the same for all rows."""
+    groups = list(groups)
+    told: tuple[Callable[[Run], str], ...] = (
+        lambda run: run.record.dataset,
+        lambda run: f"{run.record.epochs} epoch{'s' * (run.record.epochs > 1)}",
+    )
+    columns = [[" and ".join(dict.fromkeys(map(say, group))) for group in groups] for say in told]
+    differing = [column for column in columns if len(set(column)) > 1]
+    return ["".join(f", {column[row]}" for column in differing) for row in range(len(groups))]
 
 
 # ---------------------------------------------------------------- lines, one a run

@@ -335,15 +335,17 @@ def test_rows_are_named_by_what_differs() -> None:
     assert list(tables.by_row(several).values()) == [[one] for one in several]
 
 
-def test_rows_of_another_length_say_so() -> None:
+def test_rows_of_another_length_or_data_set_say_so() -> None:
     """By what the runs have trained, whatever their losses and settings are."""
     runs = [made_up(epochs=1), made_up(epochs=10, weight_cent=0.0), made_up(epochs=10, weight_cent=0.0, seed=2)]
     named = tables.by_row(runs)
     assert [*named] == ["softmax + center loss (λ = 0.1), 1 epoch", "softmax only (λ = 0), 10 epochs"]
     runs = [made_up(epochs=2, max_epoch=2), made_up(epochs=10)]
     assert [*tables.by_row(runs)] == [f"softmax + center loss (λ = 0.1), {n} epochs" for n in (2, 10)]
-    assert tables.lengths([runs, runs[:1]]) == [", 2 or 10 epochs", ", 2 epochs"]
-    assert tables.lengths([runs[:1], runs[:1]]) == ["", ""]
+    assert tables.marks([runs, runs[:1]]) == [", 2 epochs and 10 epochs", ", 2 epochs"]
+    assert tables.marks([runs[:1], runs[:1]]) == ["", ""]
+    runs[0].record = replace(runs[0].record, dataset="mnist")
+    assert tables.marks([runs[:1], runs[1:]]) == [", mnist, 2 epochs", ", mnist5k, 10 epochs"]
 
 
 def test_numbers_that_a_run_lacks_do_not_stop_the_table() -> None:
