@@ -7,15 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from conftest import ROOT, is_anywhere_running, rows, run_here, spawn, wait_until, write_idx
+from test_tables import cells
 
 import compare
 from analysis import metrics, openset, plots, sweep, tables
@@ -24,8 +23,7 @@ from analysis.openset import Scored
 from analysis.unseen import UNSEEN, unseen_classes
 from analysis.wanted import Wanted
 from rundir.loading import load_data, load_network
-from rundir.reading import Record, Run, epochs_of, is_finished, read_run
-from training.settings import Execution, Options, Plan, Settings
+from rundir.reading import epochs_of, is_finished, read_run
 from utils import UserError
 
 # Two digits, one epoch: seconds.
@@ -47,9 +45,10 @@ def test_it_trains_each_loss_with_each_seed(compared: tuple[Path, str]) -> None:
     assert "4 runs, 0 of them are there" in printed
     assert "Run 4 of 4: " in printed
     made = {path.parent.name: json.loads(path.read_text())["settings"] for path in out.glob("runs/*/config.json")}
-    assert {name: (made[name]["weight_cent"], made[name]["seed"]) for name in made} == {
-        "softmax-1": (0, 1), "softmax-2": (0, 2), "center-1": (0.1, 1), "center-2": (0.1, 2),
-    }  # fmt: skip
+    expected = {
+        f"{name}-{seed}": (weight, seed) for name, weight in (("softmax", 0), ("center", 0.1)) for seed in (1, 2)
+    }
+    assert {name: (made[name]["weight_cent"], made[name]["seed"]) for name in made} == expected
 
 
 def test_tables_hold_mean_and_deviation_of_the_runs(compared: tuple[Path, str]) -> None:
@@ -271,224 +270,11 @@ def test_ended_it_keeps_what_was_trained_and_goes_on_there(tmp_path: Path) -> No
     assert is_finished(run)
 
 
-def test_plan_of_a_sweep_and_of_the_open_set() -> None:
-    runs = list(parse_comparison(["--weights-cent", "0", "0.01", "1", "--seeds", "4", "5"]).plan())
-    assert [run.name for run in runs] == [f"center-{w}-{s}" for s in (4, 5) for w in ("0", "0.01", "1")]
-    runs = list(parse_comparison(["--losses", "softmax", "center", "--weights-cent", "0", "1"]).plan())
-    assert [run.name for run in runs] == ["softmax-1", "center-1-1"]  # λ = 0 is there already
-    runs = list(parse_comparison(["--losses", "arcface+center", "--", "--recipe", "paper"]).plan())
-    assert runs[0].flags[:4] == ["--head", "arcface", "--weight-cent", "0.01"]
-    runs = list(parse_comparison(["--losses", "softmax", "arcface", "--", "--scale", "20"]).plan())
-    assert ["--scale" in run.flags for run in runs] == [False, True]
-    runs = list(parse_comparison(["--variants", "", "--recipe reference", "--recipe paper"]).plan())
-    assert [run.flags[2:4] for run in runs] == [["--weight-cent", weight] for weight in ("0.1", "1.0", "0.01")]
-    runs = list(parse_comparison(["--variants", "", "--recipe accurate"]).plan())
-    assert [run.flags[1:4:2] for run in runs] == [["softmax", "0.1"], ["cosface", "1.0"]], "center loss on its own head"
-    runs = list(parse_comparison(["--losses", "center", "--", "--recipe", "accurate", "--margin", "0.15"]).plan())
-    assert runs[0].flags[:2] == ["--head", "cosface"]
-    assert runs[0].flags[-2:] == ["--margin", "0.15"]
-    runs = list(parse_comparison(["--losses", "cosface", "--variants", "a: ", "b: --margin 0.2"]).plan())
-    assert [(run.name, run.flags[-2:]) for run in runs][1] == ("cosface-b-1", ["--margin", "0.2"])
-    runs = list(parse_comparison(["--losses", "softmax", "center", "--variants", "a: ", "b: --lr-model 0.2"]).plan())
-    assert [run.row for run in runs] == ["softmax, a", "softmax, b", "center, a", "center, b"]
-    runs = list(parse_comparison(["--open-set"]).plan())
-    assert len(runs) == 10
-    assert runs[4].name == "softmax-split5-1"
-    assert runs[4].flags[-7:] == ["--known-classes", "6", "3", "4", "9", "8", "2"]
-
-
-def made_up(correct: float = 100.0, epochs: int = 1, name: str = "", **settings) -> Run:
-    """A run of ten classes of which only the settings, the length, the accuracy in percent and the path matter."""
-    plan = Plan(
-        settings=Settings(**{"weight_cent": 0.1} | settings), execution=Execution(), options=Options(), choices={}
-    )
-    record = Record("", plan, "mnist5k", tuple(range(10)), 4_000, 1_000, {}, epochs, "here")
-    right = np.arange(1_000) < 10 * correct
-    return Run(Path(name), record, {"test_predictions": right, "test_labels": np.ones(1_000, bool)})
-
-
-def lines_of(rows: tables.Rows, accuracy: Callable[[Run], float] = tables.accuracy_of) -> pd.DataFrame:
-    """Lines with nothing but the accuracy, which may be another than the run's."""
-    return tables.lines_of(rows, lambda run: {"accuracy": accuracy(run)}, ["accuracy"])
-
-
-def cells(text: str) -> list[list[str]]:
-    """Return the cells of all tables in a text of Markdown, but for the rules under their headers."""
-    lines = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|") and "---" not in line]
-    return [[cell.strip() for cell in line] for line in lines]
-
-
-ACCURACY = {"accuracy": metrics.METRICS["accuracy"]}
-
-
-def test_rows_are_named_by_what_differs() -> None:
-    run = made_up
-    named = tables.by_row([run(), run(seed=2), run(max_epoch=2), run(weight_cent=0.0)])
-    assert {name: len(group) for name, group in named.items()} == {
-        "softmax + center loss (λ = 0.1), max_epoch 10": 2,
-        "softmax + center loss (λ = 0.1), max_epoch 2": 1,
-        "softmax only (λ = 0)": 1,
-    }
-    other = dict(max_epoch=5, recipe="paper", clip=1.0, shift=0, stepsize=None, gamma=0.5)
-    base = dict(clip=2.0, shift=1, stepsize=None, gamma=None)
-    several = [run(**base), run(**other), run(**other | {"gamma": 0.8})]
-    assert list(tables.by_row(several).values()) == [[one] for one in several]
-
-
-def test_rows_of_another_length_or_data_set_say_so() -> None:
-    """By what the runs have trained, whatever their losses and settings are."""
-    runs = [made_up(epochs=1), made_up(epochs=10, weight_cent=0.0), made_up(epochs=10, weight_cent=0.0, seed=2)]
-    named = tables.by_row(runs)
-    assert [*named] == ["softmax + center loss (λ = 0.1), 1 epoch", "softmax only (λ = 0), 10 epochs"]
-    runs = [made_up(epochs=2, max_epoch=2), made_up(epochs=10)]
-    assert [*tables.by_row(runs)] == [f"softmax + center loss (λ = 0.1), {n} epochs" for n in (2, 10)]
-    assert tables.marks([runs, runs[:1]]) == [", 2 epochs and 10 epochs", ", 2 epochs"]
-    assert tables.marks([runs[:1], runs[:1]]) == ["", ""]
-    runs[0].record = replace(runs[0].record, dataset="mnist")
-    assert tables.marks([runs[:1], runs[1:]]) == [", mnist, 2 epochs", ", mnist5k, 10 epochs"]
-
-
-def test_numbers_that_a_run_lacks_do_not_stop_the_table() -> None:
-    numbers = {1: {"accuracy": 10.0}, 2: {"accuracy": 12.0, "drift": float("inf")}}
-    names = {name: metrics.METRICS[name] for name in ("accuracy", "drift")}
-    lines = tables.lines_of({"loss": [made_up(seed=1), made_up(seed=2)]}, lambda run: numbers[run.settings.seed], names)
-    assert cells(tables.as_markdown([tables.means(lines, names)]))[-1] == ["loss", "11.00 ± 1.41", "nan ± nan", "2"]
-
-
-def test_runs_that_collapsed_are_counted_apart(tmp_path: Path) -> None:
-    groups = {
-        "one of three": [made_up(98.0, seed=1), made_up(10.0, seed=2), made_up(99.0, seed=3)],
-        "all": [made_up(10.0, seed=1), made_up(12.0, seed=2)],
-        "none": [made_up(97.0, seed=1), made_up(99.0, seed=2), made_up(99.5, seed=3)],
-    }
-    lines = lines_of(groups)
-    assert cells(tables.as_markdown([tables.means(lines, ACCURACY)]))[1:] == [
-        ["one of three", "98.50 ± 0.71", "2 (1 of 3 collapsed)"],
-        ["all", "11.00 ± 1.41", "2 (2 of 2 collapsed)"],
-        ["none", "98.50 ± 1.32", "3"],
-    ]
-    assert cells(tables.as_markdown([tables.each_seed(lines, "accuracy", 2)]))[1] == [
-        "one of three", "98.00", "10.00", "99.00", "98.50 ± 0.71", "2 (1 of 3 collapsed)",
-    ]  # fmt: skip
-    paired = tables.paired(lines, ACCURACY)
-    assert paired is not None
-    assert paired["each seed"].tolist()[-1] == "-1.00, +0.50", "the seed of the run that collapsed is left out"
-    tables.means_csv(tmp_path / "means.csv", lines, ACCURACY)
-    assert [(row["n"], row["collapsed"]) for row in rows(tmp_path / "means.csv")] == [
-        ("2", "1"),
-        ("2", "2"),
-        ("3", "0"),
-    ]
-
-
 def test_a_table_of_several_labels_is_one(compared: tuple[Path, str]) -> None:
     """Each line of the open set's has as many cells, else GitHub shows no table but its source."""
     lines = [line for line in (compared[0] / "open_set.md").read_text().splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 2 * 4
     assert {line.count("|") for line in lines} == {1 + 3 + len(metrics.OPEN_SET) + 1}
-
-
-def test_differences_are_paired_by_seed() -> None:
-    """Against Student's interval worked by hand: gaps 0.1, 0.2, 0.3; t(0.975, 2) = 4.3027."""
-    accuracy = {
-        (0.0, 1): 99.0,
-        (0.0, 2): 99.1,
-        (0.0, 3): 99.2,
-        (0.1, 3): 99.5,
-        (0.1, 2): 99.3,
-        (0.1, 1): 99.1,
-        (1.0, 1): 99.0,
-    }
-    rows = tables.by_row(made_up(weight_cent=weight, seed=seed) for weight, seed in accuracy)
-    lines = lines_of(rows, lambda run: accuracy[run.settings.weight_cent, run.settings.seed])
-    paired = tables.paired(lines, ACCURACY)
-    assert paired is not None
-    (row,) = cells(tables.as_markdown([paired]))[1:]  # one seed has no interval
-    half = 4.3027 * 0.1 / 3**0.5
-    assert row == [
-        "softmax + center loss (λ = 0.1) − softmax only (λ = 0)", "accuracy", "+0.20",
-        f"{0.2 - half:+.2f} to {0.2 + half:+.2f}", "+0.10, +0.20, +0.30", "3",
-    ]  # fmt: skip
-    assert tables.paired(lines_of({"a": [made_up()], "b": [made_up(seed=1)]}), ACCURACY) is None
-
-
-def test_differences_of_open_set_runs_are_paired_by_choice_of_digits_too() -> None:
-    lines = lines_of(
-        {
-            name: [
-                made_up(90 + shift + seed, seed=seed, known_classes=split)
-                for split in ((1, 2), (3, 4))
-                for seed in (1, 2)
-            ]
-            for name, shift in (("a", 0.0), ("b", 0.5))
-        }
-    )
-    paired = tables.paired(lines, ACCURACY)
-    assert paired is not None
-    assert paired.iloc[0].tolist() == ["+0.50", "+0.50 to +0.50", "+0.50, +0.50, +0.50, +0.50", "4"]
-
-
-def test_a_seed_that_was_trained_twice_counts_once() -> None:
-    runs = [made_up(), made_up(), made_up(seed=2)]
-    other = [made_up(weight_cent=1.0), made_up(weight_cent=1.0)]
-    accuracy = {id(run): value for run, value in zip([*runs, *other], [99.0, 99.2, 99.4, 99.3, 99.5], strict=True)}
-    lines = lines_of({"a": runs, "b": other}, lambda run: accuracy[id(run)])
-    first, _ = tables.rows_of(lines)
-    assert first.numbers["accuracy"].droplevel("known").to_dict() == {1: pytest.approx(99.1), 2: 99.4}
-    assert tables.paired(lines, ACCURACY) is None, "two runs of one seed have no interval"
-    seeds, means = (
-        cells(tables.as_markdown([table]))
-        for table in (tables.each_seed(lines, "accuracy", 2), tables.means(lines, ACCURACY))
-    )
-    assert seeds[1] == ["a", "99.10", "99.40", "99.25 ± 0.21", "2"]
-    assert means[1:] == [["a", "99.25 ± 0.21", "2"], ["b", "99.40", "1"]], "not 99.40 ± 0.14 over two"
-
-
-def test_what_was_not_measured_stays_out_of_the_seeds() -> None:
-    """As the accuracy after the first epoch of a run with --eval-freq 10."""
-    measured = {1: 99.0, 2: float("nan"), 3: 99.2}
-    rows = {"a": [made_up(seed=seed) for seed in measured], "b": [made_up(seed=2)]}
-    table = tables.as_markdown(
-        [tables.each_seed(lines_of(rows, lambda run: measured[run.settings.seed]), "accuracy", 2)]
-    )
-    assert cells(table)[1:] == [["a", "99.00", "", "99.20", "99.10 ± 0.14", "2"], ["b", "", "", "", "", "0"]]
-    assert "nan" not in table
-
-
-def test_a_table_fits_the_terminal() -> None:
-    names = ["softmax only (λ = 0)", "softmax + center|loss (λ = 0.1)", "ArcFace + center loss (λ = 0.1)"]
-    table = pd.DataFrame([["99.99 ± 0.01"] * 8] * 3, pd.Index(names, name="loss"), [*"abcdefgh"])
-    parts = ["Before.", table, "After, a line that is as long as it is, since a terminal breaks lines of words."]
-    for width, count in ((200, 4), (99, 9), (64, 19), (20, 29)):
-        lines = tables.for_terminal(parts, width).splitlines()
-        assert lines[0] == "Before."
-        assert lines[-1].startswith("After")
-        shown = lines[2:-2]
-        assert len(shown) == count, width
-        assert max(map(len, shown)) <= max(width, 2 + 4 + len(names[1]))
-        assert sum(line.count("99.99 ± 0.01") for line in shown) == 24
-    wide = tables.for_terminal(parts, 200).splitlines()[3]
-    assert wide.split() == ["softmax", "only", "(λ", "=", "0)"] + ["99.99", "±", "0.01"] * 8
-
-
-def test_a_table_cannot_be_broken_out_of() -> None:
-    text = tables.markdown(["run"], [["<script>alert(1)</script>\n| x |"]])
-    assert "<script>" not in text
-    assert len(text.splitlines()) == 3
-
-
-@pytest.mark.parametrize(
-    ("word", "written"),
-    [
-        ("![x](https://evil.example/x.png)", r"\!\[x\](https\://evil.example/x.png)"),
-        ("[x](javascript:alert)", r"\[x\](javascript:alert)"),
-        ("a `b` \\| c", r"a \`b\` \\\| c"),
-        ("<https://evil.example> www.evil.example", r"&lt;https\://evil.example> www\.evil.example"),
-        ("a\x1b[2J", r"a\\x1b\[2J"),
-    ],
-)
-def test_no_link_and_no_image_from_a_stranger(word: str, written: str) -> None:
-    assert tables.plain(word) == written
 
 
 def test_open_set_leaves_out_runs_that_were_not_scored(compared: tuple[Path, str], tmp_path: Path) -> None:
@@ -554,59 +340,6 @@ def test_more_sets_of_unknown_images_than_there_are_colors(tmp_path: Path) -> No
     panels = {"run": {"max logit": {str(number): np.arange(5.0) + number for number in range(12)}}}
     plots.histograms(panels, tmp_path / "open_set.png")
     assert (tmp_path / "open_set.png").stat().st_size > 10_000
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--losses", "triplet"], "'triplet': must be one of softmax"),
-        (["--seeds", "-1"], "must be a whole number at least 0"),
-        (["--weights-cent", "nan"], "must be a number at least 0"),
-        (["--jobs", "0"], "must be a whole number at least 1"),
-        (["--runs", "a", "--seeds", "1"], "leave --losses, --weights-cent, --seeds, --variants and -- out"),
-        (["--unknowns", "a/letters", "b/letters/raw"], "two of them would be called letters"),
-        (["--", "--scale", "20"], "--scale and --margin need a loss with a margin head"),
-        (["--losses", "arcface", "--", "--scale", "no"], "must be a number above 0"),
-        (["--", "--max-epoch", "0"], "must be a whole number at least 1"),
-        (["--", "--seed", "3"], "--seed is set by compare.py"),
-        (["--", "--weight-cent", "1"], "--weight-cent is set by compare.py"),
-        (["--", "--save-dir", "x"], "--save-dir is set by compare.py"),
-        (["--open-set", "--", "--known-classes", "1", "2"], "--known-classes is set by compare.py"),
-        (["--variants", '--set "x'], "--variants: no closing quotation"),
-        (["--variants", "a: --lr-model 0.1", "a: --lr-model 0.2"], "two of them are called 'a'"),
-        (["--regions", "--variants", "", "--feat-dim 3"], "--regions: the regions of a plane can be drawn"),
-        (["--losses", "softmax", "arcface", "--", "--margin", "3"], "arcface takes radians from 0 to π/2; got 3"),
-        (["--losses", "cosface", "--", "--margin", "2"], "cosface takes less than 2; got 2"),
-        (["--losses", "softmax", "--variants", "--recipe accurate --margin 0.2"], "need a loss with a margin head"),
-        (
-            ["--losses", "softmax", "arcface", "--weights-cent", "0", "1"],
-            "--weights-cent needs a loss with center loss",
-        ),
-        (["--animate", "--", "--max-epoch", "1"], "--animate: a film needs the features of two epochs"),
-        (["--animate", "--", "--plot-freq", "50"], "--animate: a film needs the features of two epochs"),
-        (["-d", "mnist5k"], "-d is a flag of main.py; those go behind a bare --: compare.py … -- -d mnist5k"),
-        (["--seeds", "1", "--max-epoch", "2"], "go behind a bare --: compare.py … -- --max-epoch 2"),
-        (["--set", "foo=1"], "--set is a flag of main.py"),
-        (["--weight-cent", "1"], "--weight-cent is set by compare.py (--losses, --weights-cent, "),
-        (["--head", "arcface"], "--head is set by compare.py (--losses, --weights-cent, "),
-        (["--losss", "center"], "did you mean --losses?"),
-    ],
-)
-def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        parse_comparison(arguments)
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def test_notes_of_main_are_said(tmp_path: Path) -> None:
-    for arguments, note in (
-        (["--gpu", "0,1", "--use-cpu"], "Note: of --gpu 0,1 GPU 0 is taken; "),
-        (["--use-cpu", "--", "--workers", "4"], "Note: --workers does nothing"),
-    ):
-        done = run_here(compare.main, "--unknowns", "nowhere", "--out", tmp_path, *arguments)
-        assert done.stdout.startswith(note)
-        assert done.returncode == 2
 
 
 def test_bad_input_ends_with_one_line_before_training(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_compare import lines_of, made_up
+from test_tables import lines_of, made_up
 
 from analysis import curve, tables
 
