@@ -26,7 +26,7 @@ import torch
 
 from analysis import film, metrics, plots, sweep, tables
 from analysis.curve import draw_curve
-from analysis.openset import Scored, Unseen, load_images, score_runs
+from analysis.openset import Scored, ToldApart, load_images, score_runs
 from analysis.unseen import UNSEEN
 from rundir.directory import Guard
 from rundir.loading import data_root
@@ -217,7 +217,7 @@ def write_open_set(out: Path, scored: list[Scored], rows: tables.Rows) -> list[P
     return [out / name for name in ("open_set.png", "open_set.md", "open_set.csv", "open_set_runs.csv")]
 
 
-def write_unseen(out: Path, found: list[Unseen], rows: tables.Rows) -> list[Path]:
+def write_unseen(out: Path, found: list[ToldApart], rows: tables.Rows) -> list[Path]:
     """Write how well features tell classes apart that were never trained on: unseen.md, a line a run in unseen.csv, and
     unseen_curve.png where the runs make a curve; return their paths."""
     if not found:

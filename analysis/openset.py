@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from rundir.reading import Run
 from training.trainer import Network
 from utils import UserError, complain
 
-UNSEEN_DIGITS = "unseen digits"
+UNSEEN = "unseen digits"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Scored:
 
 
 Unknown = tuple[Tensor, Tensor | None]  # images, uint8 (U, 28, 28), and their labels, int64 (U,), if there are some
-Unseen = tuple[Run, str, dict[str, float]]  # what a run's features make of the classes of images of that name
+ToldApart = tuple[Run, str, dict[str, float]]  # what a run's features make of the classes of images of that name
 
 
 def load_images(source: str, root: Path) -> Tensor:
@@ -54,7 +55,8 @@ def load_unknown(source: str, root: Path) -> Unknown:
 
     Args:
         source: a name from `datasets.SOURCES`, torchvision's or ours, for its test images; or a folder with IDX images,
-            plain or ``.gz``, in itself or in its ``raw``. Of several files there the test images (``t10k``) count.
+            plain or ``.gz``, in itself or in its ``raw``. Of several files there the test images (``t10k``, ``test``)
+            count.
         root: the data root, for a name.
 
     Raises:
@@ -77,7 +79,7 @@ def _image_file(folder: Path) -> Path:
     if not folder.is_dir():
         raise DataError(f"{folder}: neither a folder nor one of {', '.join(datasets.SOURCES)}")
     files = sorted(path for place in (folder, folder / "raw") for path in place.glob("*images*") if path.is_file())
-    chosen = [path for path in files if path.name.startswith("t10k")] or files
+    chosen = [path for path in files if re.search("t10k|test", path.name)] or files
     if not chosen:
         raise DataError(f"{folder}: holds no IDX images; their file's name must contain 'images'")
     if len({path.name.removesuffix(".gz") for path in chosen}) > 1:
@@ -85,7 +87,7 @@ def _image_file(folder: Path) -> Path:
     return chosen[0]
 
 
-def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) -> tuple[list[Scored], list[Unseen]]:
+def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) -> tuple[list[Scored], list[ToldApart]]:
     """Score each run on the digits it never saw and on the images of each source, and say how well its features tell
     their classes apart, where there are labels.
 
@@ -94,12 +96,12 @@ def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) ->
     """
     load = functools.cache(load_unknown)
     scored: list[Scored] = []
-    unseen: list[Unseen] = []
+    unseen: list[ToldApart] = []
     for run in runs:
         data, unknown = load_data(run), {name_of(source): load(source, data_root(run)) for source in sources}
         if run.unseen:
-            never = torch.isin(data.test_labels, torch.tensor(run.unseen))
-            unknown = {UNSEEN_DIGITS: (data.test_images[never], data.test_labels[never])} | unknown
+            never = data.only(run.unseen)
+            unknown = {UNSEEN: (never.test_images, never.test_labels)} | unknown
         network, digits, means = load_network(run, device), data_of(run), class_means_of(run)
         features, logits = evaluated(run, network, digits.test_images, device)
         known = metrics.known_scores(features, logits, run.arrays["centers"], means)
