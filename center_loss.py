@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _whole(name: str, value: object, low: int | None = None) -> None:
+    """Raise ValueError unless a value is a whole number of at least `low`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or (low is not None and value < low):  # type: ignore[operator]
+        least = "" if low is None else f" of at least {low}"
+        raise ValueError(f"{name} must be a whole number{least}; got {value!r}")
 
 
 class CenterLoss(nn.Module):
@@ -67,10 +76,11 @@ class CenterLoss(nn.Module):
         last_value: scalar, detached: the loss of the last call without ``weight``; under the transforms of
             torch.func that of the last call outside them.
 
-    Under DistributedDataParallel wrap the loss as well as the network: the mean of the ranks' losses,
-    the gradients and the centers are then those of one process with all the samples (with
-    ``reduction="mean"`` and batches of one size). With ``sparse=True`` do not wrap it: it exchanges
-    the rows itself; start it from the same centers in every process.
+    Under DistributedDataParallel wrap the loss as well as the network; with ``sparse=True`` do not wrap it, for it
+    exchanges the rows itself: start it from the same centers in every process. The centers then stay the same in
+    every process, and those of one process with all the samples: with ``sparse=True``, with ``update="paper"``,
+    and else with batches of one size, none of it ignored, since DistributedDataParallel takes the mean of the
+    processes' means. With ``reduction="sum"`` and ``update="gradient"`` they move by the mean of the processes' sums.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -96,8 +106,12 @@ class CenterLoss(nn.Module):
         ignore_index: int | None = None,
     ) -> None:
         super().__init__()
-        if num_classes < 1 or feat_dim < 1:
-            raise ValueError(f"num_classes and feat_dim must be at least 1; got {num_classes} and {feat_dim}")
+        _whole("num_classes", num_classes, 1)
+        _whole("feat_dim", feat_dim, 1)
+        if ignore_index is not None:
+            _whole("ignore_index", ignore_index)
+        if half not in (None, True, False):
+            raise ValueError(f"half must be True, False or None; got {half!r}")
         if update not in ("gradient", "paper"):
             raise ValueError(f"update must be 'gradient' or 'paper'; got {update!r}")
         if reduction not in ("mean", "sum"):
@@ -139,20 +153,19 @@ class CenterLoss(nn.Module):
         """
         features, labels = self._checked(features, labels)
         dtype = torch.promote_types(torch.promote_types(features.dtype, self.centers.dtype), torch.float32)
-        with torch.autocast(features.device.type, enabled=False):
+        with _without_autocast(features.device):
             features = features.to(dtype)
             count: int | Tensor = max(labels.numel(), 1)
             classes = labels
             if self.ignore_index is not None:  # such a sample lies on a center, and is of class C, which is none
                 kept = labels != self.ignore_index
-                count = kept.sum().clamp(min=1)
+                count = kept.sum().clamp(min=1).to(dtype)
                 labels = torch.where(kept, labels, 0)
                 classes = torch.where(kept, labels, self.num_classes)
             centers = self._gather(labels).to(dtype)  # (B, D)
             if self.ignore_index is not None:
                 features = torch.where(kept.unsqueeze(1), features, centers.detach())
-            k = 1.0 / count if self.reduction == "mean" else 1.0
-            k = 0.5 * k if self.has_half else k
+            k = self._factor(count)
 
             # What the features feel: eq. 2, and by autograd eq. 3. mse_loss sums the squares in one pass.
             if self.update == "gradient" and self.weight == 1 and not self._exchanges():
@@ -163,27 +176,36 @@ class CenterLoss(nn.Module):
             self._keep(value)
 
             # What the centers feel: a term that has their gradient and adds nothing to the value.
-            pull = self._pull(features.detach(), centers, classes, k)
             felt = self.weight * value if self.weight else (0 * features).sum()  # 0 even where the value overflows
-            return felt + (pull - pull.detach())
+            return felt + self._pull(features.detach(), centers, classes, k)
+
+    def _factor(self, count: int | Tensor) -> float | Tensor:
+        """Return k of eq. 2, for so many samples."""
+        k = 1.0 / count if self.reduction == "mean" else 1.0
+        return 0.5 * k if self.has_half else k
 
     def _keep(self, value: Tensor) -> None:
         """Set `last_value`, but not to what a transform of torch.func will have taken away."""
-        if getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)() is None:
+        if torch.compiler.is_compiling() or not _is_transformed():
             self.last_value = value.detach()
 
     def _pull(self, features: Tensor, centers: Tensor, labels: Tensor, k: float | Tensor) -> Tensor:
-        """Return a scalar whose gradient with respect to the centers is what they shall receive."""
+        """Return 0, with the gradient that the centers receive."""
         gap = centers.detach() - features  # (B, D)
         if self._exchanges():
             gap, labels = _all_gather_batch(gap, labels)  # (sum of B, D)
-            centers = self._gather(torch.where(labels == self.num_classes, 0, labels)).to(gap.dtype)
-            k = k / _world_size()  # the mean over processes, as DistributedDataParallel takes it
+            kept = labels != self.num_classes
+            centers = self._gather(torch.where(kept, labels, 0)).to(gap.dtype)
+            # Every process applies all rows: it takes the mean over them, or the processes' mean of their sums, as
+            # DistributedDataParallel does.
+            k = self._factor(kept.sum().clamp(min=1).to(gap.dtype)) if self.reduction == "mean" else k / _world_size()
         if self.update == "gradient":
-            return (2 * k * gap * centers).sum()
-        ordered = labels.sort().values
-        count = torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
-        return (gap / (1 + count).unsqueeze(1) * centers).sum()  # eq. 4
+            received = 2 * k * gap
+        else:
+            ordered = labels.sort().values
+            count = torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
+            received = gap / (1 + count).unsqueeze(1)  # eq. 4
+        return (received * (centers - centers.detach())).sum()
 
     def _exchanges(self) -> bool:
         """Whether processes exchange their batches here: for eq. 4, whose counts are the global
@@ -206,11 +228,14 @@ class CenterLoss(nn.Module):
 
     def _checked(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return features as (B, D) and labels as int32 or int64, or raise ValueError."""
+        for name, given in (("features", features), ("labels", labels)):
+            if not isinstance(given, Tensor):
+                raise ValueError(f"{name} must be a tensor; got {type(given).__name__}: torch.as_tensor makes one")
         if not features.is_floating_point():
             swapped = "; the order is center_loss(features, labels)" if features.dim() == 1 else ""
             raise ValueError(f"features must be floating point; got {features.dtype}{swapped}")
         if labels.dtype not in _LABEL_DTYPES:
-            raise ValueError(f"labels must be integers; got {labels.dtype}")
+            raise ValueError(f"labels must be integers (int64, int32, int16, int8 or uint8); got {labels.dtype}")
         if features.dim() == 4 and features.shape[2:] == (1, 1):
             features = features.flatten(1)
         if features.dim() != 2:
@@ -259,6 +284,18 @@ def _initial_centers(num_classes: int, feat_dim: int, init: str | Tensor, radius
         centers[:, 1] = radius * angle.sin()
         return centers
     raise ValueError(f"init must be 'normal', 'zeros', 'circle' or a tensor; got {init!r}")
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which autocast, where the device has it, leaves float32 alone."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def _is_transformed() -> bool:
+    """Return whether this runs inside a transform of torch.func, such as vmap."""
+    return getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)() is not None
 
 
 def _world_size() -> int:

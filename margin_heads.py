@@ -12,10 +12,13 @@ Face Recognition, CVPR 2018, eq. 4. Needs torch and nothing else. MIT license.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 # A feature is divided by sqrt(|x|² + 1e-6), not by |x|: at x = 0 the cosines are 0 and their
 # gradient is at most 1000, and beyond |x| = 1 float32 can hardly tell the difference.
@@ -23,6 +26,18 @@ _NORM_EPSILON = 1e-3
 _LARGE = 1e15  # of a feature: the square of a larger one may leave float32
 # 1 - cos²θ is kept above this: sqrt has no finite slope at 0.
 _MIN_SIN_SQUARED = 1e-7
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which autocast, where the device has it, leaves float32 alone."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def _is_transformed() -> bool:
+    """Return whether this runs inside a transform of torch.func, whose values cannot be read."""
+    return getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)() is not None
 
 
 class MarginHead(nn.Module):
@@ -56,24 +71,15 @@ class MarginHead(nn.Module):
                 labels, the plain scaled cosines.
 
         Raises:
-            ValueError: for wrong shapes and dtypes, and on the CPU for labels out of range. On CUDA and in a
-                compiled graph an index out of range is the kernel's to refuse.
+            ValueError: for wrong shapes, dtypes and devices, and on the CPU for labels out of range. On CUDA, in
+                a compiled graph and under torch.func an index out of range is the kernel's to refuse.
         """
-        if not features.is_floating_point():
-            raise ValueError(f"features must be floating point; got {features.dtype}")
-        if features.dim() != 2 or features.shape[1] != self.feat_dim:
-            shape = tuple(features.shape)
-            raise ValueError(f"features must have shape (B, {self.feat_dim}); got {shape}")
-        if labels is not None and labels.shape != features.shape[:1]:
-            shape = tuple(labels.shape)
-            raise ValueError(f"labels must have shape ({features.shape[0]},); got {shape}")
-        if labels is not None:
-            self._check_labels(labels)
-        with torch.autocast(features.device.type, enabled=False):
+        self._check(features, labels)
+        with _without_autocast(features.device):
             dtype = torch.promote_types(torch.promote_types(features.dtype, self.weight.dtype), torch.float32)
             features = features.to(dtype)
             largest = features.detach().abs().amax(dim=1, keepdim=True)
-            features = features / torch.where(largest > _LARGE, largest, 1)  # a direction has no length
+            features = features / torch.where(largest > _LARGE, largest, 1)  # cosines depend on the direction alone
             length = (features.square().sum(dim=1, keepdim=True) + _NORM_EPSILON**2).sqrt()
             cosine = F.linear(features / length, F.normalize(self.weight.to(dtype))).clamp(-1, 1)
             if labels is None:
@@ -82,10 +88,27 @@ class MarginHead(nn.Module):
             target = self.with_margin(cosine.gather(1, index))
             return self.s * cosine.scatter(1, index, target)
 
-    def _check_labels(self, labels: Tensor) -> None:
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-            raise ValueError(f"labels must be integers; got {labels.dtype}")
-        if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
+    def _check(self, features: Tensor, labels: Tensor | None) -> None:
+        """Raise ValueError for what `forward` does not take."""
+        for name, given in (("features", features), ("labels", labels)):
+            if given is None:
+                continue
+            if not isinstance(given, Tensor):
+                raise ValueError(f"{name} must be a tensor; got {type(given).__name__}: torch.as_tensor makes one")
+            if given.device != self.weight.device:
+                devices = f"{given.device} and {self.weight.device}: move the head with head.to(device)"
+                raise ValueError(f"{name} and the head's weight must be on one device; got {devices}")
+        if not features.is_floating_point():
+            raise ValueError(f"features must be floating point; got {features.dtype}")
+        if features.dim() != 2 or features.shape[1] != self.feat_dim:
+            raise ValueError(f"features must have shape (B, {self.feat_dim}); got {tuple(features.shape)}")
+        if labels is None:
+            return
+        if labels.shape != features.shape[:1]:
+            raise ValueError(f"labels must have shape ({features.shape[0]},); got {tuple(labels.shape)}")
+        if labels.dtype not in _LABEL_DTYPES:
+            raise ValueError(f"labels must be integers (int64, int32, int16, int8 or uint8); got {labels.dtype}")
+        if labels.device.type == "cpu" and labels.numel() and not (torch.compiler.is_compiling() or _is_transformed()):
             low, high = (int(bound) for bound in labels.aminmax())
             if low < 0 or high >= self.num_classes:
                 wrong = high if high >= self.num_classes else low

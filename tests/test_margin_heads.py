@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from margin_heads import ArcFace, CosFace, MarginHead
 
@@ -132,8 +133,15 @@ def test_float32_inside_autocast(kind, dtype: torch.dtype) -> None:
         (lambda: ArcFace()(torch.randn(3, 5)), r"features must have shape \(B, 2\); got \(3, 5\)"),
         (lambda: ArcFace()(torch.randn(3, 2), torch.arange(4)), r"labels must have shape \(3,\); got \(4,\)"),
         (lambda: ArcFace()(torch.ones(3, 2).long()), "features must be floating point; got torch.int64"),
-        (lambda: ArcFace()(torch.randn(3, 2), torch.ones(3)), "labels must be integers; got torch.float32"),
-        (lambda: CosFace()(torch.randn(3, 2), torch.ones(3) > 0), "labels must be integers; got torch.bool"),
+        (lambda: ArcFace()(torch.randn(3, 2), torch.ones(3)), r"labels must be integers.*got torch\.float32"),
+        (lambda: CosFace()(torch.randn(3, 2), torch.ones(3) > 0), r"labels must be integers.*got torch\.bool"),
+        (lambda: CosFace()(torch.randn(3, 2), torch.ones(3).to(torch.uint64)), r"int8 or uint8\); got torch\.uint64"),
+        (lambda: CosFace()(torch.randn(3, 2), [0, 1, 2]), "labels must be a tensor; got list: torch.as_tensor"),
+        (lambda: CosFace()(torch.randn(3, 2).numpy()), "features must be a tensor; got ndarray"),
+        (
+            lambda: ArcFace()(torch.randn(3, 2), torch.zeros(3, device="meta").long()),
+            "labels .*; got meta and cpu: move",
+        ),
         (lambda: CosFace()(torch.randn(2, 2), torch.tensor([0, 10])), r"labels must lie in \[0, 10\); got 10"),
         (lambda: ArcFace()(torch.randn(2, 2), torch.tensor([-1, 3])), r"labels must lie in \[0, 10\); got -1"),
     ],
@@ -153,3 +161,22 @@ def test_features_whose_squares_leave_float32(kind) -> None:
     torch.testing.assert_close(logits, head(1e6 * direction, labels))
     F.cross_entropy(logits, labels).backward()
     assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [ArcFace, CosFace])
+def test_gradients_of_each_sample(kind) -> None:
+    head, features, labels = kind(), torch.randn(5, 2), torch.tensor([0, 3, 9, 3, 1])
+
+    def loss(feature: Tensor, label: Tensor) -> Tensor:
+        return F.cross_entropy(head(feature[None], label[None]), label[None])
+
+    found = torch.func.vmap(torch.func.grad(loss))(features, labels)
+    for one, feature, label in zip(found, features, labels, strict=True):
+        torch.testing.assert_close(one, torch.func.grad(loss)(feature, label))
+
+
+@pytest.mark.parametrize("kind", [ArcFace, CosFace])
+def test_without_contents_on_the_meta_device(kind) -> None:
+    head, features = kind().to("meta"), torch.randn(4, 2, device="meta", requires_grad=True)
+    head(features, torch.zeros(4, dtype=torch.int64, device="meta")).sum().backward()
+    assert features.grad.shape == (4, 2)
