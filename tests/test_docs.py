@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+import torch
+import torch.nn.functional as F
 from conftest import ROOT
+
+from center_loss import CenterLoss
 
 BLOCKS = [
     pytest.param(code, id=f"{name}-{number}")
@@ -23,6 +28,41 @@ def test_there_are_blocks() -> None:
 @pytest.mark.parametrize("code", BLOCKS)
 def test_block_runs(code: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(code, "<block>", "exec"), {"__name__": "__main__"})
+
+
+B, C = 6, 4
+CONVENTIONS = {  # by the table's first column: the center loss, one sample after the other, and the cross-entropy's sum
+    "the widely copied file": (lambda gaps: sum(gap @ gap for gap in gaps) / B, "mean"),
+    "the paper": (lambda gaps: sum(gap @ gap for gap in gaps) / 2, "sum"),
+    "the Caffe example": (lambda gaps: sum(gap @ gap for gap in gaps) / 2 / B, "mean"),
+    "pytorch-metric-learning 3": (lambda gaps: sum(gap @ gap for gap in gaps) / 2, "mean"),
+    "pytorch-ood 0.4": (lambda gaps: sum(gap @ gap for gap in gaps) / (B * C), "mean"),
+}
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_lambda_is_carried_over(name: str) -> None:
+    """Each line of the page's table: features are pulled as there, relative to the cross-entropy."""
+    _, page = (ROOT / "docs/using_center_loss.md").read_text().split("So, to carry values over")
+    (line,) = re.findall(rf"^\| {re.escape(name)} \| ([^|]*) \| ([^|]*) \|", page, re.M)
+    generator = torch.Generator().manual_seed(0)
+    weight, labels = torch.randn(C, 3, generator=generator), torch.randint(0, C, (B,), generator=generator)
+    centers = torch.randn(C, 3, generator=generator)
+    features = torch.randn(B, 3, generator=generator)
+
+    def pull(center: Callable[[torch.Tensor], torch.Tensor], reduction: str) -> torch.Tensor:
+        found = []
+        for term in (center, lambda x: F.cross_entropy(x @ weight.T, labels, reduction=reduction)):
+            x = features.clone().requires_grad_()
+            found += torch.autograd.grad(term(x), x)
+        return found[0] / found[1].norm()
+
+    loss, reduction = CONVENTIONS[name]
+    there = pull(lambda x: 0.03 * loss([row - centers[label] for row, label in zip(x, labels, strict=True)]), reduction)
+    for update, cell in zip(("gradient", "paper"), line, strict=True):
+        value = eval(re.sub(r"(\d)λ", r"\1*λ", cell).replace("·", "*"), {"λ": 0.03, "B": B, "C": C})
+        ours = CenterLoss(C, 3, update=update, weight=value, init=centers)
+        torch.testing.assert_close(pull(lambda x, ours=ours: ours(x, labels), "mean"), there)
 
 
 def test_files_and_flags_that_the_readme_names_exist() -> None:
