@@ -15,14 +15,13 @@ from training.arguments import Parser, argument, number, parse_gpu
 from utils import HERE
 
 FIGURE = "predictions.png"
-SURE = 90.0  # percent
 SHIPPED = HERE / "models" / "shipped"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """Return the arguments."""
     parser = Parser(description="Classify images of digits with a trained run.")
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders, or - for stdin: any size, color or gray, dark on light or light on dark, one digit each")  # fmt: skip
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders, patterns, or - for stdin: any size, color or gray, dark on light or light on dark; digits apart from each other are read one by one")  # fmt: skip
     parser.add_argument("--run", type=Path, action="append", metavar="DIR", help="run directory of main.py; with --page several, once each (default: networks that come with this code)")  # fmt: skip
     parser.add_argument("--reject", type=number(float, 0, 50), default=1.0, metavar="PERCENT", help="share of true digits that may be called unknown (default: 1)")  # fmt: skip
     parser.add_argument("--show", action="store_true", help="print the 28×28 pixels that the network saw")
@@ -47,58 +46,67 @@ def parse(argv: list[str]) -> argparse.Namespace:
 if __name__ == "__main__":
     ARGUMENTS = parse(sys.argv[1:])
 
-import contextlib
-import io
 import itertools
 import json
-from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from analysis.pictures import BadImage, Seen, read_image, see
+from analysis.image_files import BadImage, read_pages, sources
+from analysis.pictures import Seen, see
 from rundir.reading import read_run
 from utils import complain, printable, progress_bar, run_command, say
 
 if TYPE_CHECKING:
+    from analysis.predictions import Listed
     from analysis.reader import Prediction, Reader
     from rundir.reading import Run
 
 
-def sources(names: list[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
-    """Yield the images that arguments stand for: files, the images in a folder, or ``-`` for stdin."""
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    for name in names:
-        inside: list[Path] = []
-        with contextlib.suppress(OSError):  # is told of when it is opened
-            inside = sorted(file for file in Path(name).iterdir() if file.suffix.lower() in suffixes)
-        if name == "-":
-            yield "stdin", io.BytesIO(sys.stdin.buffer.read())
-        elif inside:
-            yield from ((str(file), file) for file in inside)
-        else:
-            yield name, Path(name)
+@dataclass(frozen=True)
+class Picture:
+    """An image or a page of one, by its name as it can be printed, and what there is to see in it."""
+
+    name: str
+    page: int | None
+    seen: Seen
+
+    def title(self, digit: int = 0) -> str:
+        """Return its name, or that of its so-manieth digit."""
+        page = f", page {self.page}" if self.page else ""
+        return f"{self.name}{page}" + (f" ({digit} of {len(self.seen.several)})" if digit else "")
 
 
-def look_at(names: list[str]) -> tuple[dict[str, Seen], bool]:
-    """Return what there is to see in each image, by its name as it can be printed, and whether all could be read."""
-    seen: dict[str, Seen] = {}
-    found = list(sources(names))
-    for name, source in progress_bar(found, len(found), "Images", unit="image"):
+def look_at(names: list[str]) -> tuple[list[Picture], bool]:
+    """Return what there is to see in each image, and whether all could be read."""
+    pictures: list[Picture] = []
+    all_read = True
+    found = {printable(name): (name, source) for name, source in sources(names)}
+    for shown, (name, source) in progress_bar(found.items(), len(found), "Images", unit="image"):
+        page = None
         try:
-            seen[printable(name)] = see(read_image(source))
+            for page, pixels in read_pages(source):
+                try:
+                    pictures.append(Picture(shown, page, see(pixels)))
+                except BadImage as error:
+                    all_read = _refuse(name, page, error)
         except BadImage as error:
-            complain(f"predict.py: {name}: {error}")
-    return seen, len(seen) == len({printable(name) for name, _ in found})
+            all_read = _refuse(name, None if page is None else page + 1, error)
+    return pictures, all_read
+
+
+def _refuse(name: str, page: int | None, error: BadImage) -> bool:
+    complain(f"predict.py: {name}{f', page {page}' if page else ''}: {error}")
+    return False
 
 
 def predict(args: argparse.Namespace) -> int:
     """Print a line for each image; return the exit status: 2 if an image could not be read."""
     runs = [read_run(path) for path in args.runs]
-    seen, all_read = look_at(args.images)  # before torch is imported: a wrong name is told of at once
-    if not seen and not args.page and not args.export:
+    pictures, all_read = look_at(args.images)  # before torch is imported: a wrong name is told of at once
+    if not pictures and not args.page and not args.export:
         return 2
     from analysis.reader import Reader
     from training.hardware import choose_device
@@ -114,8 +122,8 @@ def predict(args: argparse.Namespace) -> int:
         write_page(args.page, runs, readers, quiet=args.json)
     if args.export:
         write_onnx(args.export, runs[-1], readers[-1], quiet=args.json)
-    if seen:
-        tell(args, runs[-1], readers[-1], seen)
+    if pictures:
+        tell(args, runs[-1], readers[-1], pictures)
     return 0 if all_read else 2
 
 
@@ -137,33 +145,41 @@ def write_onnx(path: Path, run: Run, reader: Reader, quiet: bool) -> None:
         say(f"Wrote {path}")
 
 
-def tell(args: argparse.Namespace, run: Run, reader: Reader, seen: dict[str, Seen]) -> None:
+def tell(args: argparse.Namespace, run: Run, reader: Reader, pictures: list[Picture]) -> None:
     """Print what each image is taken for, and draw it if asked to."""
-    predictions = dict(zip(seen, reader.read(np.array([one.digit for one in seen.values()])), strict=True))
+    digits = [digit for one in pictures for digit in (one.seen.digit, *one.seen.several)]
+    found = iter(reader.read(np.array(digits)))
+    answers = [list(itertools.islice(found, 1 + len(one.seen.several))) for one in pictures]
     if not args.json:
         which = "training digits held out" if reader.calibration.held_out else "digits of its training (held out: none, see --hold-out)"  # fmt: skip
         say(f"{run.path}: unknown is what lies over {reader.threshold:.2f} from its center, as {args.reject:g} % do of {len(reader.calibration.distances)} {which}")  # fmt: skip
-    for name, prediction in predictions.items():
-        say(
-            as_json(name, prediction, seen[name])
-            if args.json
-            else f"{name}: {in_words(prediction, seen[name].several)}"
-        )
-        if args.show and not args.json:
-            print(as_text(seen[name].digit))
+    listed: list[Listed] = []
+    for picture, (whole, *several) in zip(pictures, answers, strict=True):
+        seen, title = picture.seen, picture.title()
+        if args.json:
+            say(as_json(picture, whole, several))
+        elif several:
+            say(f"{title}: {len(several)} digits: {', '.join(_name(one) for one in several)}")
+        rows = [(title, seen.digit, whole, in_words(whole, seen.looks_like))]
+        if several:
+            each = enumerate(zip(seen.several, several, strict=True), 1)
+            rows = [(picture.title(number), digit, one, in_words(one)) for number, (digit, one) in each]
+        for name, digit, _, words in rows:
+            if not args.json:
+                say(f"{name}: {words}")
+            if args.show and not args.json:
+                print(as_text(digit))
+        listed += rows
     if args.plot:
-        draw(run, predictions, seen, reader, quiet=args.json)
+        draw(run, listed, reader, quiet=args.json)
 
 
-def draw(run: Run, predictions: dict[str, Prediction], seen: dict[str, Seen], reader: Reader, quiet: bool) -> None:
+def draw(run: Run, listed: list[Listed], reader: Reader, quiet: bool) -> None:
     """Draw the figure under the first name that is free."""
     from analysis import predictions as figure
 
     names = (FIGURE if n == 1 else FIGURE.replace(".", f"-{n}.") for n in itertools.count(1))
     file = next(Path(name) for name in names if not Path(name).exists() and not Path(name).is_symlink())
-    listed = [
-        (name, one.digit, predictions[name], in_words(predictions[name], one.several)) for name, one in seen.items()
-    ]
     figure.draw(run, listed, reader.threshold, file)
     if not quiet:
         say(f"Wrote {file}")
@@ -172,35 +188,41 @@ def draw(run: Run, predictions: dict[str, Prediction], seen: dict[str, Seen], re
 # ---------------------------------------------------------------- in words
 
 
-def in_words(prediction: Prediction, several: bool) -> str:
-    """Return what an image is taken for, how surely, and what else it may be."""
-    digit = str(prediction.digit) if prediction.known else f"unknown, nearest to {prediction.digit}"
-    if several and (not prediction.known or prediction.confidence < SURE):
-        digit = "several digits? One to an image"
-    elif prediction.between:
-        digit += f", or {prediction.second}: it lies between the two"
+def _name(prediction: Prediction) -> str:
+    return str(prediction.digit) if prediction.known else f"unknown, nearest to {prediction.digit}"
+
+
+def in_words(prediction: Prediction, looks_like: str = "") -> str:
+    """Return what a digit is taken for, how surely, and what else it may be."""
+    if looks_like:
+        return f"unknown: looks like {looks_like}"
     other = ""
     if prediction.second_confidence >= 0.05:
         other = f", {prediction.second}: {prediction.second_confidence:.1f} %"
-    return f"{digit} ({prediction.confidence:.1f} %{other}, {prediction.distance:.2f} from its center)"
+    between = f", or {prediction.second}: it lies between the two" if prediction.between else ""
+    return f"{_name(prediction)}{between} ({prediction.confidence:.1f} %{other}, {prediction.distance:.2f} from its center)"  # fmt: skip
 
 
-def as_json(name: str, prediction: Prediction, seen: Seen) -> str:
+def as_json(picture: Picture, whole: Prediction, several: list[Prediction]) -> str:
     """Return the same as an object; distances in units of the features, confidences in percent."""
-    return json.dumps(
-        {
-            "image": name,
-            "digit": prediction.digit,
-            "known": prediction.known,
-            "confidence": round(prediction.confidence, 4),
-            "distance": round(prediction.distance, 4),
-            "second": prediction.second,
-            "second_confidence": round(prediction.second_confidence, 4),
-            "between": prediction.between,
-            "several": seen.several,
-            "feature": [round(float(value), 4) for value in prediction.feature],
-        }
-    )
+    seen = picture.seen
+    said: dict[str, Any] = {"image": picture.name, "page": picture.page, **_as_object(whole)}
+    said["known"] = whole.known and not several and not seen.looks_like
+    said |= {"looks_like": seen.looks_like or None, "several": [_as_object(one) for one in several]}
+    return json.dumps(said)
+
+
+def _as_object(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "digit": prediction.digit,
+        "known": prediction.known,
+        "confidence": round(prediction.confidence, 4),
+        "distance": round(prediction.distance, 4),
+        "second": prediction.second,
+        "second_confidence": round(prediction.second_confidence, 4),
+        "between": prediction.between,
+        "feature": [round(float(value), 4) for value in prediction.feature],
+    }
 
 
 def as_text(digit: np.ndarray) -> str:

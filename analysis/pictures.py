@@ -2,93 +2,40 @@
 
 from __future__ import annotations
 
-import io
-import itertools
-import warnings
+import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from utils import UserError
+from analysis.image_files import BadImage, from_gray, read_image
 
-LARGEST = 512  # pixels of the longer side: what is larger is made smaller first
-PIXELS, SIDES = 50_000_000, 20_000  # a photograph has no more in all, and on a side
+__all__ = ["BadImage", "Seen", "from_gray", "read_image", "see", "to_digit"]
+
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
-SHEET_SIDE = 0.3  # of a picture's side: the least that a sheet of paper on a table takes
+PAGE = 64  # pixels of the shorter side: from there on a picture may show lines and frames of a page
+GAP = 0.25  # of the tallest digit: from there on what stands below it is another
 FAINT = 25.0  # the least distance between ink and ground, of 441 between black and white
 THINNEST = 0.09  # width of a stroke over the digit's longer side; what is thinner is drawn over
 
 
-class BadImage(UserError):
-    """An image that cannot be classified."""
-
-
-def read_image(source: Path | io.BytesIO) -> np.ndarray:
-    """Return an image of any mode as RGB, float32 (H, W, 3) in [0, 255], upright and not too large.
-
-    Raises:
-        BadImage: if it is none.
-    """
-    if isinstance(source, Path) and source.exists() and not source.is_file():
-        raise BadImage("not a regular file" if not source.is_dir() else "a folder without images")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(source) as file:
-                if file.width * file.height > PIXELS or max(file.size) > SIDES:
-                    raise BadImage(
-                        f"too large: {file.width} by {file.height} pixels; at most {PIXELS:,}, {SIDES:,} a side"
-                    )
-                file.draft("RGB", (LARGEST, LARGEST))
-                image = ImageOps.exif_transpose(file)
-                if image.mode.startswith("I;"):  # 16 bits: Pillow cannot make these smaller
-                    image = image.convert("I")
-                if image.mode in ("1", "P"):  # Pillow would drop pixels of these, not mix them
-                    image = image.convert("L" if image.mode == "1" else "RGBA")
-                image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX, reducing_gap=2.0)
-                return _rgb(image)
-    except BadImage:
-        raise
-    except UnidentifiedImageError:
-        raise BadImage("not an image, or of a format that is not known here") from None
-    except Image.DecompressionBombError:
-        raise BadImage(f"too large: more than {PIXELS:,} pixels") from None
-    except Exception as error:  # a decoder raises whatever the bytes make it
-        lines = str(getattr(error, "strerror", None) or error).splitlines()
-        raise BadImage(f"cannot be read: {lines[0] if lines else type(error).__name__}") from None
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):  # 16 bits and more
-        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
-        low, high = float(values.min()), float(values.max())
-        extent = max(high - low, 0.25 * abs(high), 1e-6)  # noise on an even sheet stays faint
-        return from_gray(255 * (values - low) / extent)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        pixels = np.asarray(image.convert("RGBA"), np.float32)
-        color, opacity = pixels[..., :3], pixels[..., 3:] / 255
-        ink = (color * opacity).sum() / max(3 * opacity.sum(), 1e-6)
-        return color * opacity + (0.0 if ink > 127 else 255.0) * (1 - opacity)  # on what it stands out from
-    return np.asarray(image.convert("RGB"), np.float32)
-
-
-def from_gray(values: np.ndarray) -> np.ndarray:
-    """Return gray levels (H, W) as RGB, float32 (H, W, 3)."""
-    return np.repeat(values[..., None], 3, axis=2).astype(np.float32)
-
-
 @dataclass(frozen=True)
 class Seen:
-    """The digit of a picture as MNIST has it, uint8 (28, 28), and whether there may be several in the picture."""
+    """What a picture shows, as MNIST has it.
+
+    Args:
+        digit: all that is drawn, uint8 (28, 28).
+        several: the digits in reading order, where they stand apart; empty for one.
+        looks_like: "a grid", "a box", "a frame", where the drawing is none; else empty.
+    """
 
     digit: np.ndarray
-    several: bool = False
+    several: tuple[np.ndarray, ...] = ()
+    looks_like: str = ""
 
 
 def to_digit(pixels: np.ndarray) -> np.ndarray:
-    """Return the digit of a picture as MNIST has it: uint8 (28, 28). See `see`."""
+    """Return all that is drawn on a picture as one digit of MNIST: uint8 (28, 28). See `see`."""
     return see(pixels).digit
 
 
@@ -98,7 +45,8 @@ def see(pixels: np.ndarray) -> Seen:
 
     Ink is what differs from the ground, in whichever direction; the ground is a plane of color fitted
     to the picture's border, so that a shadow across it does no harm. Of a sheet of paper that lies on
-    something of another color, what is drawn on the sheet.
+    something of another color, what is drawn on the sheet. Ruled lines, frames, edges of a scan and
+    punched holes are left out.
 
     Args:
         pixels: RGB in [0, 255], (H, W, 3).
@@ -106,15 +54,31 @@ def see(pixels: np.ndarray) -> Seen:
     Raises:
         BadImage: if nothing stands out from the ground.
     """
-    contrast = _contrast(pixels - _ground(pixels))
+    if min(pixels.shape[:2]) >= PAGE and _uneven(pixels - _ground(pixels)):
+        with contextlib.suppress(BadImage):  # a bold drawing up to the border
+            return _see(_evenly_lit(pixels))
+    return _see(pixels)
+
+
+def _see(pixels: np.ndarray) -> Seen:
+    from analysis import paper
+
+    contrast, only_lines = _contrast(pixels - _ground(pixels)), False
+    page = min(contrast.shape) >= PAGE
+    if page:
+        contrast, only_lines = paper.without_lines(contrast, contrast > _otsu(contrast))
     threshold = _otsu(contrast)
-    mask = _without_specks(contrast > threshold)
-    if (inside := _sheet(mask)) is not None:
-        try:
+    mask = contrast > threshold
+    if (inside := paper.sheet(_without_specks(mask))) is not None:
+        with contextlib.suppress(BadImage):  # an even patch, and the drawing itself
             return see(pixels[inside])
-        except BadImage:
-            pass  # an even patch, and the drawing itself
-    return Seen(_digit_of(contrast, threshold, mask), _several(mask))
+    if page:
+        mask = paper.without_furniture(mask)
+    mask = _without_specks(mask)
+    looks_like = "a grid" if only_lines else paper.looks_like(mask) if page else ""
+    several = [] if looks_like else _apart(mask)
+    digits = [_digit_of(contrast, threshold, one) for one in (mask, *several)]
+    return Seen(digits[0], tuple(digits[1:]), looks_like)
 
 
 def _digit_of(contrast: np.ndarray, threshold: float, mask: np.ndarray) -> np.ndarray:
@@ -136,48 +100,55 @@ def _digit_of(contrast: np.ndarray, threshold: float, mask: np.ndarray) -> np.nd
     return _centered(ink)
 
 
-def _several(mask: np.ndarray) -> bool:
-    """Return whether parts of a drawing stand side by side, each as tall as a digit beside the other."""
+def _apart(mask: np.ndarray) -> list[np.ndarray]:
+    """Return the digits of a drawing in reading order, each as a mask, or nothing where it is one.
+
+    Digits are about equally tall. They stand side by side without overlap, or one below the other at a distance
+    that no broken stroke has. What is smaller belongs to the digit above or below it, or to none.
+    """
     from scipy import ndimage
+    from scipy.sparse import csgraph
 
     parts, _ = ndimage.label(mask, structure=np.ones((3, 3)))
-    boxes = ndimage.find_objects(parts)
-    tallest = max(rows.stop - rows.start for rows, _ in boxes)
-    tall = sorted((box[1] for box in boxes if box[0].stop - box[0].start > 0.6 * tallest), key=lambda one: one.start)
-    return any(left.stop <= right.start for left, right in itertools.pairwise(tall))
+    boxes = [(y.start, y.stop, x.start, x.stop) for y, x in ndimage.find_objects(parts)]
+    top, bottom, left, right = np.array(boxes).T
+    height, width = bottom - top, right - left
+    beside = np.maximum(left[:, None], left) - np.minimum(right[:, None], right)  # (n, n); negative: overlap
+    below = np.maximum(top[:, None], top) - np.minimum(bottom[:, None], bottom)
+    tall = height > 0.6 * height.max()
+    overlap = np.where(np.outer(tall, tall), 0, 0.5 * np.where(height[:, None] < height, width[:, None], width))
+    _, group = csgraph.connected_components((beside < -overlap) & (below < GAP * height.max()), directed=False)
+    digits = [group == number for number in np.unique(group[tall])]
+    if len(digits) < 2:
+        return []
+    rows: list[list[np.ndarray]] = []
+    for digit in sorted(digits, key=lambda one: top[one].min()):
+        if rows and (top[digit].min() + bottom[digit].max()) / 2 < max(bottom[one].max() for one in rows[-1]):
+            rows[-1].append(digit)
+        else:
+            rows.append([digit])
+    ordered = (digit for row in rows for digit in sorted(row, key=lambda one: left[one].min()))
+    return [np.isin(parts, 1 + np.flatnonzero(digit)) for digit in ordered]
 
 
-def _sheet(mask: np.ndarray) -> tuple[slice, slice] | None:
-    """Return a rectangle well inside what stands out from the ground, where that is a sheet of paper with
-    something on it: large, four-cornered, and not even."""
+def _uneven(difference: np.ndarray) -> bool:
+    """Return whether much of a picture's border is not of the ground: a shadow's edge, or the table."""
+    height, width, _ = difference.shape
+    rim = max(1, min(height, width) // 20)
+    border = np.ones((height, width), bool)
+    border[rim:-rim, rim:-rim] = False
+    return float((np.linalg.norm(difference[border], axis=1) > 40).mean()) > 0.2
+
+
+def _evenly_lit(pixels: np.ndarray) -> np.ndarray:
+    """Return a picture without edges of shadows and all that is wider than a third of it: only strokes are left."""
     from scipy import ndimage
 
-    parts, _ = ndimage.label(mask)
-    areas = np.bincount(parts.ravel())[1:]
-    whole = ndimage.binary_fill_holes(parts == 1 + int(areas.argmax()))
-    least = SHEET_SIDE * np.array(mask.shape)
-    if whole.sum() < least.prod() or whole.sum() < 0.85 * _smallest_box(whole):
-        return None
-    if whole.sum() - areas.max() < 4:  # nothing is drawn on it
-        return None
-    rows, columns = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
-    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    while not whole[top:bottom, left:right].all():  # a sheet that lies askew: away with the side that shows most table
-        edges = [whole[top, left:right], whole[bottom - 1, left:right], whole[top:bottom, left], whole[top:bottom, right - 1]]  # fmt: skip
-        worst = int(np.argmin([edge.mean() for edge in edges]))
-        top, bottom, left, right = top + (worst == 0), bottom - (worst == 1), left + (worst == 2), right - (worst == 3)
-        if bottom - top < least[0] or right - left < least[1]:
-            return None
-    rim = 1 + min(bottom - top, right - left) // 40  # the paper's blurred edge
-    return np.s_[top + rim : bottom - rim, left + rim : right - rim]
-
-
-def _smallest_box(mask: np.ndarray) -> float:
-    """Return the area of the smallest rectangle around a mask, at whichever angle."""
-    y, x = np.nonzero(mask ^ np.pad(mask, 1)[:-2, 1:-1] | mask ^ np.pad(mask, 1)[2:, 1:-1])  # its edge
-    angles = np.linspace(0, np.pi / 2, 46)[:, None]
-    along, across = x * np.cos(angles) + y * np.sin(angles), y * np.cos(angles) - x * np.sin(angles)
-    return float(((np.ptp(along, axis=1) + 1) * (np.ptp(across, axis=1) + 1)).min())
+    size = (min(pixels.shape[:2]) // 3,) * 2 + (1,)
+    dark, light = ndimage.grey_closing(pixels, size=size), ndimage.grey_opening(pixels, size=size)
+    strokes = [np.linalg.norm(hat, axis=2) for hat in (dark - pixels, pixels - light)]
+    dark_ink, light_ink = (float((hat > 0.5 * np.quantile(hat, 0.99)).mean()) for hat in strokes)
+    return 255 * pixels / dark.clip(min=1) if dark_ink < light_ink else pixels - light
 
 
 def _contrast(difference: np.ndarray) -> np.ndarray:

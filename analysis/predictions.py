@@ -39,8 +39,10 @@ def draw(run: Run, listed: Sequence[Listed], threshold: float, path: Path) -> No
     if features.shape[1] == 2:
         for center in read.points["centers"]:
             ax.add_patch(Circle((center[0], center[1]), threshold, fill=False, ls=":", lw=0.9, ec="0.35"))
+        ax.plot([], [], ls=":", lw=0.9, color="0.35", label="beyond: unknown")
     for number, (x, y) in enumerate(points, 1):
-        ax.scatter(x, y, s=190, marker="*", c="white", edgecolors="black", linewidths=1.1, zorder=5)
+        label = "your digits" if number == 1 else None
+        ax.scatter(x, y, s=190, marker="*", c="white", edgecolors="black", linewidths=1.1, zorder=5, label=label)
         if len(points) <= LISTED:
             ax.annotate(str(number), (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9, fontweight="bold",
                         zorder=6, bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5})  # fmt: skip

@@ -1,0 +1,199 @@
+"""A file or a folder that a person names → the pixels of each image in it."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import importlib
+import io
+import os
+import re
+import sys
+import warnings
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from utils import UserError, complain
+
+LARGEST = 512  # pixels of the longer side: what is larger is made smaller first
+PIXELS, SIDES = 50_000_000, 20_000  # a photograph has no more in all, and on a side
+PAGED = ("TIFF", "GIF", "PNG", "WEBP")  # not a telephone's JPEG (MPO), whose second image is the same
+HEIC = {".heic", ".heif", ".hif"}
+DEPTH = 3  # folders in folders: train/7/image.png
+OWN = re.compile(r"predictions(-\d+)?\.png")  # figures of predict.py
+
+
+class BadImage(UserError):
+    """An image that cannot be classified."""
+
+
+# ---------------------------------------------------------------- names
+
+
+def sources(names: list[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
+    """Yield the images that arguments stand for: files, those in a folder, those of a pattern, ``-`` for stdin."""
+    for name in names:
+        if name == "-":
+            yield "stdin", io.BytesIO(sys.stdin.buffer.read())
+        elif os.path.isdir(name):
+            found = list(_inside(Path(name), DEPTH))
+            yield from ((str(file), file) for file in found or [Path(name)])
+        elif not os.path.exists(name) and (matches := sorted(glob.glob(name, recursive=True))):
+            yield from sources(matches)
+        else:
+            yield name, Path(name)
+
+
+def _inside(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield the images in a folder, or of one without any those in its folders; say what is skipped."""
+    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    there: list[Path] = []
+    with contextlib.suppress(OSError):  # is told of when it is opened
+        there = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    if any(file.suffix.lower() in HEIC for file in there) and heic_is_known():
+        suffixes |= HEIC
+    folders = [one for one in there if one.is_dir() and not one.is_symlink()]
+    files = [one for one in there if not one.is_dir()]
+    images = [file for file in files if file.suffix.lower() in suffixes and not _own(file)]
+    other = set(files) - set(images)
+    kinds = sorted({file.name if _own(file) else file.suffix.lower().strip(".") or file.name for file in other})
+    if skipped := len(other):
+        kinds = [f"{kind} (pip install pillow-heif reads it)" if f".{kind}" in HEIC else kind for kind in kinds]
+        complain(f"predict.py: {folder}: {skipped} file{'s' * (skipped > 1)} skipped: {', '.join(kinds)}")
+    if images and folders:
+        complain(f"predict.py: {folder}: {len(folders)} folder{'s' * (len(folders) > 1)} in it skipped")
+    yield from images
+    if not images and depth > 1:
+        for one in folders:
+            yield from _inside(one, depth - 1)
+
+
+def _own(file: Path) -> bool:
+    """Return whether a file is a figure of predict.py."""
+    if not OWN.fullmatch(file.name):
+        return False
+    with contextlib.suppress(Exception), Image.open(file) as image:
+        return str(image.info.get("Software")).startswith("Matplotlib")
+    return False
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def read_image(source: Path | io.BytesIO) -> np.ndarray:
+    """Return an image of any mode as RGB, float32 (H, W, 3) in [0, 255], upright and not too large.
+
+    Raises:
+        BadImage: if it is none.
+    """
+    with contextlib.closing(read_pages(source)) as pages:
+        return next(pages)[1]
+
+
+def read_pages(source: Path | io.BytesIO) -> Generator[tuple[int | None, np.ndarray], None, None]:
+    """Yield the pages of a TIFF and the frames of an animation, each with its number from 1, as `read_image`
+    returns an image; what has one page has no number.
+
+    Raises:
+        BadImage: as soon as a page is none.
+    """
+    if isinstance(source, Path):
+        _check_name(source)
+    with _in_one_line():
+        file = _open(source)
+    with file:
+        count = 1
+        if file.format in PAGED:
+            with contextlib.suppress(Exception):  # damaged behind the first page
+                count = getattr(file, "n_frames", 1)
+        for number in range(count):
+            with _in_one_line():
+                file.seek(number)
+                pixels = _page(file)
+            yield (number + 1 if count > 1 else None), pixels
+
+
+def _check_name(path: Path) -> None:
+    if os.path.isdir(path):
+        raise BadImage("a folder without images")
+    if os.path.exists(path):
+        if not path.is_file():
+            raise BadImage("not a regular file")
+    elif re.match(r"\w{2,}:/", str(path)):
+        raise BadImage("a URL: download it first, or pipe it into predict.py -")
+    elif glob.has_magic(str(path)):
+        raise BadImage("no file has a name of this pattern")
+
+
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Turn whatever a decoder raises into a BadImage."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            yield
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage("not an image, or of a format that is not known here") from None
+    except Image.DecompressionBombError:
+        raise BadImage(f"too large: more than {PIXELS:,} pixels") from None
+    except Exception as error:
+        lines = str(getattr(error, "strerror", None) or error).splitlines()
+        raise BadImage(f"cannot be read: {lines[0] if lines else type(error).__name__}") from None
+
+
+def _open(source: Path | io.BytesIO) -> Image.Image:
+    try:
+        return Image.open(source)
+    except UnidentifiedImageError:
+        start = source.getvalue()[:12] if isinstance(source, io.BytesIO) else source.open("rb").read(12)
+        if start[4:8] != b"ftyp":
+            raise
+        if not heic_is_known():
+            raise BadImage("HEIC: pip install pillow-heif lets it be read, or save it as JPEG") from None
+        return Image.open(source)
+
+
+def heic_is_known() -> bool:
+    """Return whether the pictures of an iPhone can be read: where the package pillow-heif is there, from now on."""
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        return False
+    return True
+
+
+def _page(file: Image.Image) -> np.ndarray:
+    if file.width * file.height > PIXELS or max(file.size) > SIDES:
+        raise BadImage(f"too large: {file.width} by {file.height} pixels; at most {PIXELS:,}, {SIDES:,} a side")
+    file.draft("RGB", (LARGEST, LARGEST))
+    image = ImageOps.exif_transpose(file)
+    if image.mode.startswith("I;"):  # 16 bits: Pillow cannot make these smaller
+        image = image.convert("I")
+    if image.mode in ("1", "P"):  # Pillow would drop pixels of these, not mix them
+        image = image.convert("L" if image.mode == "1" else "RGBA")
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX, reducing_gap=2.0)
+    return _rgb(image)
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith(("I", "F")):  # 16 bits and more
+        values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
+        low, high = float(values.min()), float(values.max())
+        extent = max(high - low, 0.25 * abs(high), 1e-6)  # noise on an even sheet stays faint
+        return from_gray(255 * (values - low) / extent)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        pixels = np.asarray(image.convert("RGBA"), np.float32)
+        color, opacity = pixels[..., :3], pixels[..., 3:] / 255
+        ink = (color * opacity).sum() / max(3 * opacity.sum(), 1e-6)
+        return color * opacity + (0.0 if ink > 127 else 255.0) * (1 - opacity)  # on what it stands out from
+    return np.asarray(image.convert("RGB"), np.float32)
+
+
+def from_gray(values: np.ndarray) -> np.ndarray:
+    """Return gray levels (H, W) as RGB, float32 (H, W, 3)."""
+    return np.repeat(values[..., None], 3, axis=2).astype(np.float32)

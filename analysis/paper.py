@@ -1,0 +1,254 @@
+"""What belongs to a page and not to the digit on it: ruled lines, frames, edges of a scan, punched holes, the table."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+SHEET_SIDE = 0.3  # of a picture's side: the least that a sheet of paper on a table takes
+THICKEST = 0.03  # of a picture's longer side: a thicker line is a stroke
+SLOPES = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of lines that are looked for; between them the line's width is tolerance enough
+MANY = 4  # parallel lines across a picture are no digit
+LEAST = 0.04  # of a picture's longer side: what is smaller is dust
+ALL_AROUND = np.ones((3, 3))
+
+# ---------------------------------------------------------------- ruled lines
+
+
+def without_lines(contrast: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return contrast without the page's thin straight lines, and whether there is nothing but lines.
+
+    A page's line runs on beyond what else is drawn, on both sides, as no stroke of a digit does; or it is one
+    of many. Where it crosses a stroke, the stroke is closed again.
+
+    Args:
+        contrast: distance from the ground, (H, W).
+        mask: what stands out from it, bool (H, W).
+    """
+    across, down = _straight(mask), _straight(mask.T)
+    rest = _large(mask & ~_drawn(across, mask.shape) & ~_drawn(down, mask.T.shape).T)
+    if not rest.any() and min(len(across), len(down)) < 2:  # ruled lines, and a "1" that is as straight
+        across, down = (across, []) if len(across) > len(down) else ([], down)
+        rest = _large(mask & ~_drawn(across, mask.shape) & ~_drawn(down, mask.T.shape).T)
+    if not rest.any():
+        return contrast, len(across) + len(down) >= MANY
+    ink = float(np.quantile(contrast[rest], 0.9))
+    across, down = _beyond(across, rest), _beyond(down, rest.T)
+    if across:
+        contrast = _erased(contrast, across, ink)
+    if down:
+        contrast = _erased(contrast.T, down, ink).T
+    return contrast, False
+
+
+Line = tuple[np.ndarray, int, int, float]  # its row at each column, first and last column, width
+
+
+def _straight(mask: np.ndarray) -> list[Line]:
+    """Return the thin, nearly horizontal lines of a mask that take at least half of its width."""
+    width = mask.shape[1]
+    columns, found = np.arange(width), dict[int, Line]()
+    for slope in SLOPES:
+        shift = np.round(slope * (columns - width / 2)).astype(int)
+        pad = int(np.abs(shift).max())
+        tall = np.pad(mask.astype(np.uint8), ((pad, pad), (0, 0)))
+        rows = (np.arange(len(tall))[:, None] + shift).clip(0, len(tall) - 1)
+        level = ndimage.grey_closing(np.take_along_axis(tall, rows, axis=0), size=(1, 1 + 2 * (width // 100)))
+        parts, _ = ndimage.label(ndimage.grey_opening(level, size=(1, max(8, width // 8))), ALL_AROUND)
+        for number, (at, along) in enumerate(ndimage.find_objects(parts), 1):
+            if along.stop - along.start < width / 2:
+                continue
+            part, x = parts[at, along] == number, columns[along]
+            thickness = part.sum(axis=0)
+            typical = float(np.median(thickness[thickness > 0]))
+            thin = (thickness > 0) & (thickness <= 1.5 * typical)  # where no stroke lies on it
+            if typical > max(3, THICKEST * max(mask.shape)) or thin.sum() < width / 4:
+                continue
+            middle = (np.arange(len(part))[:, None] * part).sum(axis=0)[thin] / thickness[thin] + at.start
+            fit = np.polyfit(x[thin], middle - pad + shift[x[thin]], 2)
+            row = np.polyval(fit, columns)
+            found.setdefault(round(row[width // 2] / (2 + typical)), (row, int(x[0]), int(x[-1]), typical))
+    longest = max((last - first for _, first, last, _ in found.values()), default=0)
+    return [line for line in found.values() if line[2] - line[1] >= 0.8 * longest]
+
+
+def _drawn(lines: list[Line], shape: tuple[int, ...]) -> np.ndarray:
+    """Return the pixels of lines, and of their blurred edges."""
+    mask, y, x = np.zeros(shape, bool), np.arange(shape[0])[:, None], np.arange(shape[1])
+    for row, first, last, width in lines:
+        mask |= (np.abs(y - row) <= width / 2 + 1) & (x >= first - 2) & (x <= last + 2)
+    return mask
+
+
+def _beyond(lines: list[Line], rest: np.ndarray) -> list[Line]:
+    """Return the lines that run on beyond the rest on both sides, or all if they are many."""
+    columns = np.flatnonzero(rest.any(axis=0))
+    margin = 0.02 * rest.shape[1]
+    inside = [line for line in lines if line[1] < columns[0] - margin and line[2] > columns[-1] + margin]
+    return lines if len(lines) >= MANY else inside
+
+
+def _erased(contrast: np.ndarray, lines: list[Line], ink: float) -> np.ndarray:
+    """Return contrast without lines: on them there is ink where it is above and below, or where it is darker."""
+    on = _drawn(lines, contrast.shape)
+    level = float(np.median(contrast[on]))
+    width = 2 * int(max(width for *_, width in lines) / 2 + 2) + 1
+    without = np.where(on, 0, contrast)
+    closed = ndimage.grey_closing(without, size=(width + 2, 1))
+    middle = (level + ink) / 2
+    darker = np.where((contrast > middle) & (ink > 1.4 * level), contrast, 0)
+    return np.where(on, np.maximum(closed, darker), contrast)
+
+
+# ---------------------------------------------------------------- frames, edges, holes
+
+
+def without_furniture(mask: np.ndarray) -> np.ndarray:
+    """Return a mask without frames around what is drawn, dark edges of a scan, and punched holes beside it."""
+    parts, _ = ndimage.label(mask, ALL_AROUND)
+    boxes = dict(enumerate(ndimage.find_objects(parts), 1))
+    boxes = {i: box for i, box in boxes.items() if max(_size(box)) >= LEAST * max(mask.shape)}
+    for rule in (_frames, _edges, _holes):
+        if len(boxes) > 1:
+            dropped = rule(parts, boxes)
+            if len(dropped) < len(boxes):
+                mask = mask & ~np.isin(parts, list(dropped))
+                boxes = {i: box for i, box in boxes.items() if i not in dropped}
+    return mask
+
+
+Box = tuple[slice, slice]
+
+
+def _size(box: Box) -> tuple[int, int]:
+    return box[0].stop - box[0].start, box[1].stop - box[1].start
+
+
+def _frames(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
+    """Return the parts that enclose others: rectangles, or as wide as tall, thin, and not only around a dot."""
+    found = set()
+    for i, box in boxes.items():
+        own = np.pad(parts[box] == i, 2)
+        whole = ndimage.binary_fill_holes(ndimage.binary_dilation(own))[2:-2, 2:-2]
+        inside = set(np.unique(parts[box][whole & (parts[box] != i)])) & boxes.keys()
+        largest = max((max(_size(boxes[other])) for other in inside), default=0)
+        if largest < 0.2 * max(_size(box)) or own.sum() > 0.5 * whole.sum():
+            continue
+        if min(_size(box)) > 0.75 * max(_size(box)) or whole.sum() > 0.88 * smallest_box(whole):
+            found.add(i)
+    return found
+
+
+def _edges(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
+    """Return the parts that lie along the picture's border, where something lies clear of it."""
+    height, width = parts.shape
+    rim = max(2, min(height, width) // 10)
+    deep = np.zeros(parts.shape, bool)
+    deep[rim:-rim, rim:-rim] = True
+    clear = np.zeros(parts.shape, bool)
+    clear[1:-1, 1:-1] = True
+    found = set()
+    for i, (rows, columns) in boxes.items():
+        part = parts[rows, columns] == i
+        if (part & clear[rows, columns]).sum() == part.sum():
+            continue
+        sides = [part[0] & (rows.start == 0), part[-1] & (rows.stop == height), part[:, 0] & (columns.start == 0), part[:, -1] & (columns.stop == width)]  # fmt: skip
+        contact = max(side.sum() / length for side, length in zip(sides, (width, width, height, height), strict=True))
+        flat = (part & deep[rows, columns]).sum() < 0.05 * part.sum()
+        if contact > 0.8 or (flat and contact > 0.3):
+            found.add(i)
+    rest = [box for i, box in boxes.items() if i not in found]
+    largest = max(rest, key=lambda box: max(_size(box)), default=None)
+    if largest is None or not clear[largest].all():
+        return set()
+    return found
+
+
+def _holes(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
+    """Return the parts that are solid discs, or rings of one size one below the other near a side."""
+    discs, rings = set(), dict[int, tuple[float, float, int]]()
+    for i, box in boxes.items():
+        height, width = _size(box)
+        own = parts[box] == i
+        whole = ndimage.binary_fill_holes(own)
+        if min(height, width) < 0.85 * max(height, width) or not 0.70 < whole.mean() < 0.87:
+            continue
+        if own.sum() > 0.95 * whole.sum():
+            discs.add(i)
+        else:
+            rings[i] = ((box[0].start + box[0].stop) / 2, (box[1].start + box[1].stop) / 2, max(height, width))
+    for i, (y, x, size) in rings.items():
+        for axis, place in enumerate((y, x)):
+            near = min(place, parts.shape[axis] - place) < 0.15 * parts.shape[axis]
+            alike = [o for o, ring in rings.items() if o != i and abs(ring[axis] - place) < 0.3 * size and abs(ring[2] - size) < 0.08 * size]  # fmt: skip
+            if near and alike:
+                discs.add(i)
+    return discs
+
+
+def looks_like(mask: np.ndarray) -> str:
+    """Return what a drawing is if it is none: "a grid", "a box", "a frame"; or nothing.
+
+    A box is a thin rectangle nearly as wide as tall, a frame runs along the picture's border.
+    """
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    if border.mean() > 0.5:
+        return "a frame"
+    parts, _ = ndimage.label(mask, ALL_AROUND)
+    areas = np.bincount(parts.ravel())[1:]
+    number = 1 + int(areas.argmax())
+    box = ndimage.find_objects(parts)[number - 1]
+    height, width = _size(box)
+    whole = ndimage.binary_fill_holes(parts[box] == number)
+    _, count = ndimage.label(whole & (parts[box] != number))
+    thin = areas[number - 1] < 0.4 * whole.sum()
+    if not thin or whole.sum() < 0.9 * smallest_box(whole):
+        return ""
+    if count >= 2 * MANY:
+        return "a grid"
+    return "a box" if min(height, width) > 0.7 * max(height, width) else ""
+
+
+# ---------------------------------------------------------------- a sheet on a table
+
+
+def sheet(mask: np.ndarray) -> Box | None:
+    """Return a rectangle well inside what stands out from the ground, where that is a sheet of paper with
+    something on it: large, four-cornered, solid, and not even."""
+    parts, _ = ndimage.label(mask)
+    areas = np.bincount(parts.ravel())[1:]
+    whole = ndimage.binary_fill_holes(parts == 1 + int(areas.argmax()))
+    least = SHEET_SIDE * np.array(mask.shape)
+    if whole.sum() < least.prod() or whole.sum() < 0.85 * smallest_box(whole):
+        return None
+    if whole.sum() - areas.max() < 4 or areas.max() < 0.5 * whole.sum():  # nothing is drawn on it, or a frame
+        return None
+    rows, columns = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
+    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    while not whole[top:bottom, left:right].all():  # a sheet that lies askew: away with the side that shows most table
+        edges = [whole[top, left:right], whole[bottom - 1, left:right], whole[top:bottom, left], whole[top:bottom, right - 1]]  # fmt: skip
+        worst = int(np.argmin([edge.mean() for edge in edges]))
+        top, bottom, left, right = top + (worst == 0), bottom - (worst == 1), left + (worst == 2), right - (worst == 3)
+        if bottom - top < least[0] or right - left < least[1]:
+            return None
+    rim = 1 + min(bottom - top, right - left) // 40  # the paper's blurred edge
+    return np.s_[top + rim : bottom - rim, left + rim : right - rim]
+
+
+def smallest_box(mask: np.ndarray) -> float:
+    """Return the area of the smallest rectangle around a mask, at whichever angle."""
+    y, x = np.nonzero(mask & ~ndimage.binary_erosion(mask))  # its edge
+    angles = np.linspace(0, np.pi / 2, 46)[:, None]
+    along, across = x * np.cos(angles) + y * np.sin(angles), y * np.cos(angles) - x * np.sin(angles)
+    return float(((np.ptp(along, axis=1) + 1) * (np.ptp(across, axis=1) + 1)).min())
+
+
+def _large(mask: np.ndarray) -> np.ndarray:
+    """Return the parts of a mask that are no crumbs, beside its largest or the picture."""
+    parts, _ = ndimage.label(mask, ALL_AROUND)
+    areas = np.bincount(parts.ravel())[1:]
+    sizes = np.array([max(_size(box)) for box in ndimage.find_objects(parts)])
+    if not len(areas):
+        return mask
+    large = (areas >= 0.05 * areas.max()) & (sizes >= LEAST * max(mask.shape))
+    return np.isin(parts, 1 + np.flatnonzero(large))
