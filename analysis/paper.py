@@ -91,7 +91,8 @@ def _beyond(lines: list[Line], rest: np.ndarray) -> list[Line]:
 def _erased(contrast: np.ndarray, lines: list[Line], ink: float) -> np.ndarray:
     """Return contrast without lines: on them there is ink where it is above and below, or where it is darker."""
     on = _drawn(lines, contrast.shape)
-    level = float(np.median(contrast[on]))
+    along = [(row.round().astype(int).clip(0, len(contrast) - 1), first, last) for row, first, last, _ in lines]
+    level = float(np.median(np.concatenate([contrast[row, np.arange(len(row))][first:last] for row, first, last in along])))  # fmt: skip
     width = 2 * int(max(width for *_, width in lines) / 2 + 2) + 1
     without = np.where(on, 0, contrast)
     closed = ndimage.grey_closing(without, size=(width + 2, 1))

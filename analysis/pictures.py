@@ -132,23 +132,24 @@ def _apart(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _uneven(difference: np.ndarray) -> bool:
-    """Return whether much of a picture's border is not of the ground: a shadow's edge, or the table."""
-    height, width, _ = difference.shape
-    rim = max(1, min(height, width) // 20)
-    border = np.ones((height, width), bool)
-    border[rim:-rim, rim:-rim] = False
-    return float((np.linalg.norm(difference[border], axis=1) > 40).mean()) > 0.2
+    """Return whether a long stretch near a picture's border is not of the ground: in a shadow, or of the table."""
+    depth = max(1, min(difference.shape[:2]) // 20)
+    off = np.linalg.norm(difference[depth:-depth, depth:-depth], axis=2) > 40
+    around = np.concatenate([off[0], off[:, -1], off[-1, ::-1], off[::-1, 0]])
+    ground = np.flatnonzero(~np.concatenate([around, around]))  # twice around
+    return bool(np.diff(ground, prepend=-1).max(initial=0) > 0.15 * len(around))
 
 
 def _evenly_lit(pixels: np.ndarray) -> np.ndarray:
-    """Return a picture without edges of shadows and all that is wider than a third of it: only strokes are left."""
+    """Return a picture without edges of shadows and all else that is wider than a third of it: strokes are left."""
     from scipy import ndimage
 
-    size = (min(pixels.shape[:2]) // 3,) * 2 + (1,)
-    dark, light = ndimage.grey_closing(pixels, size=size), ndimage.grey_opening(pixels, size=size)
-    strokes = [np.linalg.norm(hat, axis=2) for hat in (dark - pixels, pixels - light)]
-    dark_ink, light_ink = (float((hat > 0.5 * np.quantile(hat, 0.99)).mean()) for hat in strokes)
-    return 255 * pixels / dark.clip(min=1) if dark_ink < light_ink else pixels - light
+    gray = np.asarray(Image.fromarray(pixels.mean(axis=2)).resize((48, 48), Image.Resampling.BOX))
+    stands_out = gray - ndimage.median_filter(gray, 25)
+    size = (max(pixels.shape[:2]) // 3,) * 2 + (1,)
+    if stands_out[np.abs(stands_out) > 0.5 * np.abs(stands_out).max()].sum() > 0:  # light ink
+        return pixels - ndimage.grey_opening(pixels, size=size)
+    return 255 * pixels / ndimage.grey_closing(pixels, size=size).clip(min=1)
 
 
 def _contrast(difference: np.ndarray) -> np.ndarray:
