@@ -33,7 +33,8 @@ def without_lines(contrast: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, b
     if not rest.any():
         return contrast, len(across) + len(down) >= MANY
     ink = float(np.quantile(contrast[rest], 0.9))
-    across, down = _beyond(across, rest), _beyond(down, rest.T)
+    if not _rectangle(across, down):
+        across, down = _beyond(across, rest), _beyond(down, rest.T)
     if across:
         contrast = _erased(contrast, across, ink)
     if down:
@@ -45,31 +46,51 @@ Line = tuple[np.ndarray, int, int, float]  # its row at each column, first and l
 
 
 def _straight(mask: np.ndarray) -> list[Line]:
-    """Return the thin, nearly horizontal lines of a mask that take at least half of its width."""
+    """Return the thin, nearly horizontal lines of a mask that take half of its width, or run from border to border."""
     width = mask.shape[1]
-    columns, found = np.arange(width), dict[int, Line]()
+    columns, found = np.arange(width), list[Line]()
+    thicker = ndimage.binary_dilation(mask, np.ones((3, 1)))  # a line at any slope between two of those tried
     for slope in SLOPES:
         shift = np.round(slope * (columns - width / 2)).astype(int)
         pad = int(np.abs(shift).max())
-        tall = np.pad(mask.astype(np.uint8), ((pad, pad), (0, 0)))
-        rows = (np.arange(len(tall))[:, None] + shift).clip(0, len(tall) - 1)
-        level = ndimage.grey_closing(np.take_along_axis(tall, rows, axis=0), size=(1, 1 + 2 * (width // 100)))
-        parts, _ = ndimage.label(ndimage.grey_opening(level, size=(1, max(8, width // 8))), ALL_AROUND)
+        rows = (np.arange(len(mask) + 2 * pad)[:, None] + shift).clip(0, len(mask) + 2 * pad - 1)
+        level, own = (np.take_along_axis(np.pad(one, ((pad, pad), (0, 0))), rows, axis=0) for one in (thicker, mask))
+        closed = ndimage.grey_closing(level.astype(np.uint8), size=(1, 1 + 2 * (width // 100)))
+        parts, _ = ndimage.label(ndimage.grey_opening(closed, size=(1, max(8, width // 8))), ALL_AROUND)
         for number, (at, along) in enumerate(ndimage.find_objects(parts), 1):
-            if along.stop - along.start < width / 2:
-                continue
-            part, x = parts[at, along] == number, columns[along]
-            thickness = part.sum(axis=0)
-            typical = float(np.median(thickness[thickness > 0]))
-            thin = (thickness > 0) & (thickness <= 1.5 * typical)  # where no stroke lies on it
-            if typical > max(3, THICKEST * max(mask.shape)) or thin.sum() < width / 4:
-                continue
-            middle = (np.arange(len(part))[:, None] * part).sum(axis=0)[thin] / thickness[thin] + at.start
-            fit = np.polyfit(x[thin], middle - pad + shift[x[thin]], 2)
-            row = np.polyval(fit, columns)
-            found.setdefault(round(row[width // 2] / (2 + typical)), (row, int(x[0]), int(x[-1]), typical))
-    longest = max((last - first for _, first, last, _ in found.values()), default=0)
-    return [line for line in found.values() if line[2] - line[1] >= 0.8 * longest]
+            if along.stop - along.start > width / 4:
+                line = _fitted(own[at, along] & (parts[at, along] == number), THICKEST * max(mask.shape))
+                if line is not None:
+                    fit, first, last, typical = line
+                    row = np.polyval(fit, columns - along.start) + at.start - pad + shift
+                    found.append((row, along.start + first, along.start + last, typical))
+    return _kept(found, mask.shape)
+
+
+def _fitted(part: np.ndarray, thickest: float) -> tuple[np.ndarray, int, int, float] | None:
+    """Return the parabola through the middle of a thin part, first and last column, and width."""
+    thickness = part.sum(axis=0)
+    there = np.flatnonzero(thickness)
+    if not len(there):
+        return None
+    typical = float(np.median(thickness[there]))
+    thin = np.flatnonzero((thickness > 0) & (thickness <= 1.5 * typical))  # where no stroke lies on it
+    if typical > max(3, thickest) or len(thin) < 0.5 * part.shape[1]:
+        return None
+    middle = (np.arange(len(part))[:, None] * part).sum(axis=0)[thin] / thickness[thin]
+    return np.polyfit(thin, middle, 2), int(there[0]), int(there[-1]), typical
+
+
+def _kept(lines: list[Line], shape: tuple[int, ...]) -> list[Line]:
+    """Return each line once: those nearly as long as the longest, and those that cut a corner of the picture."""
+    kept: list[Line] = []
+    longest = max((last - first for _, first, last, _ in lines), default=0)
+    for row, first, last, width in sorted(lines, key=lambda line: line[1] - line[2]):
+        ends = [x < 4 or x > shape[1] - 5 or not 4 < row[x] < shape[0] - 5 for x in (first, last)]
+        twice = any(np.abs(row - other[0])[[first, last]].max() < 2 + width for other in kept)
+        if not twice and (last - first > max(shape[1] / 2, 0.8 * longest) or (all(ends) and longest > shape[1] / 2)):
+            kept.append((row, first, last, width))
+    return kept
 
 
 def _drawn(lines: list[Line], shape: tuple[int, ...]) -> np.ndarray:
@@ -88,6 +109,18 @@ def _beyond(lines: list[Line], rest: np.ndarray) -> list[Line]:
     return lines if len(lines) >= MANY else inside
 
 
+def _rectangle(across: list[Line], down: list[Line]) -> bool:
+    """Return whether there are two lines each way, which end where the others are."""
+    if len(across) != 2 or len(down) != 2:
+        return False
+    for lines, others in ((across, down), (down, across)):
+        sides = sorted(float(np.median(row[first:last])) for row, first, last, _ in others)
+        off = max(max(abs(first - sides[0]), abs(last - sides[1])) for _, first, last, _ in lines)
+        if off > 0.06 * (sides[1] - sides[0]):
+            return False
+    return True
+
+
 def _erased(contrast: np.ndarray, lines: list[Line], ink: float) -> np.ndarray:
     """Return contrast without lines: on them there is ink where it is above and below, or where it is darker."""
     on = _drawn(lines, contrast.shape)
@@ -104,18 +137,25 @@ def _erased(contrast: np.ndarray, lines: list[Line], ink: float) -> np.ndarray:
 # ---------------------------------------------------------------- frames, edges, holes
 
 
-def without_furniture(mask: np.ndarray) -> np.ndarray:
-    """Return a mask without frames around what is drawn, dark edges of a scan, and punched holes beside it."""
+def without_furniture(contrast: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return contrast without frames around what is drawn, dark edges of a scan, and punched holes beside it.
+
+    Args:
+        contrast: distance from the ground, (H, W).
+        mask: what stands out from it, bool (H, W).
+    """
     parts, _ = ndimage.label(mask, ALL_AROUND)
     boxes = dict(enumerate(ndimage.find_objects(parts), 1))
     boxes = {i: box for i, box in boxes.items() if max(_size(box)) >= LEAST * max(mask.shape)}
+    gone: set[int] = set()
     for rule in (_frames, _edges, _holes):
-        if len(boxes) > 1:
-            dropped = rule(parts, boxes)
-            if len(dropped) < len(boxes):
-                mask = mask & ~np.isin(parts, list(dropped))
-                boxes = {i: box for i, box in boxes.items() if i not in dropped}
-    return mask
+        if len(boxes) > 1 and len(found := rule(parts, boxes)) < len(boxes):
+            gone |= found
+            boxes = {i: box for i, box in boxes.items() if i not in found}
+    if not gone:
+        return contrast
+    blurred = ndimage.binary_dilation(np.isin(parts, list(gone)), ALL_AROUND, iterations=2)
+    return np.where(blurred & ~np.isin(parts, list(boxes)), 0, contrast)
 
 
 Box = tuple[slice, slice]
@@ -180,7 +220,7 @@ def _holes(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
             rings[i] = ((box[0].start + box[0].stop) / 2, (box[1].start + box[1].stop) / 2, max(height, width))
     for i, (y, x, size) in rings.items():
         for axis, place in enumerate((y, x)):
-            near = min(place, parts.shape[axis] - place) < 0.15 * parts.shape[axis]
+            near = min(place, parts.shape[axis] - place) < 0.25 * parts.shape[axis]
             alike = [o for o, ring in rings.items() if o != i and abs(ring[axis] - place) < 0.3 * size and abs(ring[2] - size) < 0.08 * size]  # fmt: skip
             if near and alike:
                 discs.add(i)

@@ -64,17 +64,19 @@ def _see(pixels: np.ndarray) -> Seen:
     from analysis import paper
 
     contrast, only_lines = _contrast(pixels - _ground(pixels)), False
-    page = min(contrast.shape) >= PAGE
-    if page:
-        contrast, only_lines = paper.without_lines(contrast, contrast > _otsu(contrast))
     threshold = _otsu(contrast)
-    mask = contrast > threshold
-    if (inside := paper.sheet(_without_specks(mask))) is not None:
+    mask = _without_specks(contrast > threshold)
+    if (inside := paper.sheet(mask)) is not None:
         with contextlib.suppress(BadImage):  # an even patch, and the drawing itself
             return see(pixels[inside])
+    page = min(contrast.shape) >= PAGE
     if page:
-        mask = paper.without_furniture(mask)
-    mask = _without_specks(mask)
+        contrast = paper.without_furniture(contrast, contrast > threshold)
+        contrast, only_lines = paper.without_lines(contrast, contrast > _otsu(contrast))
+        threshold = _otsu(contrast)
+        contrast = paper.without_furniture(contrast, contrast > threshold)
+        threshold = _otsu(contrast)
+        mask = _without_specks(contrast > threshold)
     looks_like = "a grid" if only_lines else paper.looks_like(mask) if page else ""
     several = [] if looks_like else _apart(mask)
     digits = [_digit_of(contrast, threshold, one) for one in (mask, *several)]
@@ -115,7 +117,7 @@ def _apart(mask: np.ndarray) -> list[np.ndarray]:
     height, width = bottom - top, right - left
     beside = np.maximum(left[:, None], left) - np.minimum(right[:, None], right)  # (n, n); negative: overlap
     below = np.maximum(top[:, None], top) - np.minimum(bottom[:, None], bottom)
-    tall = height > 0.6 * height.max()
+    tall = height > 0.5 * height.max()
     overlap = np.where(np.outer(tall, tall), 0, 0.5 * np.where(height[:, None] < height, width[:, None], width))
     _, group = csgraph.connected_components((beside < -overlap) & (below < GAP * height.max()), directed=False)
     digits = [group == number for number in np.unique(group[tall])]
@@ -132,12 +134,17 @@ def _apart(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _uneven(difference: np.ndarray) -> bool:
-    """Return whether a long stretch near a picture's border is not of the ground: in a shadow, or of the table."""
+    """Return whether a picture's corner, and a long stretch of its border beside it, is not of the ground: it lies
+    in a shadow, or on the table. A sheet of paper that is cut off by one side takes no corner."""
     depth = max(1, min(difference.shape[:2]) // 20)
     off = np.linalg.norm(difference[depth:-depth, depth:-depth], axis=2) > 40
-    around = np.concatenate([off[0], off[:, -1], off[-1, ::-1], off[::-1, 0]])
-    ground = np.flatnonzero(~np.concatenate([around, around]))  # twice around
-    return bool(np.diff(ground, prepend=-1).max(initial=0) > 0.15 * len(around))
+    sides = [off[0, 1:], off[1:, -1], off[-1, -2::-1], off[-2::-1, 0]]
+    around = np.concatenate(sides * 2)  # twice
+    corners = np.cumsum([len(side) for side in sides * 2]) - 1
+    run = np.diff(np.flatnonzero(~around), prepend=-1)
+    ends = np.flatnonzero(~around)
+    long = [(end - length + 1, end) for end, length in zip(ends, run, strict=True) if length > 0.15 * len(around) / 2]
+    return any(((corners >= start) & (corners < end)).any() for start, end in long)
 
 
 def _evenly_lit(pixels: np.ndarray) -> np.ndarray:
@@ -145,7 +152,7 @@ def _evenly_lit(pixels: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     gray = np.asarray(Image.fromarray(pixels.mean(axis=2)).resize((48, 48), Image.Resampling.BOX))
-    stands_out = gray - ndimage.median_filter(gray, 25)
+    stands_out = gray - ndimage.median_filter(gray, 17, mode="nearest")
     size = (max(pixels.shape[:2]) // 3,) * 2 + (1,)
     if stands_out[np.abs(stands_out) > 0.5 * np.abs(stands_out).max()].sum() > 0:  # light ink
         return pixels - ndimage.grey_opening(pixels, size=size)
