@@ -137,18 +137,19 @@ def _erased(contrast: np.ndarray, lines: list[Line], ink: float) -> np.ndarray:
 # ---------------------------------------------------------------- frames, edges, holes
 
 
-def without_furniture(contrast: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def without_furniture(contrast: np.ndarray, mask: np.ndarray, cut_off: bool = False) -> np.ndarray:
     """Return contrast without frames around what is drawn, dark edges of a scan, and punched holes beside it.
 
     Args:
         contrast: distance from the ground, (H, W).
         mask: what stands out from it, bool (H, W).
+        cut_off: whether all that touches the picture's border goes, too, if the largest part does not.
     """
     parts, _ = ndimage.label(mask, ALL_AROUND)
     boxes = dict(enumerate(ndimage.find_objects(parts), 1))
     boxes = {i: box for i, box in boxes.items() if max(_size(box)) >= LEAST * max(mask.shape)}
     gone: set[int] = set()
-    for rule in (_frames, _edges, _holes):
+    for rule in (_frames, _edges, _holes) + (_cut_off,) * cut_off:
         if len(boxes) > 1 and len(found := rule(parts, boxes)) < len(boxes):
             gone |= found
             boxes = {i: box for i, box in boxes.items() if i not in found}
@@ -203,6 +204,12 @@ def _edges(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
     if largest is None or not clear[largest].all():
         return set()
     return found
+
+
+def _cut_off(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
+    """Return the parts that touch the picture's border, if the largest does not."""
+    clear = {i for i, box in boxes.items() if all(side.start > 0 for side in box) and all(side.stop < n for side, n in zip(box, parts.shape, strict=True))}  # fmt: skip
+    return boxes.keys() - clear if max(boxes, key=lambda i: max(_size(boxes[i]))) in clear else set()
 
 
 def _holes(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:

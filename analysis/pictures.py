@@ -56,11 +56,11 @@ def see(pixels: np.ndarray) -> Seen:
     """
     if min(pixels.shape[:2]) >= PAGE and _uneven(pixels - _ground(pixels)):
         with contextlib.suppress(BadImage):  # a bold drawing up to the border
-            return _see(_evenly_lit(pixels))
+            return _see(_evenly_lit(pixels), lit=True)
     return _see(pixels)
 
 
-def _see(pixels: np.ndarray) -> Seen:
+def _see(pixels: np.ndarray, lit: bool = False) -> Seen:
     from analysis import paper
 
     contrast, only_lines = _contrast(pixels - _ground(pixels)), False
@@ -71,7 +71,7 @@ def _see(pixels: np.ndarray) -> Seen:
             return see(pixels[inside])
     page = min(contrast.shape) >= PAGE
     if page:
-        contrast = paper.without_furniture(contrast, contrast > threshold)
+        contrast = paper.without_furniture(contrast, contrast > threshold, cut_off=lit)
         contrast, only_lines = paper.without_lines(contrast, contrast > _otsu(contrast))
         threshold = _otsu(contrast)
         contrast = paper.without_furniture(contrast, contrast > threshold)
