@@ -8,6 +8,7 @@ from scipy import ndimage
 SHEET_SIDE = 0.3  # of a picture's side: the least that a sheet of paper on a table takes
 THICKEST = 0.03  # of a picture's longer side: a thicker line is a stroke
 SLOPES = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of lines that are looked for; between them the line's width is tolerance enough
+DARKER = 1.4  # times: so much more ink must stand out than lines do, to be told from them by that
 MANY = 4  # parallel lines across a picture are no digit
 LEAST = 0.04  # of a picture's longer side: what is smaller is dust
 ALL_AROUND = np.ones((3, 3))
@@ -16,7 +17,7 @@ ALL_AROUND = np.ones((3, 3))
 
 
 def without_lines(contrast: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return contrast without the page's thin straight lines, and whether there is nothing but lines.
+    """Return contrast without the page's thin straight lines, and whether they cannot be told from the ink.
 
     A page's line runs on beyond what else is drawn, on both sides, as no stroke of a digit does; or it is one
     of many. Where it crosses a stroke, the stroke is closed again.
@@ -35,11 +36,15 @@ def without_lines(contrast: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, b
     ink = float(np.quantile(contrast[rest], 0.9))
     if not _rectangle(across, down):
         across, down = _beyond(across, rest), _beyond(down, rest.T)
+    stroke = 4 * float(ndimage.distance_transform_edt(rest)[rest].mean())
+    alike = False  # whether lines are nearly as wide as strokes, and as dark
     if across:
+        alike |= _alike(contrast, across, ink, stroke)
         contrast = _erased(contrast, across, ink)
     if down:
+        alike |= _alike(contrast.T, down, ink, stroke)
         contrast = _erased(contrast.T, down, ink).T
-    return contrast, False
+    return contrast, alike
 
 
 Line = tuple[np.ndarray, int, int, float]  # its row at each column, first and last column, width
@@ -47,7 +52,7 @@ Line = tuple[np.ndarray, int, int, float]  # its row at each column, first and l
 
 def _straight(mask: np.ndarray) -> list[Line]:
     """Return the thin, nearly horizontal lines of a mask that take half of its width, or run from border to border."""
-    width = mask.shape[1]
+    width, thickest = mask.shape[1], max(3, round(THICKEST * max(mask.shape)))
     columns, found = np.arange(width), list[Line]()
     thicker = ndimage.binary_dilation(mask, np.ones((3, 1)))  # a line at any slope between two of those tried
     for slope in SLOPES:
@@ -56,41 +61,48 @@ def _straight(mask: np.ndarray) -> list[Line]:
         rows = (np.arange(len(mask) + 2 * pad)[:, None] + shift).clip(0, len(mask) + 2 * pad - 1)
         level, own = (np.take_along_axis(np.pad(one, ((pad, pad), (0, 0))), rows, axis=0) for one in (thicker, mask))
         closed = ndimage.grey_closing(level.astype(np.uint8), size=(1, 1 + 2 * (width // 100)))
-        parts, _ = ndimage.label(ndimage.grey_opening(closed, size=(1, max(8, width // 8))), ALL_AROUND)
+        runs = ndimage.grey_opening(closed, size=(1, max(8, width // 8)))
+        strokes = ndimage.grey_opening(runs, size=(thickest + 4, 1))  # where they cross lines, and join them
+        parts, _ = ndimage.label(runs & ~strokes & 1, ALL_AROUND)
         for number, (at, along) in enumerate(ndimage.find_objects(parts), 1):
-            if along.stop - along.start > width / 4:
-                line = _fitted(own[at, along] & (parts[at, along] == number), THICKEST * max(mask.shape))
-                if line is not None:
-                    fit, first, last, typical = line
-                    row = np.polyval(fit, columns - along.start) + at.start - pad + shift
-                    found.append((row, along.start + first, along.start + last, typical))
-    return _kept(found, mask.shape)
+            if along.stop - along.start < max(8, width // 8):
+                continue
+            if (line := _fitted(own[at, along] & (parts[at, along] == number), thickest)) is not None:
+                fit, first, last, typical = line
+                row = np.polyval(fit, columns - along.start) + at.start - pad + shift
+                found.append((row, along.start + first, along.start + last, typical))
+    return _joined(found, mask.shape)
 
 
 def _fitted(part: np.ndarray, thickest: float) -> tuple[np.ndarray, int, int, float] | None:
-    """Return the parabola through the middle of a thin part, first and last column, and width."""
+    """Return the polynomial through the middle of a thin part, first and last column, and width."""
     thickness = part.sum(axis=0)
     there = np.flatnonzero(thickness)
     if not len(there):
         return None
     typical = float(np.median(thickness[there]))
     thin = np.flatnonzero((thickness > 0) & (thickness <= 1.5 * typical))  # where no stroke lies on it
-    if typical > max(3, thickest) or len(thin) < 0.5 * part.shape[1]:
+    if typical > thickest or len(thin) < 0.5 * part.shape[1]:
         return None
     middle = (np.arange(len(part))[:, None] * part).sum(axis=0)[thin] / thickness[thin]
-    return np.polyfit(thin, middle, 2), int(there[0]), int(there[-1]), typical
+    return np.polyfit(thin, middle, 1), int(there[0]), int(there[-1]), typical
 
 
-def _kept(lines: list[Line], shape: tuple[int, ...]) -> list[Line]:
-    """Return each line once: those nearly as long as the longest, and those that cut a corner of the picture."""
-    kept: list[Line] = []
+def _joined(pieces: list[Line], shape: tuple[int, ...]) -> list[Line]:
+    """Return the lines that pieces make: those nearly as long as the longest, and those that cut a corner."""
+    lines: list[Line] = []
+    for row, first, last, width in sorted(pieces, key=lambda line: line[1] - line[2]):
+        for number, (other, start, stop, wide) in enumerate(lines):
+            if np.abs(row - other)[[first, last]].max() < 2 + wide:
+                lines[number] = (other, min(first, start), max(last, stop), wide)
+                break
+        else:
+            lines.append((row, first, last, width))
     longest = max((last - first for _, first, last, _ in lines), default=0)
-    for row, first, last, width in sorted(lines, key=lambda line: line[1] - line[2]):
-        ends = [x < 4 or x > shape[1] - 5 or not 4 < row[x] < shape[0] - 5 for x in (first, last)]
-        twice = any(np.abs(row - other[0])[[first, last]].max() < 2 + width for other in kept)
-        if not twice and (last - first > max(shape[1] / 2, 0.8 * longest) or (all(ends) and longest > shape[1] / 2)):
-            kept.append((row, first, last, width))
-    return kept
+    if longest < shape[1] / 2:
+        return []
+    ends = [[x < 4 or x > shape[1] - 5 or not 4 < row[x] < shape[0] - 5 for x in (a, b)] for row, a, b, _ in lines]
+    return [line for line, end in zip(lines, ends, strict=True) if line[2] - line[1] > 0.8 * longest or all(end)]
 
 
 def _drawn(lines: list[Line], shape: tuple[int, ...]) -> np.ndarray:
@@ -121,16 +133,25 @@ def _rectangle(across: list[Line], down: list[Line]) -> bool:
     return True
 
 
+def _level(contrast: np.ndarray, lines: list[Line]) -> float:
+    """Return how far lines stand out from the ground."""
+    at = [row.round().astype(int).clip(0, len(contrast) - 1) for row, *_ in lines]
+    along = (contrast[row, np.arange(len(row))][line[1] : line[2]] for row, line in zip(at, lines, strict=True))
+    return float(np.median(np.concatenate(list(along))))
+
+
+def _alike(contrast: np.ndarray, lines: list[Line], ink: float, stroke: float) -> bool:
+    """Return whether many lines are as dark as ink and nearly as wide as a stroke."""
+    width = float(np.median([width for *_, width in lines]))
+    return len(lines) >= MANY and width > 0.4 * stroke and ink < DARKER * _level(contrast, lines)
+
+
 def _erased(contrast: np.ndarray, lines: list[Line], ink: float) -> np.ndarray:
     """Return contrast without lines: on them there is ink where it is above and below, or where it is darker."""
-    on = _drawn(lines, contrast.shape)
-    along = [(row.round().astype(int).clip(0, len(contrast) - 1), first, last) for row, first, last, _ in lines]
-    level = float(np.median(np.concatenate([contrast[row, np.arange(len(row))][first:last] for row, first, last in along])))  # fmt: skip
+    on, level = _drawn(lines, contrast.shape), _level(contrast, lines)
     width = 2 * int(max(width for *_, width in lines) / 2 + 2) + 1
-    without = np.where(on, 0, contrast)
-    closed = ndimage.grey_closing(without, size=(width + 2, 1))
-    middle = (level + ink) / 2
-    darker = np.where((contrast > middle) & (ink > 1.4 * level), contrast, 0)
+    closed = ndimage.grey_closing(np.where(on, 0, contrast), size=(width + 2, 1))
+    darker = np.where((contrast > (level + ink) / 2) & (ink > DARKER * level), contrast, 0)
     return np.where(on, np.maximum(closed, darker), contrast)
 
 
