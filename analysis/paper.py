@@ -54,6 +54,8 @@ def _straight(mask: np.ndarray) -> list[Line]:
     """Return the thin, nearly horizontal lines of a mask that take half of its width, or run from border to border."""
     width, thickest = mask.shape[1], max(3, round(THICKEST * max(mask.shape)))
     columns, found = np.arange(width), list[Line]()
+    if mask.any(axis=0).sum() < width / 2:
+        return []
     thicker = ndimage.binary_dilation(mask, np.ones((3, 1)))  # a line at any slope between two of those tried
     for slope in SLOPES:
         shift = np.round(slope * (columns - width / 2)).astype(int)

@@ -54,16 +54,18 @@ def see(pixels: np.ndarray) -> Seen:
     Raises:
         BadImage: if nothing stands out from the ground.
     """
-    if min(pixels.shape[:2]) >= PAGE and _uneven(pixels - _ground(pixels)):
+    difference = pixels - _ground(pixels)
+    if min(pixels.shape[:2]) >= PAGE and _uneven(difference):
+        even = _evenly_lit(pixels)
         with contextlib.suppress(BadImage):  # a bold drawing up to the border
-            return _see(_evenly_lit(pixels), lit=True)
-    return _see(pixels)
+            return _see(even, even - _ground(even), lit=True)
+    return _see(pixels, difference)
 
 
-def _see(pixels: np.ndarray, lit: bool = False) -> Seen:
+def _see(pixels: np.ndarray, difference: np.ndarray, lit: bool = False) -> Seen:
     from analysis import paper
 
-    contrast, only_lines = _contrast(pixels - _ground(pixels)), False
+    contrast, only_lines = _contrast(difference), False
     threshold = _otsu(contrast)
     mask = _without_specks(contrast > threshold)
     if (inside := paper.sheet(mask)) is not None:
@@ -77,7 +79,7 @@ def _see(pixels: np.ndarray, lit: bool = False) -> Seen:
         contrast = paper.without_furniture(contrast, contrast > threshold)
         threshold = _otsu(contrast)
         mask = _without_specks(contrast > threshold)
-    looks_like = "a grid" if only_lines else paper.looks_like(mask) if page else ""
+    looks_like = (paper.looks_like(mask) if page else "") or ("a grid" if only_lines else "")
     several = [] if looks_like else _apart(mask)
     digits = [_digit_of(contrast, threshold, one) for one in (mask, *several)]
     return Seen(digits[0], tuple(digits[1:]), looks_like)
