@@ -150,7 +150,11 @@ def _open(source: Path | io.BytesIO) -> Image.Image:
     try:
         return Image.open(source)
     except UnidentifiedImageError:
-        start = source.getvalue()[:12] if isinstance(source, io.BytesIO) else source.open("rb").read(12)
+        if isinstance(source, io.BytesIO):
+            start = source.getvalue()[:12]
+        else:
+            with source.open("rb") as file:
+                start = file.read(12)
         if start[4:8] != b"ftyp":
             raise
         if not heic_is_known():

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 SHEET_SIDE = 0.3  # of a picture's side: the least that a sheet of paper on a table takes
-THICKEST = 0.03  # of a picture's longer side: a thicker line is a stroke
+THICKEST = 0.03  # of a picture's shorter side: a thicker line is a stroke
 SLOPES = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of lines that are looked for; between them the line's width is tolerance enough
 DARKER = 1.4  # times: so much more ink must stand out than lines do, to be told from them by that
 MANY = 4  # parallel lines across a picture are no digit
@@ -52,7 +52,7 @@ Line = tuple[np.ndarray, int, int, float]  # its row at each column, first and l
 
 def _straight(mask: np.ndarray) -> list[Line]:
     """Return the thin, nearly horizontal lines of a mask that take half of its width, or run from border to border."""
-    width, thickest = mask.shape[1], max(3, round(THICKEST * max(mask.shape)))
+    width, thickest = mask.shape[1], max(3, round(THICKEST * min(mask.shape)))
     columns, found = np.arange(width), list[Line]()
     if mask.any(axis=0).sum() < width / 2:
         return []
@@ -118,7 +118,7 @@ def _drawn(lines: list[Line], shape: tuple[int, ...]) -> np.ndarray:
 def _beyond(lines: list[Line], rest: np.ndarray) -> list[Line]:
     """Return the lines that run on beyond the rest on both sides, or all if they are many."""
     columns = np.flatnonzero(rest.any(axis=0))
-    margin = 0.02 * rest.shape[1]
+    margin = 0.04 * rest.shape[1]
     inside = [line for line in lines if line[1] < columns[0] - margin and line[2] > columns[-1] + margin]
     return lines if len(lines) >= MANY else inside
 

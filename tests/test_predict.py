@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from PIL import Image, ImageDraw
 
 import datasets
 import predict as program
+from analysis.image_files import sources
 from analysis.pictures import BadImage, from_gray, read_image, see, to_digit
 from analysis.reader import Reader
 from rundir.reading import read_run
@@ -290,8 +293,9 @@ def test_between_two_digits(run: Path) -> None:
     way = (found.feature - here) @ (there - here) / ((there - here) ** 2).sum()
     assert found.between == (0.25 < way < 0.75)
     middle = replace(found, known=True, between=True, digit=2, second=1, confidence=73.0, second_confidence=26.0)
-    assert program.in_words(middle, several=False).startswith("2, or 1: it lies between the two (73.0 %, 1: 26.0 %, ")
-    assert program.in_words(replace(middle, known=False), several=True).startswith("several digits? One to an image (")
+    assert program.in_words(middle).startswith("2, or 1: it lies between the two (73.0 %, 1: 26.0 %, ")
+    assert program.in_words(replace(middle, known=False)).startswith("unknown, nearest to 2, or 1: it lies between")
+    assert program.in_words(middle, "a box") == "unknown: looks like a box"
 
 
 @pytest.mark.parametrize("turned", [0, 7])
@@ -323,9 +327,108 @@ def test_several_digits(mnist5k: datasets.Digits) -> None:
     def alone(number: int) -> np.ndarray:
         return 255 - mnist5k.test_images[number].numpy().astype(np.float32)
 
-    assert see(from_gray(np.hstack([alone(100), alone(300)]))).several
-    found = [see(from_gray(alone(number))).several for number in range(0, 1000, 10)]
+    several = see(from_gray(np.hstack([alone(100), alone(300)]))).several
+    assert len(several) == 2
+    assert likeness(several[0], 255 - alone(100)) > 0.9
+    found = [bool(see(from_gray(alone(number))).several) for number in range(0, 1000, 10)]
     assert np.mean(found) <= 0.01
+
+
+def test_digits_apart_are_told_one_by_one(
+    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = [np.asarray(Image.open(drawn / f"{digit}-1.jpg")) for digit in (7, 1)]
+    Image.fromarray(np.vstack(parts)).save("two.png")
+    done = predict("--run", run, "two.png", "--show", "--plot")
+    assert done.returncode == 0, done.stderr
+    _, line, first, *rest, wrote = done.stdout.splitlines()
+    assert line == "two.png: 2 digits: 7, 1"
+    assert first.startswith("two.png (1 of 2): 7 (")
+    assert [one for one in rest if one.startswith("two.png (2 of 2): 1 (")]
+    assert len(rest) == 14 + 1 + 14
+    assert wrote == "Wrote predictions.png"
+    found = json.loads(predict("--run", run, "two.png", "--json").stdout)
+    assert [one["digit"] for one in found["several"]] == [7, 1]
+    assert not found["known"]
+    assert found["several"][0].keys() == {"digit", "known", "confidence", "distance", "second", "second_confidence", "between", "feature"}  # fmt: skip
+
+
+# ---------------------------------------------------------------- names of images
+
+
+def test_every_page_is_read(run: Path, drawn: Path, tmp_path: Path) -> None:
+    pages = [Image.open(drawn / f"{digit}-0.jpg") for digit in (1, 7, 0)]
+    pages.insert(1, Image.new("RGB", (80, 80), "white"))
+    for name in ("scan.tiff", "film.gif", "film.webp", "film.png"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        done = predict("--json", "--run", run, tmp_path / name)
+        assert done.returncode == 2
+        assert done.stderr == f"predict.py: {tmp_path / name}, page 2: nothing is drawn on it\n"
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [(one["page"], one["digit"]) for one in found] == [(1, 1), (3, 7), (4, 0)], name
+    assert f"{tmp_path / 'scan.tiff'}, page 3: 7 (" in predict("--run", run, tmp_path / "scan.tiff").stdout
+
+
+def test_folders_in_a_folder_and_patterns(drawn: Path, tmp_path: Path) -> None:
+    for digit in (0, 7):
+        (tmp_path / "train" / str(digit)).mkdir(parents=True)
+        for number in range(2):
+            shutil.copy(drawn / f"{digit}-{number}.jpg", tmp_path / "train" / str(digit))
+    (tmp_path / "train" / ".hidden").mkdir()
+    wanted = [f"{tmp_path}/train/{digit}/{digit}-{number}.jpg" for digit in (0, 7) for number in range(2)]
+    assert [name for name, _ in sources([str(tmp_path)])] == wanted
+    assert [name for name, _ in sources([f"{tmp_path}/**/*.jpg"])] == wanted
+    assert [name for name, _ in sources([f"{tmp_path}/train/[0-3]/*"])] == wanted[:2]
+    odd = tmp_path / "train" / "0" / "a[1].jpg"
+    shutil.copy(drawn / "0-0.jpg", odd)
+    assert [name for name, _ in sources([str(odd)])] == [str(odd)]
+
+
+def test_what_is_skipped_is_said(run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # not there
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(drawn / "7-0.jpg", "7.jpg")
+    for name in ("a.heic", "b.HEIC", "c.pdf", "notes", ".hidden"):
+        Path(name).write_bytes(b"\0\0\0\x18ftypheic")
+    Path("more").mkdir()
+    said = "heic (pip install pillow-heif reads it), notes, pdf"
+    first = predict("--run", run, ".", "--plot")
+    assert first.stderr == f"predict.py: .: 4 files skipped: {said}\npredict.py: .: 1 folder in it skipped\n"
+    second = predict("--run", run, ".", "--plot")  # its own figure is none of the images
+    assert second.stdout.replace("predictions-2", "predictions") == first.stdout
+    assert f"5 files skipped: {said}, predictions.png\n" in second.stderr
+    Path("more/x.pdf").write_text("")
+    done = predict("--run", run, "more")
+    assert done.stderr == "predict.py: more: 1 file skipped: pdf\npredict.py: more: a folder without images\n"
+    assert done.returncode == 2
+
+
+def test_heic_is_read_where_its_package_is(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(20))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(BadImage, match="HEIC: pip install pillow-heif"):
+        read_image(tmp_path / "photo.heic")
+    with pytest.raises(BadImage, match="HEIC: pip install pillow-heif"):
+        read_image(BytesIO((tmp_path / "photo.heic").read_bytes()))
+    decoder = SimpleNamespace(register_heif_opener=lambda: monkeypatch.setattr(Image, "open", opened))
+    opened = partial(lambda plain, _: plain(drawn / "7-0.jpg"), Image.open)
+    monkeypatch.setitem(sys.modules, "pillow_heif", decoder)
+    assert read_image(tmp_path / "photo.heic").shape == (80, 80, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("https://example.org/7.png", "a URL: download it first, or pipe it into predict.py -"),
+        ("none/*.png", "no file has a name of this pattern"),
+        ("n" * 300 + ".png", "cannot be read: File name too long"),
+    ],
+)
+def test_names_that_are_no_files(run: Path, name: str, said: str) -> None:
+    done = predict("--run", run, name)
+    assert done.returncode == 2
+    assert done.stderr == f"predict.py: {name}: {said}\n"
 
 
 def test_digits_it_never_saw_are_unknown_more_often(run: Path, mnist5k: datasets.Digits) -> None:
