@@ -21,16 +21,24 @@ SHIPPED = HERE / "models" / "shipped"
 def parse(argv: list[str]) -> argparse.Namespace:
     """Return the arguments."""
     parser = Parser(description="Classify images of digits with a trained run.")
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="files, folders, patterns, or - for stdin: any size, color or gray, dark on light or light on dark; digits apart from each other are read one by one")  # fmt: skip
-    parser.add_argument("--run", type=Path, action="append", metavar="DIR", help="run directory of main.py; with --page several, once each (default: networks that come with this code)")  # fmt: skip
-    parser.add_argument("--reject", type=number(float, 0, 50), default=1.0, metavar="PERCENT", help="share of true digits that may be called unknown (default: 1)")  # fmt: skip
-    parser.add_argument("--show", action="store_true", help="print the 28×28 pixels that the network saw")
-    parser.add_argument("--json", action="store_true", help="print an object a line for programs, and nothing else")
-    parser.add_argument("--plot", action="store_true", help=f"draw where the images fall among the features: {FIGURE}, or the next name that is free")  # fmt: skip
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page to draw digits on, for runs with two features; one file that needs no network")  # fmt: skip
-    parser.add_argument("--export", type=Path, metavar="FILE", help="write the network as ONNX: gray images in; features, probabilities and distances out (needs the packages onnx and onnxscript)")  # fmt: skip
-    parser.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help="CUDA device; -1 is the CPU (default: 0)")  # fmt: skip
-    parser.add_argument("--use-cpu", action="store_true", help="use the CPU even if there is a GPU")
+    add = parser.add_argument
+    kinds = "any size, color or gray, dark on light or light on dark; digits apart from each other are read one by one"
+    add("images", nargs="*", metavar="IMAGE", help=f"files, folders, patterns, or - for stdin: {kinds}")
+    which = "run directory of main.py; with --page several, once each (default: networks that come with this code)"
+    add("--run", type=Path, action="append", metavar="DIR", help=which)
+    share = "share of true digits that may be called unknown (default: 1)"
+    add("--reject", type=number(float, 0, 50), default=1.0, metavar="PERCENT", help=share)
+    add("--show", action="store_true", help="print the 28×28 pixels that the network saw")
+    add("--json", action="store_true", help="print an object a line for programs, and nothing else")
+    figure = f"draw where the images fall among the features: {FIGURE}, or the next name that is free"
+    add("--plot", action="store_true", help=figure)
+    page = "write a page to draw digits on, for runs with two features; one file that needs no network"
+    add("--page", type=Path, metavar="FILE", help=page)
+    onnx = "gray images in; features, probabilities and distances out (needs the packages onnx and onnxscript)"
+    add("--export", type=Path, metavar="FILE", help=f"write the network as ONNX: {onnx}")
+    gpu = "CUDA device; -1 is the CPU (default: 0)"
+    add("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help=gpu)
+    add("--use-cpu", action="store_true", help="use the CPU even if there is a GPU")
     args = parser.parse_intermixed_args(argv)
     if not args.images and not args.page and not args.export:
         parser.error("name at least one image, or --page, or --export")
@@ -151,8 +159,12 @@ def tell(args: argparse.Namespace, run: Run, reader: Reader, pictures: list[Pict
     found = iter(reader.read(np.array(digits)))
     answers = [list(itertools.islice(found, 1 + len(one.seen.several))) for one in pictures]
     if not args.json:
-        which = "training digits held out" if reader.calibration.held_out else "digits of its training (held out: none, see --hold-out)"  # fmt: skip
-        say(f"{run.path}: unknown is what lies over {reader.threshold:.2f} from its center, as {args.reject:g} % do of {len(reader.calibration.distances)} {which}")  # fmt: skip
+        calibration = reader.calibration
+        which = "training digits held out"
+        if not calibration.held_out:
+            which = "digits of its training (held out: none, see --hold-out)"
+        share = f"as {args.reject:g} % do of {len(calibration.distances)} {which}"
+        say(f"{run.path}: unknown is what lies over {reader.threshold:.2f} from its center, {share}")
     listed: list[Listed] = []
     for picture, (whole, *several) in zip(pictures, answers, strict=True):
         seen, title = picture.seen, picture.title()
@@ -200,7 +212,8 @@ def in_words(prediction: Prediction, looks_like: str = "") -> str:
     if prediction.second_confidence >= 0.05:
         other = f", {prediction.second}: {prediction.second_confidence:.1f} %"
     between = f", or {prediction.second}: it lies between the two" if prediction.between else ""
-    return f"{_name(prediction)}{between} ({prediction.confidence:.1f} %{other}, {prediction.distance:.2f} from its center)"  # fmt: skip
+    surely = f"{prediction.confidence:.1f} %{other}, {prediction.distance:.2f} from its center"
+    return f"{_name(prediction)}{between} ({surely})"
 
 
 def as_json(picture: Picture, whole: Prediction, several: list[Prediction]) -> str:

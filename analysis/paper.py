@@ -217,8 +217,9 @@ def _edges(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
         part = parts[rows, columns] == i
         if (part & clear[rows, columns]).sum() == part.sum():
             continue
-        sides = [part[0] & (rows.start == 0), part[-1] & (rows.stop == height), part[:, 0] & (columns.start == 0), part[:, -1] & (columns.stop == width)]  # fmt: skip
-        contact = max(side.sum() / length for side, length in zip(sides, (width, width, height, height), strict=True))
+        on = np.zeros(parts.shape, bool)
+        on[rows, columns] = part
+        contact = max(side.mean() for side in (on[0], on[-1], on[:, 0], on[:, -1]))
         flat = (part & deep[rows, columns]).sum() < 0.05 * part.sum()
         if contact > 0.8 or (flat and contact > 0.3):
             found.add(i)
@@ -231,7 +232,8 @@ def _edges(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
 
 def _cut_off(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
     """Return the parts that touch the picture's border, if the largest does not."""
-    clear = {i for i, box in boxes.items() if all(side.start > 0 for side in box) and all(side.stop < n for side, n in zip(box, parts.shape, strict=True))}  # fmt: skip
+    height, width = parts.shape
+    clear = {i for i, (y, x) in boxes.items() if min(y.start, x.start) > 0 and y.stop < height and x.stop < width}
     return boxes.keys() - clear if max(boxes, key=lambda i: max(_size(boxes[i]))) in clear else set()
 
 
@@ -251,8 +253,8 @@ def _holes(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
     for i, (y, x, size) in rings.items():
         for axis, place in enumerate((y, x)):
             near = min(place, parts.shape[axis] - place) < 0.25 * parts.shape[axis]
-            alike = [o for o, ring in rings.items() if o != i and abs(ring[axis] - place) < 0.3 * size and abs(ring[2] - size) < 0.08 * size]  # fmt: skip
-            if near and alike:
+            others = (ring for other, ring in rings.items() if other != i)
+            if near and any(abs(o[axis] - place) < 0.3 * size and abs(o[2] - size) < 0.08 * size for o in others):
                 discs.add(i)
     return discs
 
@@ -297,7 +299,8 @@ def sheet(mask: np.ndarray) -> Box | None:
     rows, columns = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     while not whole[top:bottom, left:right].all():  # a sheet that lies askew: away with the side that shows most table
-        edges = [whole[top, left:right], whole[bottom - 1, left:right], whole[top:bottom, left], whole[top:bottom, right - 1]]  # fmt: skip
+        left_over = whole[top:bottom, left:right]
+        edges = (left_over[0], left_over[-1], left_over[:, 0], left_over[:, -1])
         worst = int(np.argmin([edge.mean() for edge in edges]))
         top, bottom, left, right = top + (worst == 0), bottom - (worst == 1), left + (worst == 2), right - (worst == 3)
         if bottom - top < least[0] or right - left < least[1]:

@@ -14,7 +14,7 @@ __all__ = ["BadImage", "Seen", "from_gray", "read_image", "see", "to_digit"]
 
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
 PAGE = 64  # pixels of the shorter side: from there on a picture may show lines and frames of a page
-GAP = 0.25  # of the tallest digit: from there on what stands below it is another
+GAP = 0.15  # of the tallest digit: from there on what stands below it is another
 FAINT = 25.0  # the least distance between ink and ground, of 441 between black and white
 THINNEST = 0.09  # width of a stroke over the digit's longer side; what is thinner is drawn over
 
@@ -225,7 +225,8 @@ def _centered(ink: np.ndarray) -> np.ndarray:
 
     scale = BOX / max(ink.shape)
     size = [max(1, round(scale * length)) for length in ink.shape]
-    small = Image.fromarray((255 * ink).astype(np.uint8)).resize((size[1], size[0]), Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)  # fmt: skip
+    filter = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
+    small = Image.fromarray((255 * ink).astype(np.uint8)).resize((size[1], size[0]), filter)
     digit = np.zeros((SIDE, SIDE), np.float32)
     middle = np.array(ndimage.center_of_mass(np.asarray(small, np.float32)))
     top, left = np.clip(np.round(SIDE / 2 - middle), 0, SIDE - np.array(size)).astype(int)

@@ -44,8 +44,9 @@ def draw(run: Run, listed: Sequence[Listed], threshold: float, path: Path) -> No
         label = "your digits" if number == 1 else None
         ax.scatter(x, y, s=190, marker="*", c="white", edgecolors="black", linewidths=1.1, zorder=5, label=label)
         if len(points) <= LISTED:
-            ax.annotate(str(number), (x, y), xytext=(6, 5), textcoords="offset points", fontsize=9, fontweight="bold",
-                        zorder=6, bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5})  # fmt: skip
+            beneath = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
+            font = {"fontsize": 9, "fontweight": "bold"}
+            ax.annotate(str(number), (x, y), (6, 5), textcoords="offset points", zorder=6, bbox=beneath, **font)
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     _list(beside, listed)
     plots.save(figure, path, dpi=150)
