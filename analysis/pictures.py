@@ -63,7 +63,7 @@ def see(pixels: np.ndarray) -> Seen:
 
 
 def _see(pixels: np.ndarray, difference: np.ndarray, lit: bool = False) -> Seen:
-    from analysis import paper
+    from analysis import page_lines, paper
 
     contrast, only_lines = _contrast(difference), False
     threshold = _otsu(contrast)
@@ -74,7 +74,7 @@ def _see(pixels: np.ndarray, difference: np.ndarray, lit: bool = False) -> Seen:
     page = min(contrast.shape) >= PAGE
     if page:
         contrast = paper.without_furniture(contrast, contrast > threshold, cut_off=lit)
-        contrast, only_lines = paper.without_lines(contrast, contrast > _otsu(contrast))
+        contrast, only_lines = page_lines.without_lines(contrast, contrast > _otsu(contrast))
         threshold = _otsu(contrast)
         contrast = paper.without_furniture(contrast, contrast > threshold)
         threshold = _otsu(contrast)

@@ -1,0 +1,165 @@
+"""The lines of ruled and squared paper, found and taken out from under a digit."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from analysis.paper import ALL_AROUND, LEAST, size_of
+
+THICKEST = 0.03  # of a picture's shorter side: a thicker line is a stroke
+SLOPES = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of lines that are looked for; between them the line's width is tolerance enough
+DARKER = 1.4  # times: so much more ink must stand out than lines do, to be told from them by that
+MANY = 4  # parallel lines across a picture are no digit
+
+
+def without_lines(contrast: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Return contrast without the page's thin straight lines, and whether they cannot be told from the ink.
+
+    A page's line runs on beyond what else is drawn, on both sides, as no stroke of a digit does; or it is one
+    of many. Where it crosses a stroke, the stroke is closed again.
+
+    Args:
+        contrast: distance from the ground, (H, W).
+        mask: what stands out from it, bool (H, W).
+    """
+    across, down = _straight(mask), _straight(mask.T)
+    rest = _large(mask & ~_drawn(across, mask.shape) & ~_drawn(down, mask.T.shape).T)
+    if not rest.any() and min(len(across), len(down)) < 2:  # ruled lines, and a "1" that is as straight
+        across, down = (across, []) if len(across) > len(down) else ([], down)
+        rest = _large(mask & ~_drawn(across, mask.shape) & ~_drawn(down, mask.T.shape).T)
+    if not rest.any():
+        return contrast, len(across) + len(down) >= MANY
+    ink = float(np.quantile(contrast[rest], 0.9))
+    if not _rectangle(across, down):
+        across, down = _beyond(across, rest), _beyond(down, rest.T)
+    stroke = 4 * float(ndimage.distance_transform_edt(rest)[rest].mean())
+    alike = False  # whether lines are nearly as wide as strokes, and as dark
+    if across:
+        alike |= _alike(contrast, across, ink, stroke)
+        contrast = _erased(contrast, across, ink)
+    if down:
+        alike |= _alike(contrast.T, down, ink, stroke)
+        contrast = _erased(contrast.T, down, ink).T
+    return contrast, alike
+
+
+Line = tuple[np.ndarray, int, int, float]  # its row at each column, first and last column, width
+
+
+def _straight(mask: np.ndarray) -> list[Line]:
+    """Return the thin, nearly horizontal lines of a mask that take half of its width, or run from border to border."""
+    width, thickest = mask.shape[1], max(3, round(THICKEST * min(mask.shape)))
+    columns, found = np.arange(width), list[Line]()
+    if mask.any(axis=0).sum() < width / 2:
+        return []
+    thicker = ndimage.binary_dilation(mask, np.ones((3, 1)))  # a line at any slope between two of those tried
+    for slope in SLOPES:
+        shift = np.round(slope * (columns - width / 2)).astype(int)
+        pad = int(np.abs(shift).max())
+        rows = (np.arange(len(mask) + 2 * pad)[:, None] + shift).clip(0, len(mask) + 2 * pad - 1)
+        level, own = (np.take_along_axis(np.pad(one, ((pad, pad), (0, 0))), rows, axis=0) for one in (thicker, mask))
+        closed = ndimage.grey_closing(level.astype(np.uint8), size=(1, 1 + 2 * (width // 100)))
+        runs = ndimage.grey_opening(closed, size=(1, max(8, width // 8)))
+        strokes = ndimage.grey_opening(runs, size=(thickest + 4, 1))  # where they cross lines, and join them
+        parts, _ = ndimage.label(runs & ~strokes & 1, ALL_AROUND)
+        for number, (at, along) in enumerate(ndimage.find_objects(parts), 1):
+            if along.stop - along.start < max(8, width // 8):
+                continue
+            if (line := _fitted(own[at, along] & (parts[at, along] == number), thickest)) is not None:
+                fit, first, last, typical = line
+                row = np.polyval(fit, columns - along.start) + at.start - pad + shift
+                found.append((row, along.start + first, along.start + last, typical))
+    return _joined(found, mask.shape)
+
+
+def _fitted(part: np.ndarray, thickest: float) -> tuple[np.ndarray, int, int, float] | None:
+    """Return the polynomial through the middle of a thin part, first and last column, and width."""
+    thickness = part.sum(axis=0)
+    there = np.flatnonzero(thickness)
+    if not len(there):
+        return None
+    typical = float(np.median(thickness[there]))
+    thin = np.flatnonzero((thickness > 0) & (thickness <= 1.5 * typical))  # where no stroke lies on it
+    if typical > thickest or len(thin) < 0.5 * part.shape[1]:
+        return None
+    middle = (np.arange(len(part))[:, None] * part).sum(axis=0)[thin] / thickness[thin]
+    return np.polyfit(thin, middle, 1), int(there[0]), int(there[-1]), typical
+
+
+def _joined(pieces: list[Line], shape: tuple[int, ...]) -> list[Line]:
+    """Return the lines that pieces make: those nearly as long as the longest, and those that cut a corner."""
+    lines: list[Line] = []
+    for row, first, last, width in sorted(pieces, key=lambda line: line[1] - line[2]):
+        for number, (other, start, stop, wide) in enumerate(lines):
+            if np.abs(row - other)[[first, last]].max() < 2 + wide:
+                lines[number] = (other, min(first, start), max(last, stop), wide)
+                break
+        else:
+            lines.append((row, first, last, width))
+    longest = max((last - first for _, first, last, _ in lines), default=0)
+    if longest < shape[1] / 2:
+        return []
+    ends = [[x < 4 or x > shape[1] - 5 or not 4 < row[x] < shape[0] - 5 for x in (a, b)] for row, a, b, _ in lines]
+    return [line for line, end in zip(lines, ends, strict=True) if line[2] - line[1] > 0.8 * longest or all(end)]
+
+
+def _drawn(lines: list[Line], shape: tuple[int, ...]) -> np.ndarray:
+    """Return the pixels of lines, and of their blurred edges."""
+    mask, y, x = np.zeros(shape, bool), np.arange(shape[0])[:, None], np.arange(shape[1])
+    for row, first, last, width in lines:
+        mask |= (np.abs(y - row) <= width / 2 + 1) & (x >= first - 2) & (x <= last + 2)
+    return mask
+
+
+def _beyond(lines: list[Line], rest: np.ndarray) -> list[Line]:
+    """Return the lines that run on beyond the rest on both sides, or all if they are many."""
+    columns = np.flatnonzero(rest.any(axis=0))
+    margin = 0.04 * rest.shape[1]
+    inside = [line for line in lines if line[1] < columns[0] - margin and line[2] > columns[-1] + margin]
+    return lines if len(lines) >= MANY else inside
+
+
+def _rectangle(across: list[Line], down: list[Line]) -> bool:
+    """Return whether there are two lines each way, which end where the others are."""
+    if len(across) != 2 or len(down) != 2:
+        return False
+    for lines, others in ((across, down), (down, across)):
+        sides = sorted(float(np.median(row[first:last])) for row, first, last, _ in others)
+        off = max(max(abs(first - sides[0]), abs(last - sides[1])) for _, first, last, _ in lines)
+        if off > 0.06 * (sides[1] - sides[0]):
+            return False
+    return True
+
+
+def _level(contrast: np.ndarray, lines: list[Line]) -> float:
+    """Return how far lines stand out from the ground."""
+    at = [row.round().astype(int).clip(0, len(contrast) - 1) for row, *_ in lines]
+    along = (contrast[row, np.arange(len(row))][line[1] : line[2]] for row, line in zip(at, lines, strict=True))
+    return float(np.median(np.concatenate(list(along))))
+
+
+def _alike(contrast: np.ndarray, lines: list[Line], ink: float, stroke: float) -> bool:
+    """Return whether many lines are as dark as ink and nearly as wide as a stroke."""
+    width = float(np.median([width for *_, width in lines]))
+    return len(lines) >= MANY and width > 0.4 * stroke and ink < DARKER * _level(contrast, lines)
+
+
+def _erased(contrast: np.ndarray, lines: list[Line], ink: float) -> np.ndarray:
+    """Return contrast without lines: on them there is ink where it is above and below, or where it is darker."""
+    on, level = _drawn(lines, contrast.shape), _level(contrast, lines)
+    width = 2 * int(max(width for *_, width in lines) / 2 + 2) + 1
+    closed = ndimage.grey_closing(np.where(on, 0, contrast), size=(width + 2, 1))
+    darker = np.where((contrast > (level + ink) / 2) & (ink > DARKER * level), contrast, 0)
+    return np.where(on, np.maximum(closed, darker), contrast)
+
+
+def _large(mask: np.ndarray) -> np.ndarray:
+    """Return the parts of a mask that are no crumbs, beside its largest or the picture."""
+    parts, _ = ndimage.label(mask, ALL_AROUND)
+    areas = np.bincount(parts.ravel())[1:]
+    sizes = np.array([max(size_of(box)) for box in ndimage.find_objects(parts)])
+    if not len(areas):
+        return mask
+    large = (areas >= 0.05 * areas.max()) & (sizes >= LEAST * max(mask.shape))
+    return np.isin(parts, 1 + np.flatnonzero(large))

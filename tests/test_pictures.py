@@ -1,0 +1,199 @@
+"""Pictures of any kind, brought into MNIST's form or refused."""
+
+from __future__ import annotations
+
+import contextlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+import datasets
+from analysis.pictures import BadImage, from_gray, read_image, see, to_digit
+
+
+def picture(digit: np.ndarray, side: int, ink: tuple[int, ...], ground: tuple[int, ...]) -> Image.Image:
+    """Return a digit (28, 28) drawn in one color on another."""
+    big = np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BICUBIC), float)[..., None] / 255
+    return Image.fromarray((big * ink + (1 - big) * np.array(ground)).astype(np.uint8))
+
+
+def likeness(found: np.ndarray, digit: np.ndarray) -> float:
+    """Return the correlation of two digits, one of them moved by at most a pixel."""
+    moved = (np.roll(found, (down, right), (0, 1)) for down in (-1, 0, 1) for right in (-1, 0, 1))
+    return max(float(np.corrcoef(one.ravel(), digit.ravel())[0, 1]) for one in moved)
+
+
+@pytest.mark.parametrize(
+    ("ink", "ground"),
+    [
+        ((0, 0, 0), (255, 255, 255)),
+        ((255, 255, 255), (0, 0, 0)),
+        ((250, 220, 90), (30, 60, 160)),
+        ((200, 30, 30), (20, 120, 40)),
+    ],
+)
+@pytest.mark.parametrize("side", [28, 100, 700])
+def test_a_picture_becomes_the_digit_that_was_drawn(
+    mnist5k: datasets.Digits, tmp_path: Path, ink: tuple[int, ...], ground: tuple[int, ...], side: int
+) -> None:
+    for number in range(0, 1000, 100):
+        digit = mnist5k.test_images[number].numpy()
+        picture(digit, side, ink, ground).save(tmp_path / "picture.png")
+        found = to_digit(read_image(tmp_path / "picture.png"))
+        assert found.shape == (28, 28)
+        assert found.dtype == np.uint8
+        assert likeness(found, digit) > 0.9
+
+
+def test_position_and_margin_do_not_matter(mnist5k: datasets.Digits, tmp_path: Path) -> None:
+    drawn = picture(mnist5k.test_images[0].numpy(), 112, (0, 0, 0), (255, 255, 255))
+    found = []
+    for place in ((0, 0), (150, 60)):
+        sheet = Image.new("RGB", (300, 300), (255, 255, 255))
+        sheet.paste(drawn, place)
+        sheet.save(tmp_path / "sheet.png")
+        found.append(to_digit(read_image(tmp_path / "sheet.png")))
+    assert np.abs(np.subtract(*found, dtype=int)).mean() < 1
+
+
+def test_a_pen_stroke_is_as_strong_as_mnists(tmp_path: Path) -> None:
+    sheet = Image.new("L", (400, 500), 240)
+    ImageDraw.Draw(sheet).line([(200, 40), (200, 460)], fill=30, width=3)
+    sheet.save(tmp_path / "one.jpg")
+    found = to_digit(read_image(tmp_path / "one.jpg"))
+    assert found.max() == 255
+    assert 1 <= (found[14] > 128).sum() <= 4  # pixels across the stroke
+
+
+def test_gray_palette_transparent_and_deep_images_are_the_same_digit(tmp_path: Path) -> None:
+    base = Image.new("L", (90, 90), 255)
+    ImageDraw.Draw(base).ellipse([25, 10, 65, 80], outline=0, width=9)
+    clear = Image.new("RGBA", base.size, (255, 255, 255, 0))  # white on nothing
+    clear.paste((255, 255, 255, 255), mask=Image.fromarray(255 - np.asarray(base)))
+    turned = base.rotate(90, expand=True)
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by the reader
+    deep = Image.fromarray(np.asarray(base).astype(np.uint16) * 200)
+    images = {"gray.png": base, "palette.gif": base.convert("P"), "clear.png": clear, "deep.png": deep}
+    for name, image in images.items():
+        image.save(tmp_path / name)
+    turned.save(tmp_path / "turned.png", exif=exif)
+    wanted = to_digit(read_image(tmp_path / "gray.png"))
+    for name in (*images, "turned.png"):
+        found = to_digit(read_image(tmp_path / name))
+        assert np.abs(found.astype(int) - wanted).mean() < 3, name
+
+
+def test_a_shadow_and_specks_are_not_the_digit(mnist5k: datasets.Digits, tmp_path: Path) -> None:
+    digit = mnist5k.test_images[0].numpy()
+    drawn = np.asarray(picture(digit, 200, (20, 20, 20), (230, 225, 210)), float)
+    shadow = np.linspace(1, 0.55, 200)[None, :, None]
+    pixels = (drawn * shadow).astype(np.uint8)
+    pixels[4:7, 190:193] = 0
+    Image.fromarray(pixels).save(tmp_path / "photo.jpg", quality=80)
+    found = to_digit(read_image(tmp_path / "photo.jpg"))
+    assert likeness(found, digit) > 0.9
+
+
+@pytest.mark.parametrize("share", [0.07, 0.15, 0.5])
+def test_a_small_digit_on_a_large_sheet_is_found(mnist5k: datasets.Digits, tmp_path: Path, share: float) -> None:
+    for number in (0, 100, 700):
+        digit = mnist5k.test_images[number].numpy()
+        sheet = Image.new("RGB", (700, 700), (240, 240, 235))
+        sheet.paste(picture(digit, round(700 * share), (20, 20, 90), (240, 240, 235)), (300, 200))
+        sheet.save(tmp_path / "sheet.png")
+        assert likeness(to_digit(read_image(tmp_path / "sheet.png")), digit) > 0.85
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "L"])
+def test_a_thin_line_survives_a_large_scan(tmp_path: Path, mode: str) -> None:
+    sheet = Image.new("L", (2500, 2500), 255)
+    ImageDraw.Draw(sheet).ellipse([900, 400, 1600, 2100], outline=0, width=9)
+    sheet.convert(mode).save(tmp_path / "scan.png")
+    found = to_digit(read_image(tmp_path / "scan.png"))
+    middle = found[14] > 100
+    assert middle.any()
+    assert not middle[12:16].any()  # a ring
+
+
+@pytest.mark.parametrize("size", [(2, 2), (1, 40), (101, 101)])
+def test_patterns_are_a_digit_or_refused(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: size[0], : size[1]]
+    patterns = [(x + y) % 2, x // max(1, size[1] // 2), y * 0 + (x % 4 == 1) - (x % 4 == 3) + 1.0]
+    patterns += [rng.integers(0, 3, size) for _ in range(20)]
+    for pattern in patterns:
+        with contextlib.suppress(BadImage):
+            found = to_digit(from_gray(100.0 * pattern))
+            assert found.shape == (28, 28)
+
+
+def test_damaged_bytes_are_an_image_or_refused(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    drawing = Image.new("RGB", (60, 60), "white")
+    ImageDraw.Draw(drawing).line([(10, 10), (50, 50)], fill="black", width=5)
+    for suffix in ("png", "jpg", "gif", "bmp", "tiff", "webp"):
+        drawing.save(tmp_path / f"whole.{suffix}")
+        whole = np.frombuffer((tmp_path / f"whole.{suffix}").read_bytes(), np.uint8)
+        for _ in range(40):
+            damaged = whole.copy()
+            damaged[rng.integers(0, len(whole), 5)] = rng.integers(0, 256, 5)
+            with contextlib.suppress(BadImage):
+                to_digit(read_image(BytesIO(damaged[: rng.integers(1, len(whole) + 1)].tobytes())))
+
+
+def test_bad_images_are_refused_in_one_line(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 50), (90, 90, 90)).save(tmp_path / "blank.png")
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    Image.effect_noise((300, 300), 90).save(tmp_path / "whole.png")
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
+    for name, reason in (
+        ("blank.png", "nothing is drawn"),
+        ("text.png", "not an image"),
+        ("empty.png", "not an image"),
+        ("half.png", "cannot be read"),
+        ("absent.png", "No such file"),
+    ):
+        with pytest.raises(BadImage, match=reason) as refused:
+            to_digit(read_image(tmp_path / name))
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("turned", [0, 7])
+def test_a_sheet_of_paper_on_a_darker_table(mnist5k: datasets.Digits, tmp_path: Path, turned: int) -> None:
+    for number in range(0, 1000, 100):
+        digit = mnist5k.test_images[number].numpy()
+        sheet = Image.new("RGB", (420, 560), (240, 238, 230))
+        sheet.paste(picture(digit, 260, (20, 20, 40), (240, 238, 230)), (80, 150))
+        table = Image.new("RGB", (800, 900), (90, 60, 40))
+        paper = sheet.convert("RGBA").rotate(turned, expand=True, resample=Image.Resampling.BICUBIC)
+        table.paste(paper, (150, 120), paper)
+        table.save(tmp_path / "photo.jpg", quality=85)
+        turned_digit = np.asarray(Image.fromarray(digit).rotate(turned, resample=Image.Resampling.BICUBIC))
+        assert likeness(to_digit(read_image(tmp_path / "photo.jpg")), turned_digit) > 0.8, number
+
+
+def test_a_bold_digit_is_no_sheet_of_paper(tmp_path: Path) -> None:
+    """A filled bar, a heavy ring, a square with a hole: what is drawn, not what is on it."""
+    for shape, corners in (("rectangle", [30, 5, 70, 95]), ("ellipse", [10, 5, 90, 95])):
+        sheet = Image.new("L", (100, 100), 255)
+        getattr(ImageDraw.Draw(sheet), shape)(corners, fill=0)
+        if shape == "ellipse":
+            ImageDraw.Draw(sheet).ellipse([44, 40, 56, 60], fill=255)
+        found = to_digit(from_gray(np.asarray(sheet, np.float32)))
+        assert (found > 128).sum() > 100
+
+
+def test_several_digits(mnist5k: datasets.Digits) -> None:
+    def alone(number: int) -> np.ndarray:
+        return 255 - mnist5k.test_images[number].numpy().astype(np.float32)
+
+    several = see(from_gray(np.hstack([alone(100), alone(300)]))).several
+    assert len(several) == 2
+    assert likeness(several[0], 255 - alone(100)) > 0.9
+    found = [bool(see(from_gray(alone(number))).several) for number in range(0, 1000, 10)]
+    assert np.mean(found) <= 0.01
