@@ -80,7 +80,7 @@ def _fitted(part: np.ndarray, thickest: float) -> tuple[np.ndarray, int, int, fl
     if not len(there):
         return None
     typical = float(np.median(thickness[there]))
-    thin = np.flatnonzero((thickness > 0) & (thickness <= 1.5 * typical))  # where no stroke lies on it
+    thin = np.flatnonzero((thickness > 0) & (thickness <= 1.5 * typical + 1))  # where no stroke lies on it
     if typical > thickest or len(thin) < 0.5 * part.shape[1]:
         return None
     middle = (np.arange(len(part))[:, None] * part).sum(axis=0)[thin] / thickness[thin]
@@ -88,7 +88,7 @@ def _fitted(part: np.ndarray, thickest: float) -> tuple[np.ndarray, int, int, fl
 
 
 def _joined(pieces: list[Line], shape: tuple[int, ...]) -> list[Line]:
-    """Return the lines that pieces make: those nearly as long as the longest, and those that cut a corner."""
+    """Return the lines that pieces make: those nearly as long as the longest, and those from the border on."""
     lines: list[Line] = []
     for row, first, last, width in sorted(pieces, key=lambda line: line[1] - line[2]):
         for number, (other, start, stop, wide) in enumerate(lines):
@@ -100,8 +100,10 @@ def _joined(pieces: list[Line], shape: tuple[int, ...]) -> list[Line]:
     longest = max((last - first for _, first, last, _ in lines), default=0)
     if longest < shape[1] / 2:
         return []
+    long = [last - first > 0.8 * longest for _, first, last, _ in lines]
     ends = [[x < 4 or x > shape[1] - 5 or not 4 < row[x] < shape[0] - 5 for x in (a, b)] for row, a, b, _ in lines]
-    return [line for line, end in zip(lines, ends, strict=True) if line[2] - line[1] > 0.8 * longest or all(end)]
+    cut = [all(end) or (any(end) and sum(long) >= MANY) for end in ends]  # by a corner, or by a stroke
+    return [line for line, *why in zip(lines, long, cut, strict=True) if any(why)]
 
 
 def _drawn(lines: list[Line], shape: tuple[int, ...]) -> np.ndarray:
@@ -133,10 +135,11 @@ def _rectangle(across: list[Line], down: list[Line]) -> bool:
 
 
 def _level(contrast: np.ndarray, lines: list[Line]) -> float:
-    """Return how far lines stand out from the ground."""
+    """Return how far the darkest line stands out from the ground."""
+    peaks = ndimage.maximum_filter1d(contrast, 3, axis=0)  # a line's middle may lie between two rows
     at = [row.round().astype(int).clip(0, len(contrast) - 1) for row, *_ in lines]
-    along = (contrast[row, np.arange(len(row))][line[1] : line[2]] for row, line in zip(at, lines, strict=True))
-    return float(np.median(np.concatenate(list(along))))
+    along = (peaks[row, np.arange(len(row))][line[1] : line[2]] for row, line in zip(at, lines, strict=True))
+    return max(float(np.median(one)) for one in along)
 
 
 def _alike(contrast: np.ndarray, lines: list[Line], ink: float, stroke: float) -> bool:

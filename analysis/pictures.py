@@ -14,7 +14,7 @@ __all__ = ["BadImage", "Seen", "from_gray", "read_image", "see", "to_digit"]
 
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
 PAGE = 64  # pixels of the shorter side: from there on a picture may show lines and frames of a page
-GAP = 0.15  # of the tallest digit: from there on what stands below it is another
+GAP = 0.2  # of the tallest digit: from there on what stands below it is another
 FAINT = 25.0  # the least distance between ink and ground, of 441 between black and white
 THINNEST = 0.09  # width of a stroke over the digit's longer side; what is thinner is drawn over
 
