@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 SHEET_SIDE = 0.3  # of a picture's side: the least that a sheet of paper on a table takes
-CELLS = 8  # a thin rectangle with so many holes is a grid
+CELLS = 8  # a thin rectangle with so many holes is a grid, and so are so many solid squares
 LEAST = 0.04  # of a picture's longer side: what is smaller is dust
 ALL_AROUND = np.ones((3, 3))
 
@@ -123,9 +123,14 @@ def looks_like(mask: np.ndarray) -> str:
         return "a frame"
     parts, _ = ndimage.label(mask, ALL_AROUND)
     areas = np.bincount(parts.ravel())[1:]
+    boxes = ndimage.find_objects(parts)
+    sizes = np.array([size_of(box) for box in boxes])
+    cells = (areas > 0.8 * sizes.prod(axis=1)) & (2 * sizes.min(axis=1) > sizes.max(axis=1))  # of a dense grid
+    if cells.sum() >= max(CELLS, 0.5 * len(boxes)):
+        return "a grid"
     number = 1 + int(areas.argmax())
-    box = ndimage.find_objects(parts)[number - 1]
-    height, width = size_of(box)
+    box = boxes[number - 1]
+    height, width = sizes[number - 1]
     whole = ndimage.binary_fill_holes(parts[box] == number)
     _, count = ndimage.label(whole & (parts[box] != number))
     thin = areas[number - 1] < 0.4 * whole.sum()

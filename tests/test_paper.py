@@ -151,6 +151,7 @@ def test_a_page_without_a_digit_is_called_what_it_is() -> None:
     assert looks(frame) == "a frame"
     assert looks(ruled(paper, 0, True, BLUE, 30, 2)) == "a grid"
     assert looks(ruled(paper, 2, False, BLUE, 30, 2)) == "a grid"
+    assert looks(ruled(paper, 0, True, INK, 15, 6)) == "a grid"  # more ink than paper
 
 
 def looks(pixels: np.ndarray) -> str:
