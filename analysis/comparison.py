@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.wanted import LOSSES, SPLITS, Wanted
+from models.heads import with_margin
 from training.arguments import Parser, Request, argument, number, one_of, parse_arguments, parse_gpu
 from training.settings import RECIPES, Settings, resolve
 from utils import printable
@@ -81,7 +82,7 @@ class Comparison:
                 folder = [name, *([slug(variant.name)] if self.variants else [])]
                 folder += [f"split{which}"] * bool(split) + [str(seed)]
                 flags = ["--head", head, "--weight-cent", str(weight), "--seed", str(seed), *variant.flags]
-                flags += variant.of_margin_heads if head != "softmax" else []
+                flags += variant.of_margin_heads if head in with_margin() else []
                 flags += ["--known-classes", *map(str, split)] if split else []
                 yield Wanted("-".join(folder), flags, row=f"{name}, {variant.name}" if several else variant.name)
 
@@ -246,7 +247,7 @@ def check_plan(parser: Parser, comparison: Comparison) -> None:
     """End with a message where no run has the margin head that flags are for, or main.py would refuse a run."""
     for variant in map(comparison.read, comparison.variants or [""]):
         heads = {LOSSES[loss][0] or variant.recipe.head for loss in comparison.losses}
-        if variant.of_margin_heads and heads == {"softmax"}:
+        if variant.of_margin_heads and not heads & {*with_margin()}:
             parser.error("--scale and --margin need a loss with a margin head: --losses arcface, for one")
     for wanted in comparison.plan():
         parse_arguments(wanted.flags)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis import regions as plane
+from models.heads import HEADS
 from rundir.reading import Record, kept_epochs, read_arrays, read_record
 from training.settings import Settings
 from utils import UserError, whole
@@ -141,8 +142,7 @@ def to_two_dimensions(train_features: np.ndarray, *others: np.ndarray) -> tuple[
 
 def loss_name(settings: Settings) -> str:
     """Return a run's losses for a title."""
-    name = {"softmax": "softmax", "arcface": "ArcFace", "cosface": "CosFace"}[settings.head]
-    weight = settings.weight_cent
+    name, weight = HEADS[settings.head].label, settings.weight_cent
     return f"{name} + center loss (λ = {weight:g})" if weight > 0 else f"{name} only (λ = 0)"
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-LOSSES = {  # name: head, or None for the recipe's, and whether the center loss is added
+from models.heads import HEADS
+
+OTHERS = [name for name in HEADS if name != "softmax"]
+LOSSES: dict[
+    str, tuple[str | None, bool]
+] = {  # name: head, or None for the recipe's, and whether the center loss is added
     "softmax": ("softmax", False),
     "center": (None, True),
-    "arcface": ("arcface", False),
-    "cosface": ("cosface", False),
-    "arcface+center": ("arcface", True),
-    "cosface+center": ("cosface", True),
+    **{name: (name, False) for name in OTHERS},
+    **{f"{name}+center": (name, True) for name in OTHERS},
 }
 SPLITS = (  # the literature's five choices of known digits, see docs/comparing.md
     (2, 4, 5, 9, 8, 3),

@@ -1,17 +1,29 @@
-"""Networks by name: `create("lenet++", …)` turns images into features."""
+"""Networks by name: `create("lenet++", …)` turns images into features. `heads` has the table of what follows them.
+
+The classes are imported when they are first asked for: who reads the table of heads alone does not wait for torch.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import pkgutil
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from models.fourier import through_frequency
-from models.lenet_pp import LeNetPP, SoftmaxHead, spread_directions
+    from models.fourier import through_frequency
+    from models.lenet_pp import LeNetPP, SoftmaxHead, spread_directions
 
 __all__ = ["NAMES", "LeNetPP", "SoftmaxHead", "create", "spread_directions", "through_frequency"]
 
-NAMES = {"lenet++": LeNetPP, "cnn": LeNetPP}  # "cnn" is what familiar command lines call it
+NAMES = {"lenet++": "LeNetPP", "cnn": "LeNetPP"}  # "cnn" is what familiar command lines call it
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = "fourier" if name == "through_frequency" else "lenet_pp"
+    return pkgutil.resolve_name(f"models.{module}:{name}")
 
 
 def create(name: str, **settings: Any) -> nn.Module:
@@ -22,4 +34,5 @@ def create(name: str, **settings: Any) -> nn.Module:
     """
     if name not in NAMES:
         raise ValueError(f"model must be one of {', '.join(NAMES)}; got {name!r}")
-    return NAMES[name](**settings)
+    network: nn.Module = __getattr__(NAMES[name])(**settings)
+    return network

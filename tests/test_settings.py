@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from training.building import MARGIN_HEADS
+from models.heads import HEADS
 from training.settings import PAPER, RECIPES, REFERENCE, Settings, contradiction, plan_from_json, resolve
 
 
@@ -83,7 +83,7 @@ def test_classes_have_an_order_where_they_start_around_a_circle() -> None:
 
 @pytest.mark.parametrize("head", ["arcface", "cosface"])
 def test_margin_heads_stand_alone_with_their_own_defaults(head: str) -> None:
-    parameters = inspect.signature(MARGIN_HEADS[head]).parameters
+    parameters = inspect.signature(HEADS[head].load()).parameters
     settings = asked(head=head)
     assert (settings.weight_cent, settings.scale, settings.margin) == (
         0.0,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from models import heads
 from training.fields import Number, declared, kind_of, parse
 from training.settings import (
     COUNT,
@@ -240,8 +241,9 @@ def check_combinations(parser: Parser, request: Request) -> Request:
             parser.error("--resume and --overwrite exclude each other")
         return request  # the rest follows from the run that is resumed
     resolved = resolve(settings, by_hand, settings.dataset)
-    if resolved.head == "softmax" and by_hand & {"scale", "margin"}:
-        parser.error("--scale and --margin belong to --head arcface or cosface")
+    row = heads.HEADS[resolved.head]
+    if any(name in by_hand and getattr(row, name) is None for name in ("scale", "margin")):
+        parser.error(f"--scale and --margin belong to --head {' or '.join(heads.with_margin())}")
     if "gamma" in by_hand and "stepsize" not in by_hand and RECIPES[settings.recipe].schedule != "step":
         parser.error("--gamma needs --stepsize with this recipe, whose schedule has no steps")
     if (wrong := contradiction(resolved)) is not None:

@@ -18,8 +18,9 @@ from torch.optim.lr_scheduler import LambdaLR
 import models
 from center_loss import CenterLoss
 from datasets import Digits
-from margin_heads import ArcFace, CosFace, MarginHead
+from margin_heads import MarginHead
 from models import SoftmaxHead, spread_directions, through_frequency
+from models.heads import HEADS
 from training.batches import Batches, Warp
 from training.graphed import GraphedSteps
 from training.hardware import autocast, compiled, make_deterministic, vectorize_prelu
@@ -27,8 +28,6 @@ from training.order import similar_side_by_side
 from training.parallel import Group
 from training.settings import START_RADIUS, Execution, Plan, Settings
 from training.trainer import Network, Trainer
-
-MARGIN_HEADS = {"arcface": ArcFace, "cosface": CosFace}
 
 
 @dataclass
@@ -145,7 +144,7 @@ def build_network(
         feature_prelu=settings.feature_prelu,
         overlapping_pool=settings.overlapping_pool,
     )
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     return Network(
         model=model,
         head=build_head(settings, num_classes),
@@ -157,13 +156,13 @@ def build_network(
 
 def build_head(settings: Settings, num_classes: int) -> SoftmaxHead | MarginHead:
     """Return the head that the settings name, features (B, D) → logits (B, C)."""
-    feat_dim = settings.feat_dim
-    if settings.head == "softmax":
+    feat_dim, row = settings.feat_dim, HEADS[settings.head]
+    taken = {"s": (row.scale, settings.scale), "m": (row.margin, settings.margin)}
+    values = {key: value for key, (default, value) in taken.items() if default is not None}
+    if not values:
         bias, init = settings.head_bias, settings.head_init
-        return SoftmaxHead(feat_dim, num_classes, bias=bias, init=init, radius=START_RADIUS)
-    assert settings.scale is not None, "settings are checked where they are read"
-    assert settings.margin is not None
-    head = MARGIN_HEADS[settings.head](feat_dim, num_classes, s=settings.scale, m=settings.margin)
+        return row.load()(feat_dim, num_classes, bias=bias, init=init, radius=START_RADIUS)
+    head = row.load()(feat_dim, num_classes, **values)
     if settings.head_init == "spread":
         with torch.no_grad():
             head.weight.copy_(spread_directions(num_classes, feat_dim))

@@ -8,11 +8,12 @@ itself. A `Plan` holds the three, and beside them what was asked for and why som
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from models import heads
+from models.heads import HEADS
 from training.fields import Number, check, setting
 from utils import UserError
 
@@ -65,14 +66,14 @@ class Settings:
     head: str = setting(
         "softmax",
         "features to logits; cosface with --recipe accurate",
-        choices=("softmax", "arcface", "cosface"),
+        choices=tuple(HEADS),
         group=MODEL,
     )
     head_bias: bool = setting(False, "whether the softmax head has a bias; without one the classes lie around a circle")
     head_init: str = setting("spread", "start of the class weights; spread: pointing apart, at radius 5", choices=("spread", "xavier", "torch"))  # fmt: skip
     class_order: str = setting("labels", "around the circle on which they start in two dimensions; similar: easily confused classes side by side", choices=("labels", "similar"))  # fmt: skip
-    scale: float | None = setting(None, "scale s of a margin head (default: 30)", RATE, group=MODEL, metavar="S")
-    margin: float | None = setting(None, "margin m: radians for arcface (default: 0.2), cosine for cosface (default: 0.1)", Number(float, 0, 10), group=MODEL, metavar="M")  # fmt: skip
+    scale: float | None = setting(None, f"scale s: {heads.defaults('scale')}", RATE, group=MODEL, metavar="S")
+    margin: float | None = setting(None, f"margin m: {heads.defaults('margin')}", Number(float, 0, 10), group=MODEL, metavar="M")  # fmt: skip
 
     weight_cent: float = setting(0.1, "λ, weight of the center loss, 0 is softmax alone; 0 with a margin head, but 1 with --recipe accurate", NOT_NEGATIVE, group=OPTIMIZATION, metavar="WEIGHT")  # fmt: skip
     lr_cent: float = setting(0.5, "learning rate of the centers, the paper's α", NOT_NEGATIVE, group=OPTIMIZATION, metavar="LR")  # fmt: skip
@@ -241,9 +242,6 @@ PAPER = replace(
 RECIPES = {recipe.recipe: recipe for recipe in (DEFAULT, ACCURATE, REFERENCE, PAPER)}
 EPOCHS_OF_5K = {"default": 12, "accurate": 36}
 
-# Of each head. In two dimensions ten classes are 36° apart: both are smaller than for faces.
-SCALE_AND_MARGIN = {"softmax": (None, None), "arcface": (30.0, 0.2), "cosface": (30.0, 0.1)}
-
 
 def resolve(asked: Settings, by_hand: Collection[str], dataset: str) -> Settings:
     """Return the settings of a run on that data set: the recipe's, then its changes for data set and head,
@@ -253,8 +251,8 @@ def resolve(asked: Settings, by_hand: Collection[str], dataset: str) -> Settings
         settings = replace(settings, batch_size=32, max_epoch=EPOCHS_OF_5K[asked.recipe])
     if "head" in by_hand and asked.head != settings.head:
         weight = 0.0 if settings.head == "softmax" else settings.weight_cent  # a margin head works alone as a rule
-        scale, margin = SCALE_AND_MARGIN[asked.head]
-        settings = replace(settings, scale=scale, margin=margin, weight_cent=weight)
+        row = HEADS[asked.head]
+        settings = replace(settings, scale=row.scale, margin=row.margin, weight_cent=weight)
     if "max_iterations" in by_hand and asked.max_iterations is not None and "max_epoch" not in by_hand:
         settings = replace(settings, max_epoch=None)  # it is the length that was asked for
     settings = replace(take(settings, asked, by_hand), dataset=dataset)
@@ -289,12 +287,11 @@ def contradiction(settings: Settings) -> str | None:
         return "--set schedule=step needs --stepsize and --gamma"
     if settings.max_epoch is None and settings.max_iterations is None:
         return "--set max_epoch=none needs max_iterations"
-    if settings.head != "softmax" and (settings.scale is None or settings.margin is None):
+    row = HEADS[settings.head]
+    if any(getattr(settings, name) is None and getattr(row, name) is not None for name in ("scale", "margin")):
         return "a margin head needs --scale and --margin"
-    if settings.head == "arcface" and settings.margin is not None and settings.margin > math.pi / 2:
-        return f"--margin: arcface takes radians from 0 to π/2; got {settings.margin:g}"
-    if settings.head == "cosface" and settings.margin is not None and settings.margin >= 2:
-        return f"--margin: cosface takes less than 2; got {settings.margin:g}"
+    if row.margin is not None and settings.margin is not None and settings.margin > row.largest:
+        return f"--margin: {settings.head} {row.margins}; got {settings.margin:g}"
     return None
 
 

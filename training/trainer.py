@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from center_loss import CenterLoss
 from margin_heads import MarginHead
 from models import SoftmaxHead
+from models.heads import row_of
 from training.batches import normalize
 from utils import Stopped
 
@@ -52,11 +53,9 @@ class Network:
 
     def decision(self) -> Tensor:
         """Return what decides, (C, D + 1): a feature f is taken for the class whose row·(f, 1) is largest."""
-        weight, bias = self.head.weight.detach(), None
-        if isinstance(self.head, SoftmaxHead):
-            bias = self.head.bias
-        else:
-            weight = F.normalize(weight)  # cosines; their scale and the feature's length change no order
+        weight, bias = self.head.weight.detach(), getattr(self.head, "bias", None)
+        if row_of(self.head).cosine:
+            weight = F.normalize(weight)  # their scale and the feature's length change no order
         return torch.cat([weight, weight.new_zeros(len(weight), 1) if bias is None else bias.detach()[:, None]], dim=1)
 
     def features(self, images: Tensor) -> Tensor:

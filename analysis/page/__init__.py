@@ -13,8 +13,8 @@ from jinja2 import Environment, FileSystemLoader
 import datasets
 from analysis import plots
 from analysis.reader import Reader
-from margin_heads import MarginHead
 from models import LeNetPP
+from models.heads import HEADS
 from rundir.reading import Run
 from utils import UserError, whole
 
@@ -86,7 +86,7 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
         "mean": run.settings.pixel_mean,
         "std": run.settings.pixel_std,
         "head": reader.network.decision().tolist(),  # (C, 3)
-        "cosine": head.s if isinstance(head, MarginHead) else None,
+        "cosine": head.s if HEADS[run.settings.head].cosine else None,
         "centers": reader.centers.astype(float).round(4).tolist(),
         "threshold": reader.threshold,
         "heldOut": reader.calibration.held_out,
