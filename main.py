@@ -125,7 +125,7 @@ def lead(request: Request, group: Group, device_line: str, held: ExitStack) -> N
         raise UserError(f"{request.resume}: was trained on other data than there is in {options.data_root}")
 
     # Trainer: the same in every process.
-    plan = replace(there, options=options) if there else decided(request, options, data.name, group)
+    plan = replace(there, options=options) if there else decided(request, options, data.source, group)
     session = group.agree(Session(plan, checkpoint, request.stop_after, request.resume or Path()))
     training = session.build(group, data)
 

@@ -139,7 +139,7 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader], quiet: bool) 
     """Write the page to draw on."""
     from analysis import page
 
-    page.write_page(path, runs, readers, page.examples())
+    page.write_page(path, runs, readers)
     if not quiet:
         say(f"Wrote {path}")
 

@@ -56,21 +56,18 @@ def load_unknown(source: str, root: Path) -> Unknown:
     Args:
         source: a name from `datasets.SOURCES`, torchvision's or ours, for its test images; or a folder with IDX images,
             plain or ``.gz``, in itself or in its ``raw``. Of several files there the test images (``t10k``, ``test``)
-            count.
+            count. EMNIST's are turned upright.
         root: the data root, for a name.
 
     Raises:
         datasets.DataError: if there are no such images, or they are damaged, or the labels are not theirs.
     """
-    names = {key: name for name, found in datasets.SOURCES.items() for key in (name, found.torchvision_name.lower())}
+    names = {key: name for name, row in datasets.SOURCES.items() for key in (name, row.torchvision_name.lower()) if key}
     if source.lower() in names:
         data = datasets.load(names[source.lower()], root)
         return data.test_images, data.test_labels
     file = _image_file(Path(source))
-    images = datasets.read_idx(file)
-    if images.ndim != 3 or images.shape[1:] != (datasets.SIDE, datasets.SIDE):
-        side = datasets.SIDE
-        raise DataError(f"{file}: holds {tuple(images.shape)}, not images of {side} by {side} pixels")
+    images = datasets.read_images(file)
     beside = file.with_name(file.name.replace("images-idx3", "labels-idx1").replace("images", "labels"))
     return images, datasets.read_idx(beside, (len(images),)).long() if beside.is_file() else None
 

@@ -210,7 +210,7 @@ def load_data(run: Run) -> datasets.Digits:
     Raises:
         UserError: if it cannot be had, or is not the same.
     """
-    data = _load(run.record.dataset, data_root(run))
+    data = _load(run.data_set, data_root(run))
     if data.checksums != run.record.checksums:
         raise UserError(f"{run.path}: was trained on other data than there is in {data_root(run)}")
     return data

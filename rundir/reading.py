@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import datasets
 from training.settings import Plan, Settings, plan_from_json
 from utils import UserError, command_line
 
@@ -53,8 +55,16 @@ class Run:
 
     @property
     def unseen(self) -> list[int]:
-        """The digits that a run with --known-classes has never seen."""
-        return [digit for digit in range(10) if digit not in self.record.classes]
+        """The classes of its data set that a run with --known-classes has never seen."""
+        if self.settings.known_classes is None:
+            return []
+        return [label for label in datasets.classes_of(self.data_set) if label not in self.record.classes]
+
+    @property
+    def data_set(self) -> str:
+        """What `datasets.load` finds its data by: a name, or the path of a folder."""
+        asked = self.settings.dataset
+        return self.record.dataset if asked in datasets.NAMES else asked
 
 
 def read_run(path: Path) -> Run:
@@ -96,9 +106,9 @@ def read_record(path: Path) -> Record:
         config = json.loads(file.read_text(encoding="utf-8"))
         plan = plan_from_json(config, str(file))
         data = config["dataset"]
-        classes = tuple(_whole(label, 0, 9) for label in data["classes"])
+        classes = tuple(_whole(label, 0, 255) for label in data["classes"])
         if len(set(classes)) != len(classes) or len(classes) < 2:
-            raise ValueError("dataset: classes must be different digits, at least two")
+            raise ValueError("dataset: classes must be different labels, at least two")
         epochs = config.get("epochs") or plan.settings.max_epoch
         return Record(
             command=_text(config.get("command", "")),
@@ -124,10 +134,12 @@ def _whole(value: object, low: int = 0, high: int = 10**9) -> int:
 
 
 def _dataset(value: object) -> str:
-    names = [name for name in Settings.__dataclass_fields__["dataset"].metadata["about"].choices if name != "auto"]
-    if value not in names:
-        raise ValueError(f"dataset: name: {str(value)[:40]!r}: must be one of {', '.join(names)}")
-    return str(value)
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", value):
+        names = ", ".join(datasets.SOURCES)
+        raise ValueError(
+            f"dataset: name: {str(value)[:40]!r}: must be one of {names}, or a folder's name of plain letters"
+        )
+    return value
 
 
 def _text(value: object) -> str:

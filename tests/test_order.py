@@ -50,6 +50,25 @@ def test_no_order_around_the_circle_is_better() -> None:
     assert around_the_circle(np.ones((2, 2))) == (0, 1)
 
 
+def test_of_many_classes_no_part_turned_around_is_better() -> None:
+    near = np.random.default_rng(1).integers(0, 100, (26, 26))
+    near = near + near.T
+    found = around_the_circle(near)
+    assert sorted(found) == list(range(26))
+    assert found[0] == 0
+
+    def total(order: tuple[int, ...]) -> int:
+        return sum(near[a, b] for a, b in zip(order, (*order[1:], order[0]), strict=True))
+
+    for first, last in itertools.combinations(range(1, 27), 2):
+        assert total((*found[:first], *found[first:last][::-1], *found[last:])) <= total(found)
+    ring = np.zeros((40, 40))  # each class resembles two: there is one best order
+    hidden = np.random.default_rng(2).permutation(40)
+    ring[hidden, np.roll(hidden, 1)] = ring[np.roll(hidden, 1), hidden] = 1
+    assert total(around_the_circle(near)) > 1.3 * total(tuple(range(26)))
+    assert sum(ring[a, b] for a, b in itertools.pairwise(around_the_circle(ring))) > 20
+
+
 def test_digits_that_look_alike_are_neighbors(mnist5k: Digits) -> None:
     found = similar_side_by_side(mnist5k.train_images, mnist5k.train_labels, 10)
     sides = {frozenset((a, b)) for a, b in zip(found, (*found[1:], found[0]), strict=True)}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import datasets
 from models import heads
 from training.fields import Number, declared, kind_of, parse
 from training.settings import (
@@ -163,8 +164,6 @@ def add_flags(groups: dict[str, Any], cls: type[Any]) -> None:
             more = one_of(about.choices)
             if "on" in about.choices:  # a switch; `auto` decides where it is not given
                 more |= {"nargs": "?", "const": "on"}
-            if name == "dataset":  # MNIST is written in many ways
-                more["type"] = lambda text, parse_name=more["type"]: parse_name(text.lower())
         elif about.number is not None:
             more |= {"type": argument(about.number.parse), "nargs": "+" if many else None}
         tell = "" if default is None or kind is bool or "(default" in about.help else f" (default: {default})"
@@ -198,6 +197,12 @@ def as_request(parser: Parser, args: argparse.Namespace) -> Request:
             given[name] = parse(by_name[name], name, text)
         except ValueError as error:
             parser.error(f"argument --set: {word!r}: {error}")
+    if "dataset" in given:
+        try:
+            given["dataset"] = datasets.named(given["dataset"])
+        except ValueError as error:
+            text = given["dataset"]
+            parser.error(f"argument -d/--dataset: {text!r}: {error}{nearest(text, datasets.NAMES)}")
     if given.get("model") == "cnn":
         given["model"] = "lenet++"
     if given.get("known_classes"):
@@ -248,4 +253,10 @@ def check_combinations(parser: Parser, request: Request) -> Request:
         parser.error("--gamma needs --stepsize with this recipe, whose schedule has no steps")
     if (wrong := contradiction(resolved)) is not None:
         parser.error(wrong)
+    name = "mnist" if settings.dataset == "auto" else settings.dataset
+    if settings.known_classes and name in datasets.SOURCES:  # a folder has to be read first
+        try:
+            datasets.check_known(settings.known_classes, datasets.SOURCES[name].classes, name)
+        except datasets.DataError as error:
+            parser.error(str(error))
     return request

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from datasets import NAMES
 from models import heads
 from models.heads import HEADS
 from training.fields import Number, check, setting
@@ -45,8 +46,8 @@ class Settings:
     recipe: str = setting("default", "default: ours; accurate: CosFace + center loss, longer and with warped digits; reference: the widely copied repository's settings; paper: the authors' Caffe example's", choices=("default", "accurate", "reference", "paper"), group=OPTIMIZATION)  # fmt: skip
     seed: int = setting(1, "of initialization and order", Number(int, 0, 2**31 - 1), group=RUN, metavar="N")
 
-    dataset: str = setting("auto", "auto: MNIST if it is there or can be downloaded, otherwise mnist5k", choices=("auto", "mnist", "fashion-mnist", "kmnist", "mnist5k"), group=DATA)  # fmt: skip
-    known_classes: tuple[int, ...] | None = setting(None, "train and test on these digits alone (default: all)", Number(int, 0, 9), group=DATA, metavar="DIGIT")  # fmt: skip
+    dataset: str = setting("auto", f"{', '.join(NAMES)}, or a folder with four IDX files of 28×28 gray images; auto: MNIST if it is there or can be downloaded, otherwise mnist5k", group=DATA, metavar="NAME_OR_DIR")  # fmt: skip
+    known_classes: tuple[int, ...] | None = setting(None, "train and test on these classes alone (default: all)", Number(int, 0, 255), group=DATA, metavar="CLASS")  # fmt: skip
     hold_out: int = setting(0, "keep N training images out of training, for predict.py to set its threshold on", Number(int, 0, 10**6), group=DATA, metavar="N")  # fmt: skip
     pixel_mean: float = setting(33.32, "subtracted from gray levels, 0 to 255", Number(float, -255, 255))
     pixel_std: float = setting(78.57, "what they are then divided by", FACTOR)

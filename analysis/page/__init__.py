@@ -15,6 +15,7 @@ from analysis import plots
 from analysis.reader import Reader
 from models import LeNetPP
 from models.heads import HEADS
+from rundir.loading import data_of, data_root
 from rundir.reading import Run
 from utils import UserError, whole
 
@@ -22,11 +23,9 @@ HERE = Path(__file__).parent
 POINTS = 3_000  # of the test set that the plane shows
 
 
-def write_page(path: Path, runs: list[Run], readers: list[Reader], examples: np.ndarray) -> None:
-    """Write the page, one file that fetches nothing, for networks with two features.
-
-    Args:
-        examples: digits to click, uint8 (N, 28, 28).
+def write_page(path: Path, runs: list[Run], readers: list[Reader]) -> None:
+    """Write the page, one file that fetches nothing, for networks with two features; its examples to click are
+    the last run's.
 
     Raises:
         UserError: for a run with more or fewer features.
@@ -43,7 +42,7 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader], examples: np.
             {
                 "code": _base64((HERE / "lenet.wasm").read_bytes()),
                 "networks": [network_of(run, reader) for run, reader in zip(runs, readers, strict=True)],
-                "examples": [_base64(digit.tobytes()) for digit in examples],
+                "examples": [_base64(digit.tobytes()) for digit in examples(runs[-1])],
                 "colors": plots.COLORS,
             }
         ).replace("<", "\\u003c"),
@@ -52,11 +51,16 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader], examples: np.
         unfinished.write_text(page, encoding="utf-8")
 
 
-def examples() -> np.ndarray:
-    """Return a test digit of each class, uint8 (10, 28, 28): of MNIST where it is there, else of mnist5k."""
-    root = Path("data")
-    data = datasets.load("mnist" if datasets.is_there("mnist", root) else "mnist5k", root)
-    return np.stack([data.test_images[data.test_labels == label][0].numpy() for label in range(10)])
+def examples(run: Run) -> np.ndarray:
+    """Return a test image of each class of a run, uint8 (C, 28, 28): of its data set; where that is not here, of
+    mnist5k for a run of MNIST, and none for another."""
+    if datasets.is_there(run.data_set, data_root(run)):
+        data = data_of(run)
+    elif run.data_set == "mnist":
+        data = datasets.load("mnist5k", data_root(run)).only(run.record.classes)
+    else:
+        return np.zeros((0, 28, 28), np.uint8)
+    return np.stack([data.test_images[data.test_labels == label][0].numpy() for label in range(len(data.classes))])
 
 
 def network_of(run: Run, reader: Reader) -> dict[str, object]:

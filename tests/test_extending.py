@@ -1,0 +1,220 @@
+"""What a head and a data set of one's own need: a class and a row, or a folder; and no other file changes.
+
+Both are taken through train, compare with figures, regions and report, predict, page and export as a person would:
+the code is copied, the row is added to the copy, and its commands are run.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import ROOT, rows, write_idx
+from PIL import Image
+
+from datasets import DataError, classes_of, load, named, read_images
+
+COPIED = ("main.py", "compare.py", "predict.py", "center_loss.py", "margin_heads.py", "datasets.py", "utils.py")
+ROOMS = ("models", "training", "rundir", "analysis")
+
+HEAD = '''
+
+def _sphere():
+    import margin_heads
+
+    class Sphere(margin_heads.MarginHead):
+        """The target's logit is s * (2 cos θ - 1 - m)."""
+
+        def with_margin(self, cosine):
+            return 2 * cosine - 1 - self.m
+
+    return Sphere
+
+
+def __getattr__(name):
+    if name != "Sphere":
+        raise AttributeError(name)
+    globals()["Sphere"] = _sphere()
+    return globals()["Sphere"]
+
+
+HEADS["sphere"] = Head("models.heads:Sphere", "SphereLike", True, 20.0, 0.05, "cosine", 1.0, "takes 0 to 1")
+'''
+DATA_SET = '\nSOURCES["shapes"] = Source("Shapes", classes=(2, 30, 77), sizes=None)\nNAMES = ("auto", *SOURCES)\n'
+
+
+def shapes(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return images (N, 28, 28) of bars and frames, and which of three they show."""
+    rng = np.random.default_rng(count)
+    labels = np.arange(count) % 3
+    images = np.zeros((count, 28, 28), np.uint8)
+    for image, label, (x, y) in zip(images, labels, rng.integers(-3, 4, (count, 2)), strict=True):
+        if label == 0:
+            image[4 + y : 24 + y, 12 + x : 16 + x] = 255
+        elif label == 1:
+            image[12 + y : 16 + y, 4 + x : 24 + x] = 255
+        else:
+            image[6 + y : 22 + y, 6 + x : 22 + x] = 255
+            image[9 + y : 19 + y, 9 + x : 19 + x] = 0
+    return images, labels
+
+
+def write_data(folder: Path, labels: tuple[int, ...]) -> Path:
+    for part, count in (("train", 600), ("t10k", 120)):
+        images, which = shapes(count)
+        write_idx(folder / f"{part}-images-idx3-ubyte", images)
+        write_idx(folder / f"{part}-labels-idx1-ubyte", np.array(labels, np.uint8)[which])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("extended") / "code"
+    folder.mkdir()
+    for name in COPIED:
+        shutil.copy(ROOT / name, folder)
+    for room in ROOMS:
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
+    return folder
+
+
+def append(file: Path, text: str) -> None:
+    file.write_text(file.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+def go(code: Path, *words: object) -> str:
+    """Run a command of that code; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=code,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(code)},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done.stdout
+
+
+def take_through(code: Path, name: str, loss: str, flags: list[str], classes: list[int]) -> None:
+    """Train, compare, draw, report, predict, and write page and ONNX; look at what comes of it."""
+    short = [*flags, "--use-cpu", "--max-epoch", "2", "--batch-size", "50", "--hold-out", "60", "--lr-model", "0.02"]
+    run, out = code / "log" / name, code / "log" / "compare"
+    said = go(code, "main.py", *short, "--regions", "--animate", "--save-dir", run)
+    assert "A figure could not be drawn" not in said
+    assert sorted(path.name for path in (run / "test").iterdir()) == ["epoch_1.png", "epoch_2.png"]
+    assert json.loads((run / "config.json").read_text())["dataset"]["classes"] == classes
+    go(code, "compare.py", "--runs", run, "--regions", "--report", "--animate", "--out", out)
+    assert [row["loss"] for row in rows(out / "comparison.csv")] == [loss]
+    assert loss in (out / "report.html").read_text()
+    assert (out / "comparison.png").exists()
+    image = code / "bar.png"
+    Image.fromarray(255 - shapes(3)[0][1]).resize((200, 200)).save(image)
+    found = json.loads(go(code, "predict.py", "--run", run, "--use-cpu", "--json", "--plot", image))
+    assert found["digit"] in classes
+    page, model = code / "draw.html", code / "model.onnx"
+    go(code, "predict.py", "--run", run, "--use-cpu", "--page", page, "--export", model)
+    text = page.read_text()
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0].replace("\\u003c", "<"))
+    assert data["networks"][0]["classes"] == classes
+    assert len(data["examples"]) == len(data["networks"][0]["head"]) == len(classes)
+    meta = {entry.key: entry.value for entry in onnx.load(str(model)).metadata_props}
+    assert json.loads(meta["classes"]) == classes
+
+
+def test_a_head_is_a_class_and_a_row(code: Path, tmp_path: Path) -> None:
+    here = tmp_path / "code"
+    shutil.copytree(code, here)
+    append(here / "models" / "heads.py", HEAD)
+    data = write_data(here / "shapes", (0, 1, 2))
+    flags = ["--dataset", str(data), "--head", "sphere", "--margin", "0.1"]
+    take_through(here, "sphere", "SphereLike only (λ = 0)", flags, [0, 1, 2])
+    assert "sphere (default: 20)" in " ".join(go(here, "main.py", "--help").split())
+    more = ["--", "--dataset", data, "--use-cpu", "--max-epoch", "1", "--batch-size", "100"]
+    go(here, "compare.py", "--losses", "sphere+center", "--out", here / "log" / "trained", *more)
+    table = (here / "log" / "trained" / "comparison.md").read_text()
+    assert "SphereLike + center loss (λ = 0.1)" in table
+    words = [sys.executable, "main.py", "--head", "sphere", "--margin", "2"]
+    refused = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "--margin: sphere takes 0 to 1; got 2" in refused.stderr
+
+
+def test_a_data_set_is_a_row(code: Path, tmp_path: Path) -> None:
+    here = tmp_path / "code"
+    shutil.copytree(code, here)
+    append(here / "datasets.py", DATA_SET)
+    write_data(here / "data" / "Shapes" / "raw", (2, 30, 77))
+    take_through(here, "shapes", "softmax + center loss (λ = 0.1)", ["--dataset", "Shapes"], [2, 30, 77])
+    known = ["-d", "shapes", "--known-classes", "2", "77", "--use-cpu", "--max-epoch", "1", "--batch-size", "100"]
+    go(here, "main.py", *known, "--save-dir", here / "log" / "two")
+    go(here, "compare.py", "--runs", here / "log" / "two", "--unknowns", "shapes", "--out", here / "log" / "open")
+    names = {row["unknown"] for row in rows(here / "log" / "open" / "open_set.csv")}
+    assert names == {"unseen digits", "shapes"}
+
+
+def test_a_folder_of_many_classes(tmp_path: Path) -> None:
+    """As EMNIST has its letters: labels from 1, images transposed, gzipped or only called so."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
+    labels = np.arange(60).astype(np.uint8) % 26 + 1
+    for part in ("train", "test"):
+        for name, array in (("images-idx3-ubyte", images), ("labels-idx1-ubyte", labels)):
+            path = write_idx(tmp_path / "letters" / f"emnist-letters-{part}-{name}.gz", array)
+            if part == "train":
+                path.write_bytes(gzip.compress(path.read_bytes()))
+    data = load(named(str(tmp_path / "letters")), tmp_path)
+    assert (data.name, data.source) == ("letters", str(tmp_path / "letters"))
+    assert data.classes == classes_of(data.source) == tuple(range(1, 27))
+    assert torch.equal(data.train_labels, torch.arange(60) % 26)
+    assert torch.equal(data.train_images, torch.from_numpy(images).transpose(1, 2))
+    assert torch.equal(read_images(tmp_path / "letters" / "emnist-letters-test-images-idx3-ubyte.gz"), data.test_images)
+    some = data.only([26, 3])
+    assert some.classes == (26, 3)
+    assert torch.equal(some.test_images, data.test_images[(data.test_labels == 25) | (data.test_labels == 2)])
+    with pytest.raises(DataError, match=r"--known-classes 27: letters has 1, 2, .* alone"):
+        data.only([1, 27])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda raw: (raw / "t10k-labels-idx1-ubyte").unlink(), "t10k-labels-idx1-ubyte: missing"),
+        (lambda raw: shutil.copy(raw / "train-images-idx3-ubyte", raw / "a-train-images"), "which of a-train-images, "),
+        (lambda raw: write_idx(raw / "t10k-labels-idx1-ubyte", np.full(120, 9)), "holds label 9, beyond 2"),
+        (lambda raw: write_idx(raw / "train-labels-idx1-ubyte", np.zeros(600, np.uint8)), "holds 1 classes; 2 to 100"),
+        (
+            lambda raw: write_idx(raw / "train-labels-idx1-ubyte", np.zeros(7, np.uint8)),
+            "not a label for each of 600 images",
+        ),
+        (
+            lambda raw: write_idx(raw / "t10k-images-idx3-ubyte", np.zeros((120, 9, 9), np.uint8)),
+            "not images of 28 by 28",
+        ),
+        (lambda raw: [path.unlink() for path in raw.iterdir()], "holds no IDX files, called like train-images"),
+        (shutil.rmtree, "neither a folder nor one of auto, mnist"),
+    ],
+)
+def test_a_folder_that_is_no_data_set(tmp_path: Path, change, message: str) -> None:
+    raw = write_data(tmp_path / "own", (0, 1, 2))
+    change(raw)
+    with pytest.raises(DataError, match=message):
+        load(str(raw), tmp_path)
+
+
+def test_names_of_files_as_people_have_them(tmp_path: Path) -> None:
+    raw = write_data(tmp_path / "own", (4, 5, 6))
+    expected = load(str(raw), tmp_path)
+    for path in list(raw.iterdir()):
+        path.rename(path.with_name(path.name.replace("-idx", ".idx")))
+        path.mkdir()  # as the archives of a well-known site unpack
+    assert load(str(raw), tmp_path).checksums == expected.checksums
+    assert expected.classes == (4, 5, 6)
