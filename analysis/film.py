@@ -7,10 +7,18 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from analysis.plots import Epoch, draw_part, limits, read_epochs
+from analysis.epochs import Epoch, limits, read_epochs
+from analysis.plots import SMALL, canvas, draw_part
 from rundir.reading import kept_epochs, training_sample
 from utils import UserError, complain, whole
+
+if TYPE_CHECKING:
+    from matplotlib.animation import AbstractMovieWriter
+    from matplotlib.figure import Figure
+
+Row = dict[int, Epoch]  # of a run, by their numbers
 
 
 def animate(runs: list[Path], path: Path, fps: int = 2, regions: bool = False) -> list[Path]:
@@ -22,40 +30,42 @@ def animate(runs: list[Path], path: Path, fps: int = 2, regions: bool = False) -
     Raises:
         UserError: if no run keeps more than one epoch.
     """
-    from matplotlib import rc_context
-    from matplotlib.animation import AbstractMovieWriter, FFMpegWriter, PillowWriter
-    from matplotlib.figure import Figure
-
     kept = {run: kept_epochs(run) for run in runs}
     frames = sorted(set().union(*kept.values()))
     if len(frames) < 2:
         raise UserError(f"{runs[0]}: keeps the features of one epoch alone; a film needs runs made with --plot")
     rows = [{epoch.number: _thin(epoch) for epoch in read_epochs(run, kept[run])} for run in runs]
-    places = [
-        limits([epoch.points[key] for epoch in row.values() for key in ("train_features", "test_features")])
-        for row in rows
-    ]
+    made = [path.with_suffix(".gif"), path.with_suffix(".mp4")]
+    for file in made:
+        with canvas(7.2, 3.7 * len(rows), SMALL | {"axes.titlesize": 8}) as figure:
+            from matplotlib.animation import FFMpegWriter, PillowWriter
 
-    writers: dict[Path, AbstractMovieWriter] = {path.with_suffix(".gif"): PillowWriter(fps)}
-    if FFMpegWriter.isAvailable():
-        writers[path.with_suffix(".mp4")] = FFMpegWriter(fps)
-    with rc_context({"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6}):
-        for file, writer in writers.items():
-            figure = Figure(figsize=(7.2, 3.7 * len(rows)), layout="constrained")
-            axes = figure.subplots(len(rows), 2, squeeze=False)
-            with _noted(file), whole(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
-                for frame in [*frames, frames[-1], frames[-1]]:  # the end stays a while
-                    for row, (xlim, ylim), pair in zip(rows, places, axes, strict=True):
-                        epoch = max((e for e in row if e <= frame), default=min(row))
-                        for ax, part in zip(pair, ("train", "test"), strict=True):
-                            ax.clear()
-                            draw_part(ax, row[epoch], part, size=0.4, regions=regions, across=xlim[1] - xlim[0])
-                            ax.set(xlim=xlim, ylim=ylim, adjustable="box")
-                    if figure.get_layout_engine() is not None:
-                        figure.draw_without_rendering()
-                        figure.set_layout_engine("none")  # the layout is the first frame's, or it would jump
-                    writer.grab_frame()
-    return [file for file in writers if file.exists()]
+            if file.suffix == ".gif":
+                _film(PillowWriter(fps), file, figure, rows, frames, regions)
+            elif FFMpegWriter.isAvailable():
+                _film(FFMpegWriter(fps), file, figure, rows, frames, regions)
+    return [file for file in made if file.exists()]
+
+
+def _film(
+    writer: AbstractMovieWriter, file: Path, figure: Figure, rows: list[Row], frames: list[int], regions: bool
+) -> None:
+    """Write one film: each frame an epoch, each row a run."""
+    axes = figure.subplots(len(rows), 2, squeeze=False)
+    keys = ("train_features", "test_features")
+    places = [limits([epoch.points[key] for epoch in row.values() for key in keys]) for row in rows]
+    with _noted(file), whole(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
+        for frame in [*frames, frames[-1], frames[-1]]:  # the end stays a while
+            for row, (xlim, ylim), pair in zip(rows, places, axes, strict=True):
+                epoch = max((e for e in row if e <= frame), default=min(row))
+                for ax, part in zip(pair, ("train", "test"), strict=True):
+                    ax.clear()
+                    draw_part(ax, row[epoch], part, size=0.4, regions=regions, across=xlim[1] - xlim[0])
+                    ax.set(xlim=xlim, ylim=ylim, adjustable="box")
+            if figure.get_layout_engine() is not None:
+                figure.draw_without_rendering()
+                figure.set_layout_engine("none")  # the layout is the first frame's, or it would jump
+            writer.grab_frame()
 
 
 @contextlib.contextmanager

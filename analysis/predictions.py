@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analysis import plots
+from analysis.epochs import to_two_dimensions
 from rundir.reading import Run
 
 if TYPE_CHECKING:
@@ -27,29 +28,34 @@ def draw(run: Run, listed: Sequence[Listed], threshold: float, path: Path) -> No
         threshold: beyond that distance from its center an image is unknown; drawn as a circle around each
             center, where there are two features.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Circle
-
     read = plots.read_epoch(run.path, run.record.epochs)
     features = np.array([prediction.feature for _, _, prediction, _ in listed])
-    (_, points), _ = plots.to_two_dimensions(run.arrays["train_features"], features)
-    figure = Figure(figsize=(11.6, 6.4), layout="constrained")
-    ax, beside = figure.subplots(1, 2, width_ratios=[7, 4.6])
-    plots.draw_part(ax, read, "test")
-    if features.shape[1] == 2:
-        for center in read.points["centers"]:
-            ax.add_patch(Circle((center[0], center[1]), threshold, fill=False, ls=":", lw=0.9, ec="0.35"))
-        ax.plot([], [], ls=":", lw=0.9, color="0.35", label="beyond: unknown")
-    for number, (x, y) in enumerate(points, 1):
-        label = "your digits" if number == 1 else None
-        ax.scatter(x, y, s=190, marker="*", c="white", edgecolors="black", linewidths=1.1, zorder=5, label=label)
-        if len(points) <= LISTED:
-            beneath = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
-            font = {"fontsize": 9, "fontweight": "bold"}
-            ax.annotate(str(number), (x, y), (6, 5), textcoords="offset points", zorder=6, bbox=beneath, **font)
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    _list(beside, listed)
-    plots.save(figure, path, dpi=150)
+    (_, points), _ = to_two_dimensions(run.arrays["train_features"], features)
+    side_by_side = plots.columns(len(run.record.classes), 25)
+    with plots.canvas(11 + 0.6 * side_by_side, 6.4) as figure:
+        ax, beside = figure.subplots(1, 2, width_ratios=[7, 4.6])
+        plots.draw_part(ax, read, "test")
+        if features.shape[1] == 2:
+            _borders(ax, read.points["centers"], threshold)
+        for number, (x, y) in enumerate(points, 1):
+            star: dict[str, Any] = {"edgecolors": "black", "linewidths": 1.1, "zorder": 5}
+            label = "your digits" if number == 1 else None
+            ax.scatter(x, y, s=190, marker="*", c="white", label=label, **star)
+            if len(points) <= LISTED:
+                box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
+                how: dict[str, Any] = {"fontsize": 9, "fontweight": "bold", "zorder": 6, "bbox": box}
+                ax.annotate(str(number), (x, y), xytext=(6, 5), textcoords="offset points", **how)
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, ncols=side_by_side, **plots.CLOSE)
+        _list(beside, listed)
+        plots.save(figure, path, dpi=150)
+
+
+def _borders(ax: Axes, centers: np.ndarray, threshold: float) -> None:
+    from matplotlib.patches import Circle
+
+    for x, y in centers:
+        ax.add_patch(Circle((x, y), threshold, fill=False, ls=":", lw=0.9, ec="0.35"))
+    ax.plot([], [], ls=":", lw=0.9, color="0.35", label="beyond: unknown")
 
 
 def _list(ax: Axes, listed: Sequence[Listed]) -> None:

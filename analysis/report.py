@@ -15,15 +15,14 @@ from bokeh.resources import Resources
 from jinja2 import Environment, FileSystemLoader
 from sklearn.metrics import confusion_matrix
 
-from analysis import metrics, plots
+from analysis import metrics, palette
+from analysis.epochs import loss_name
 from analysis.openset import Scored
 from analysis.report_figures import PARTS, SHEET, curves, histograms, panels, sample, shown_epochs
 from rundir.reading import Run
 from utils import whole
 
 HERE = Path(__file__).resolve().parent
-SURE_ON_LIGHT = ("#c9480f", "#a8632f", "#7a6a55", "#4a5f86", "#1f4e9c")  # from 50 to 99.99 %
-SURE_ON_DARK = ("#ff8a50", "#f0a878", "#d8c3b0", "#9fc0e8", "#5fa3f0")
 WRONG, AMBIGUOUS = 100, 40  # digits that are listed
 
 
@@ -43,7 +42,7 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
     facts = page_facts(runs)
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report_template.html").render(
-        title="; ".join(dict.fromkeys(plots.loss_name(run.settings) for run in runs)),
+        title="; ".join(dict.fromkeys(loss_name(run.settings) for run in runs)),
         bokeh=Resources(mode="inline", components=["bokeh"]).render(),
         script=script,
         divs=divs,
@@ -89,15 +88,15 @@ def page_facts(runs: list[Run]) -> dict[str, Any]:
         "epochs": sorted({epoch for run in runs for epoch in shown_epochs(run)}),
         "sheet_row": SHEET,
         "palettes": {
-            "light": {"digit": plots.ON_LIGHT, "right": ("#c2185b", "#0b5fb0"), "sure": SURE_ON_LIGHT},
-            "dark": {"digit": plots.ON_DARK, "right": ("#ff6f9f", "#7db8f5"), "sure": SURE_ON_DARK},
+            theme: {"digit": colors, "right": palette.WRONG_RIGHT[theme], "sure": palette.SURE[theme]}
+            for theme, colors in (("light", palette.COLORS), ("dark", palette.ON_DARK))
         },
     }
 
 
 def name_runs(runs: list[Run]) -> list[str]:
     """Return what the page calls each run: its loss, with seed or folder where that is not enough."""
-    losses = [plots.loss_name(run.settings) for run in runs]
+    losses = [loss_name(run.settings) for run in runs]
     seeds = [f"{loss}, seed {run.settings.seed}" for loss, run in zip(losses, runs, strict=True)]
     folders = [f"{loss}, {run.path.name}" for loss, run in zip(losses, runs, strict=True)]
     for names in (losses, seeds, folders):

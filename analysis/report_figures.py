@@ -25,8 +25,9 @@ from bokeh.models import (
 from bokeh.plotting import figure
 from PIL import Image
 
-from analysis import plots
+from analysis import epochs, plots
 from analysis.openset import Scored
+from analysis.palette import COLORS
 from rundir.loading import data_of
 from rundir.reading import Run, kept_epochs, read_epochs, training_sample
 from utils import UserError
@@ -74,12 +75,12 @@ def shown_epochs(run: Run) -> list[int]:
 def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list[dict[str, Any]]:
     """Return the two scatters of a run, with all their epochs, and the regions of their classes; add the sheets of
     their images."""
-    read = list(plots.read_epochs(run.path, shown_epochs(run)))
+    read = list(epochs.read_epochs(run.path, shown_epochs(run)))
     digits = data_of(run)
-    xlim, ylim = plots.limits([epoch.points[f"{part}_features"] for epoch in read for part in PARTS])
+    xlim, ylim = epochs.limits([epoch.points[f"{part}_features"] for epoch in read for part in PARTS])
     last = read[-1]
     seen = (last.points["test_features"].astype(np.float32), last.arrays["test_labels"], last.points["centers"])
-    solid = not plots.hide(CENTER / 2 / WIDE, *seen, xlim[1] - xlim[0])
+    solid = not plots.hidden(CENTER / 2 / WIDE, *seen, xlim[1] - xlim[0])
     ranges = {"x_range": Range1d(start=xlim[0], end=xlim[1]), "y_range": Range1d(start=ylim[0], end=ylim[1])}
     centers = {str(epoch.number): epoch.points["centers"].astype(float).round(4).tolist() for epoch in read}
 
@@ -111,7 +112,9 @@ def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list
     return panels
 
 
-def _columns(read: list[plots.Epoch], part: str, chosen: np.ndarray, classes: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _columns(
+    read: list[epochs.Epoch], part: str, chosen: np.ndarray, classes: tuple[int, ...]
+) -> dict[str, np.ndarray]:
     """Return what a scatter shows of each epoch: the points, how far they lie from the center
     of what they are predicted to be, what that is, and how surely."""
     columns = {}
@@ -128,11 +131,11 @@ def _columns(read: list[plots.Epoch], part: str, chosen: np.ndarray, classes: tu
     return columns
 
 
-def _regions(epoch: plots.Epoch) -> dict[str, dict[str, list[Any]]]:
+def _regions(epoch: epochs.Epoch) -> dict[str, dict[str, list[Any]]]:
     """Return the polygons of an epoch's regions, as columns."""
     columns = {}
     for part in ("taken", "known"):
-        found = zip((getattr(one, part) for one in plots.regions_of(epoch)), epoch.record.classes, strict=True)
+        found = zip((getattr(one, part) for one in epochs.regions_of(epoch)), epoch.record.classes, strict=True)
         kept = [(polygon.round(3), digit) for polygon, digit in found if len(polygon)]
         columns[part] = {
             "xs": [polygon[:, 0].tolist() for polygon, _ in kept],
@@ -193,8 +196,8 @@ def _scatter(
     fill it."""
     visible = BooleanFilter(booleans=[True] * len(source.data["digit"]))
     plot = _figure(**ranges, aspect_ratio=1, min_border_left=46, min_border_bottom=46, min_border_right=8, min_border_top=8)  # fmt: skip
-    plot.xaxis.axis_label, plot.yaxis.axis_label = plots.axis_labels(axis)
-    classes, hues = (LinearColorMapper(palette=list(plots.ON_LIGHT), low=-0.5, high=9.5) for _ in range(2))
+    plot.xaxis.axis_label, plot.yaxis.axis_label = epochs.axis_labels(axis)
+    classes, hues = (LinearColorMapper(palette=list(COLORS), low=-0.5, high=len(COLORS) - 0.5) for _ in range(2))
     regions = {key: ColumnDataSource({"xs": [], "ys": [], "digit": []}) for key in ("taken", "known")}
     for key, alpha, line in (("taken", 0.07, None), ("known", 0.12, "gray")):
         fill = {"field": "digit", "transform": classes}
@@ -255,7 +258,7 @@ def curves(runs: list[Run], names: list[str]) -> dict[str, Any]:
         "loss_center": _figure(height=300, x_axis_label="epoch", y_axis_label="center loss, unweighted", y_axis_type="log"),
     }  # fmt: skip
     for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        common = {"color": plots.ON_LIGHT[number % 10], "legend_label": name, "name": name}
+        common = {"color": COLORS[number % len(COLORS)], "legend_label": name, "name": name}
         style = common | {"line_dash": DASHES[number % 4], "line_width": 2}
         tested = [row for row in read_epochs(run.path) if np.isfinite(row.test_accuracy)]
         at_epochs, accuracies = [row.epoch for row in tested], [row.test_accuracy for row in tested]
@@ -309,7 +312,7 @@ def histograms(runs: list[Run], names: list[str], scored: list[Scored]) -> dict[
         bins = plots.score_bins(values)
         for order, (name, samples) in enumerate(values.items()):
             heights, _ = np.histogram(np.clip(samples, bins[0], bins[-1]), bins, density=True)
-            style = {"color": plots.ON_LIGHT[order % 10], "legend_label": name}
+            style = {"color": COLORS[order], "legend_label": name}
             if order == 0:
                 plot.quad(top=heights, bottom=0, left=bins[:-1], right=bins[1:], alpha=0.5, **style)
             else:

@@ -416,7 +416,7 @@ function recolor() {
   const [palette, low, high] = {
     right: [palettes.right, -0.5, 1.5],
     sure: [palettes.sure, 0.3, 4],  // decades of what is missing to 100 %
-  }[by] ?? [palettes.digit, -0.5, 9.5];
+  }[by] ?? [palettes.digit, -0.5, palettes.digit.length - 0.5];
   for (const panel of panels) {
     panel.class_colors.palette = palettes.digit;
     panel.hues.setv({palette, low, high});

@@ -119,7 +119,7 @@ def test_figures_are_drawn_for_every_epoch(plotted: tuple[Path, str]) -> None:
     for part in ("train", "test"):
         assert sorted(p.name for p in (plotted[0] / part).iterdir()) == [f"epoch_{n}.png" for n in (1, 2)]
         pixels = imread(plotted[0] / part / "epoch_2.png")[..., :3]
-        for color in COLORS:  # every class is there (in its legend entry, opaque, at the least)
+        for color in COLORS[:10]:  # every class is there (in its legend entry, opaque, at the least)
             wanted = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
             assert (np.abs(pixels - wanted).max(axis=2) < 0.01).sum() > 20
 

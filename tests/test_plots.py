@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, spawn
+from PIL import Image
 
-from analysis.plots import COLORS, loss_name, scatter, to_two_dimensions
+from analysis import plots
+from analysis.epochs import loss_name, to_two_dimensions
+from analysis.palette import COLORS
+from analysis.plots import scatter
 from training.settings import Settings
 
 
@@ -44,7 +49,7 @@ def test_scatter_draws_every_point_and_names_the_original_digits() -> None:
     assert [text.get_text() for text in ax.texts] == ["4", "9"]
     assert ax.get_legend_handles_labels()[1] == ["4", "9", "center"]
     assert ax.get_aspect() == 1.0
-    assert len(set(COLORS)) == 10
+    assert len(set(COLORS)) == 100
 
 
 def test_spots_that_centers_would_hide_are_seen_through_rings() -> None:
@@ -96,3 +101,41 @@ def test_command_draws_again_and_says_what_is_missing(tmp_path: Path) -> None:
     missing = subprocess.run([*command, "--epochs", "8"], capture_output=True, text=True, check=False, cwd=ROOT)
     assert missing.returncode == 2
     assert "no features of epoch 8" in missing.stderr
+
+
+def test_figures_do_not_depend_on_backend_and_matplotlibrc(tmp_path: Path) -> None:
+    """As in a notebook whose backend is not installed here, and with a matplotlibrc that asks for LaTeX."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\n")
+    env = {"MPLBACKEND": "module://no_such_backend.inline", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
+    run, how = tmp_path / "run", {"env": os.environ | env | {"PYTHONPATH": str(ROOT)}, "cwd": tmp_path}
+    words = ["-d", "mnist5k", "--known-classes", 0, 1, "--use-cpu", "--max-epoch", 2, "--batch-size", 200, "--animate"]
+    image = tmp_path / "one.png"
+    Image.fromarray(np.pad(np.full((20, 4), 255, np.uint8), ((20, 20), (28, 28)))).save(image)
+    for program, flags in (
+        ("main.py", [*words, "--save-dir", run]),
+        ("compare.py", ["--runs", run, "--out", tmp_path / "out", "--use-cpu", "--animate"]),
+        ("predict.py", ["--run", run, "--use-cpu", "--plot", image]),
+        ("analysis/draw.py", [run]),
+    ):
+        done = spawn(program, *flags, **how)
+        assert (done.returncode, done.stderr) == (0, ""), program
+        assert "could not" not in done.stdout
+    for name in (
+        "run/test/epoch_2.png",
+        "run/animation.gif",
+        "out/comparison.png",
+        "out/animation.gif",
+        "predictions.png",
+    ):
+        assert (tmp_path / name).exists(), name
+    drawn = (run / "test" / "epoch_2.png").read_bytes()
+    plots.draw_epoch(run, 2)
+    assert (run / "test" / "epoch_2.png").read_bytes() == drawn
+
+
+def test_a_legend_of_many_classes_stands_in_columns() -> None:
+    for count, side_by_side in ((10, 1), (11, 2), (26, 2), (100, 5)):
+        assert plots.columns(count, 25) == side_by_side
+    near = np.array([[1, 9], [3, 8], [4, 9], [7, 9], [1, 7], [3, 5]])
+    rgb = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in COLORS[:10]])
+    assert np.abs(rgb[near[:, 0]] - rgb[near[:, 1]]).sum(axis=1).min() > 150

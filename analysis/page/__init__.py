@@ -11,7 +11,8 @@ import torch
 from jinja2 import Environment, FileSystemLoader
 
 import datasets
-from analysis import plots
+from analysis import palette
+from analysis.epochs import limits, loss_name
 from analysis.reader import Reader
 from models import LeNetPP
 from models.heads import HEADS
@@ -35,15 +36,13 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader]) -> None:
             raise UserError(f"{run.path}: --page needs a run with two features; it has {run.settings.feat_dim}")
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("page.html").render(
-        colors=plots.COLORS,
-        names=[plots.loss_name(run.settings) for run in runs],
+        names=[loss_name(run.settings) for run in runs],
         worker=(HERE / "worker.js").read_text(encoding="utf-8"),
         data=json.dumps(
             {
                 "code": _base64((HERE / "lenet.wasm").read_bytes()),
                 "networks": [network_of(run, reader) for run, reader in zip(runs, readers, strict=True)],
                 "examples": [_base64(digit.tobytes()) for digit in examples(runs[-1])],
-                "colors": plots.COLORS,
             }
         ).replace("<", "\\u003c"),
     )
@@ -75,12 +74,16 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
     of_maps = model.fc.weight.detach().cpu().view(2, 128, 3, 3).permute(0, 2, 3, 1).flatten(1)  # (2, 3·3·128)
     features, labels = run.arrays["test_features"].astype(float), run.arrays["test_labels"]
     chosen = np.random.default_rng(0).permutation(len(labels))[:POINTS]
-    (left, right), (bottom, top) = plots.limits([features, reader.centers.astype(float)])
+    (left, right), (bottom, top) = limits([features, reader.centers.astype(float)])
     accuracy = 100 * float((run.arrays["test_predictions"] == labels).mean())
     return {
-        "name": plots.loss_name(run.settings),
+        "name": loss_name(run.settings),
         "about": f"{run.record.dataset}, {run.record.epochs} epochs, test accuracy {accuracy:.2f} %",
         "classes": list(run.record.classes),
+        "colors": {
+            "light": palette.colors_of(run.record.classes),
+            "dark": palette.colors_of(run.record.classes, palette.ON_DARK),
+        },
         "weights": _base64(weights.tobytes()),
         "biases": [layer.bias.tolist() for layer in convolutions if layer.bias is not None],
         "slopes": slopes,

@@ -1,0 +1,105 @@
+"""What a run keeps of an epoch, read and brought into the plane of a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from analysis import regions as plane
+from models.heads import HEADS
+from rundir.reading import Record, read_arrays, read_record
+from training.settings import Settings
+from utils import UserError
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What a run keeps of an epoch, ready to be drawn."""
+
+    run: Path
+    number: int
+    record: Record
+    arrays: dict[str, np.ndarray]  # as in features/epoch_N.npz
+    points: dict[str, np.ndarray]  # train_features, test_features and centers in two dimensions
+    axis: str  # what the axes show
+
+
+def read_epochs(run: Path, epochs: Sequence[int]) -> Iterator[Epoch]:
+    """Yield these epochs of a run; principal components are those of the last of them."""
+    record = read_record(run)
+    dimension = record.plan.settings.feat_dim
+    last = read_arrays(run, epochs[-1], len(record.classes), dimension)
+    keys = ("train_features", "test_features", "centers")
+    for epoch in epochs:
+        arrays = last if epoch == epochs[-1] else read_arrays(run, epoch, len(record.classes), dimension)
+        (_, *points), axis = to_two_dimensions(last["train_features"], *(arrays[key] for key in keys))
+        if dimension > 2:
+            axis = f"{axis} ({dimension}-D features)"
+        yield Epoch(run, epoch, record, arrays, dict(zip(keys, points, strict=True)), axis)
+
+
+def read_epoch(run: Path, epoch: int) -> Epoch:
+    """Return one epoch of a run."""
+    return next(read_epochs(run, [epoch]))
+
+
+def axis_labels(axis: str) -> tuple[str, str]:
+    """Return what is written at the x and the y axis."""
+    return (axis, "") if axis == "only feature" else (f"first {axis}", f"second {axis}")
+
+
+def to_two_dimensions(train_features: np.ndarray, *others: np.ndarray) -> tuple[list[np.ndarray], str]:
+    """Return all arrays in two dimensions, and what the axes show.
+
+    Two dimensions stay as they are, one gets a second of 0, more become the first two principal
+    components of the training features.
+    """
+    arrays = [array.astype(np.float32) for array in (train_features, *others)]
+    dimension = arrays[0].shape[1]
+    if dimension == 2:
+        return arrays, "feature"
+    if dimension == 1:
+        return [np.hstack([array, np.zeros_like(array)]) for array in arrays], "only feature"
+    mean = arrays[0].mean(axis=0)
+    _, axes = np.linalg.eigh(np.cov((arrays[0] - mean).T))  # by rising variance
+    return [(array - mean) @ axes[:, :-3:-1] for array in arrays], "principal component"
+
+
+def loss_name(settings: Settings) -> str:
+    """Return a run's losses for a title."""
+    name, weight = HEADS[settings.head].label, settings.weight_cent
+    return f"{name} + center loss (λ = {weight:g})" if weight > 0 else f"{name} only (λ = 0)"
+
+
+def limits(points: list[np.ndarray]) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return the limits of x and y, of equal length, that show all but one in a thousand of the points (N, 2)."""
+    every = np.concatenate(points)
+    every = every[np.isfinite(every).all(axis=1)]
+    if len(every) == 0:
+        return (-1.0, 1.0), (-1.0, 1.0)
+    low, high = np.quantile(every, [0.0005, 0.9995], axis=0)
+    middle, half = (low + high) / 2, 0.55 * max(float((high - low).max()), 1e-6)
+    return (middle[0] - half, middle[0] + half), (middle[1] - half, middle[1] + half)
+
+
+def regions_of(epoch: Epoch) -> list[plane.Region]:
+    """Return the region of each class of an epoch with two features.
+
+    Raises:
+        UserError: for another dimension, or an epoch of a run of before that has kept no head with it.
+    """
+    settings = epoch.record.plan.settings
+    if settings.feat_dim != 2:
+        raise UserError(f"{epoch.run}: --regions needs a run with two features; it has {settings.feat_dim}")
+    arrays = epoch.arrays
+    if "head" not in arrays:
+        if epoch.number != epoch.record.epochs:
+            raise UserError(f"{epoch.run}: epoch {epoch.number} was kept without the head that --regions needs; train it again")  # fmt: skip
+        from rundir.loading import decision_of
+
+        arrays = arrays | {"head": decision_of(epoch.run)}
+    points = np.concatenate([epoch.points["test_features"], arrays["centers"]])
+    return plane.regions(arrays, reach=10 * float(np.abs(points[np.isfinite(points)]).max(initial=0.0)))
