@@ -97,7 +97,8 @@ def regions_of(epoch: Epoch) -> list[plane.Region]:
     arrays = epoch.arrays
     if "head" not in arrays:
         if epoch.number != epoch.record.epochs:
-            raise UserError(f"{epoch.run}: epoch {epoch.number} was kept without the head that --regions needs; train it again")  # fmt: skip
+            lacking = f"epoch {epoch.number} was kept without the head that --regions needs"
+            raise UserError(f"{epoch.run}: {lacking}; train it again")
         from rundir.loading import decision_of
 
         arrays = arrays | {"head": decision_of(epoch.run)}

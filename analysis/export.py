@@ -7,6 +7,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,8 @@ def export(path: Path, run: Run, reader: Reader) -> None:
         import onnx
         import onnxscript  # noqa: F401  (torch's exporter asks for it)
     except ImportError as error:
-        raise UserError(f"--export needs the packages onnx and onnxscript: pip install onnx onnxscript ({error})") from None  # fmt: skip
+        how = f"pip install onnx onnxscript ({error})"
+        raise UserError(f"--export needs the packages onnx and onnxscript: {how}") from None
     network = build_network(run.settings, len(run.record.classes), contextlib.nullcontext)  # with torch's own layers
     network.model.load_state_dict(reader.network.model.state_dict())
     network.head.load_state_dict(reader.network.head.state_dict())
@@ -59,16 +61,9 @@ def export(path: Path, run: Run, reader: Reader) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with whole(path) as unfinished, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about itself
+        shapes: Any = {"input_names": ["images"], "output_names": OUTPUTS, "dynamic_shapes": ({0: batch},)}
         try:
-            program = torch.onnx.export(
-                exported,
-                (torch.zeros(2, 1, 28, 28),),
-                input_names=["images"],
-                output_names=OUTPUTS,
-                dynamic_shapes=({0: batch},),
-                dynamo=True,
-                verbose=False,
-            )
+            program = torch.onnx.export(exported, (torch.zeros(2, 1, 28, 28),), **shapes, dynamo=True, verbose=False)
         except torch.onnx.OnnxExporterError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"--export: {run.path}: torch {torch.__version__} cannot export it: {reason}") from None

@@ -171,7 +171,8 @@ def canvas(width: float, height: float, style: Mapping[str, float] | None = None
 
 
 def columns(classes: int, lines: int) -> int:
-    """Return in how many columns a legend stands beside a figure: of more than ten classes no more than so many lines."""
+    """Return in how many columns a legend stands beside a figure: for more than ten classes two or more, of no more
+    than so many lines."""
     return 1 if classes <= 10 else max(2, math.ceil((classes + 2) / lines))
 
 

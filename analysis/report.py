@@ -18,7 +18,8 @@ from sklearn.metrics import confusion_matrix
 from analysis import metrics, palette
 from analysis.epochs import loss_name
 from analysis.openset import Scored
-from analysis.report_figures import PARTS, SHEET, curves, histograms, panels, sample, shown_epochs
+from analysis.report_curves import curves, histograms
+from analysis.report_figures import LABELS, PARTS, SHEET, panels, sample, shown_epochs
 from rundir.reading import Run
 from utils import whole
 
@@ -38,8 +39,7 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
     scatters = [panel for number, run in enumerate(runs) for panel in panels(run, number, sheets, regions)]
     figures = {f"{panel['part']}-{panel['run']}": panel.pop("figure") for panel in scatters}
     figures |= curves(runs, names) | histograms(runs, names, scored)
-    script, divs = embedded(figures, scatters)
-    facts = page_facts(runs)
+    facts, (script, divs) = page_facts(runs), embedded(figures, scatters)
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report_template.html").render(
         title="; ".join(dict.fromkeys(loss_name(run.settings) for run in runs)),
@@ -47,8 +47,8 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
         script=script,
         divs=divs,
         sheets=sheets,
-        sheet_row=facts["sheet_row"],
-        runs=[facts_of(number, run, name) for number, (run, name) in enumerate(zip(runs, names, strict=True))],
+        sheet_row=SHEET,
+        runs=[facts_of(number, run, names[number]) for number, run in enumerate(runs)],
         panels=scatters,
         parts=PARTS,
         digits=sorted({digit for run in runs for digit in run.record.classes}),
@@ -56,8 +56,7 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
         better=metrics.BETTER,
         meaning=metrics.MEANING,
         scored=[
-            {"run": names[runs.index(one.run)], "unknowns": one.unknowns, "score": one.score} | one.numbers()
-            for one in scored
+            {"run": names[runs.index(s.run)], "unknowns": s.unknowns, "score": s.score} | s.numbers() for s in scored
         ],
         differing=_differing(runs),
         histograms={key: plot.xaxis[0].axis_label for key, plot in figures.items() if key.startswith("scores-")},
@@ -88,7 +87,11 @@ def page_facts(runs: list[Run]) -> dict[str, Any]:
         "epochs": sorted({epoch for run in runs for epoch in shown_epochs(run)}),
         "sheet_row": SHEET,
         "palettes": {
-            theme: {"digit": colors, "right": palette.WRONG_RIGHT[theme], "sure": palette.SURE[theme]}
+            theme: {
+                "digit": palette.colors_of(range(LABELS), colors),
+                "right": palette.WRONG_RIGHT[theme],
+                "sure": palette.SURE[theme],
+            }
             for theme, colors in (("light", palette.COLORS), ("dark", palette.ON_DARK))
         },
     }

@@ -1,4 +1,4 @@
-"""The figures of the interactive page: scatters that carry every epoch, curves, histograms."""
+"""The scatters of the interactive page, which carry every epoch and every image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import io
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from bokeh.models import (
     BooleanFilter,
     CDSView,
@@ -26,23 +25,22 @@ from bokeh.plotting import figure
 from PIL import Image
 
 from analysis import epochs, plots
-from analysis.openset import Scored
-from analysis.palette import COLORS
+from analysis.palette import colors_of
 from rundir.loading import data_of
-from rundir.reading import Run, kept_epochs, read_epochs, training_sample
-from utils import UserError
+from rundir.reading import Run, kept_epochs, training_sample
 
 SHOWN = {"train": 5_000, "test": 10_000}  # samples of a set, at most: what a browser moves at once
 EPOCHS = 20
 CENTER = 17  # a center's mark across, in pixels
 WIDE = 450  # a scatter, about, in pixels
 SHEET = 100  # images in a row of a sheet
+LABELS = 256  # that a class may have
 PARTS = {"train": "training set", "test": "test set"}
-DASHES = ("solid", "dashed", "dotted", "dashdot")  # runs differ not by color alone
 TIP = """
 <div style="display:flex;gap:8px;align-items:center;font:13px system-ui,sans-serif;color:#111">
-  <div class="digit" role="img" aria-label="image of a @digit" style="width:84px;height:84px;image-rendering:pixelated;background-color:#000;
-    background-image:var(--{sheet});background-size:{width}px;background-position:@left{{0}}px @top{{0}}px"></div>
+  <div class="digit" role="img" aria-label="image of a @digit"
+    style="width:84px;height:84px;image-rendering:pixelated;background-color:#000;background-image:var(--{sheet});
+    background-size:{width}px;background-position:@left{{0}}px @top{{0}}px"></div>
   <div>label <b>@digit</b><br>predicted <b>@predicted</b>, @sure{{0.0}} %<br>to its center <b>@distance{{0.00}}</b><br>
     <small>{part} image @number</small></div>
 </div>
@@ -194,28 +192,63 @@ def _scatter(
 ) -> dict[str, Any]:
     """Return a scatter of these points and of the centers, solid or to be looked through, and what the page needs to
     fill it."""
-    visible = BooleanFilter(booleans=[True] * len(source.data["digit"]))
-    plot = _figure(**ranges, aspect_ratio=1, min_border_left=46, min_border_bottom=46, min_border_right=8, min_border_top=8)  # fmt: skip
+    borders = {"min_border_left": 46, "min_border_bottom": 46, "min_border_right": 8, "min_border_top": 8}
+    plot = empty_figure(**ranges, aspect_ratio=1, **borders)
     plot.xaxis.axis_label, plot.yaxis.axis_label = epochs.axis_labels(axis)
-    classes, hues = (LinearColorMapper(palette=list(COLORS), low=-0.5, high=len(COLORS) - 0.5) for _ in range(2))
+    hues = _mapper()
+    there = _shade(plot)
+    count = len(source.data["digit"])
+    visible, mistaken = BooleanFilter(booleans=[True] * count), BooleanFilter(booleans=[False] * count)
+    how: dict[str, Any] = {"size": 4, "line_color": None, "nonselection_fill_alpha": 1.0, "name": "points"}
+    view, fill = CDSView(filter=visible), {"field": "hue", "transform": hues}
+    points = plot.scatter("x", "y", source=source, view=view, fill_color=fill, **how)
+    how = {"marker": "x", "size": 9, "line_width": 1.6, "line_color": "black", "nonselection_line_alpha": 1.0}
+    crosses = plot.scatter("x", "y", source=source, view=CDSView(filter=mistaken), visible=False, **how)
+    chosen = ColumnDataSource({"x": [], "y": []})
+    centers = _centers(plot, solid)
+    plot.scatter("x", "y", source=chosen, size=22, fill_color=None, line_color="#c2185b", line_width=4)
+    _add_tools(plot, source, points, part, sheet)
+    return {
+        "figure": plot,
+        "source": source,
+        "visible": visible,
+        "center_source": centers,
+        "chosen": chosen,
+        "hues": hues,
+        "mistaken": mistaken,
+        "crosses": crosses,
+        **there,
+        **ranges,
+    }
+
+
+def _mapper() -> LinearColorMapper:
+    return LinearColorMapper(palette=colors_of(range(LABELS)), low=-0.5, high=LABELS - 0.5)
+
+
+def _shade(plot: Any) -> dict[str, Any]:
+    """Add the regions of the classes, still empty; return what the page fills and colors."""
+    classes = _mapper()
     regions = {key: ColumnDataSource({"xs": [], "ys": [], "digit": []}) for key in ("taken", "known")}
     for key, alpha, line in (("taken", 0.07, None), ("known", 0.12, "gray")):
-        fill = {"field": "digit", "transform": classes}
-        plot.patches("xs", "ys", source=regions[key], fill_color=fill, fill_alpha=alpha, line_color=line, line_dash="dashed")  # fmt: skip
-    points = plot.scatter(
-        "x", "y", source=source, view=CDSView(filter=visible), size=4, line_color=None, name="points",
-        fill_color={"field": "hue", "transform": hues}, nonselection_fill_alpha=1.0,
-    )  # fmt: skip
-    mistaken = BooleanFilter(booleans=[False] * len(source.data["digit"]))
-    crosses = plot.scatter("x", "y", source=source, view=CDSView(filter=mistaken), marker="x", size=9, line_width=1.6, line_color="black", nonselection_line_alpha=1.0, visible=False)  # fmt: skip
-    centers = ColumnDataSource({"x": [], "y": [], "digit": []})
-    alpha = 1.0 if solid else 0.4
-    plot.scatter("x", "y", source=centers, size=CENTER, fill_color="white", fill_alpha=alpha, line_color="black", line_width=1.2)  # fmt: skip
-    plot.text("x", "y", "digit", source=centers, text_align="center", text_baseline="middle", text_font_size="11px", text_font_style="bold", text_color="black")  # fmt: skip
-    chosen_point = ColumnDataSource({"x": [], "y": []})
-    plot.scatter("x", "y", source=chosen_point, size=22, fill_color=None, line_color="#c2185b", line_width=4)
+        how = {"fill_color": {"field": "digit", "transform": classes}, "fill_alpha": alpha, "line_color": line}
+        plot.patches("xs", "ys", source=regions[key], line_dash="dashed", **how)
+    return {"class_colors": classes, "region_sources": regions}
 
-    pan, wheel, lasso = PanTool(), WheelZoomTool(modifiers="ctrl"), LassoSelectTool(renderers=[points], continuous=False)  # fmt: skip
+
+def _centers(plot: Any, solid: bool) -> ColumnDataSource:
+    """Add the centers, still none, with their classes; return what the page fills."""
+    centers = ColumnDataSource({"x": [], "y": [], "digit": []})
+    how: dict[str, Any] = {"fill_alpha": 1.0 if solid else 0.4, "line_color": "black", "line_width": 1.2}
+    plot.scatter("x", "y", source=centers, size=CENTER, fill_color="white", **how)
+    how = {"text_font_size": "11px", "text_font_style": "bold", "text_color": "black"}
+    plot.text("x", "y", "digit", source=centers, text_align="center", text_baseline="middle", **how)
+    return centers
+
+
+def _add_tools(plot: Any, source: ColumnDataSource, points: Any, part: str, sheet: str) -> None:
+    pan, wheel = PanTool(), WheelZoomTool(modifiers="ctrl")
+    lasso = LassoSelectTool(renderers=[points], continuous=False)
     tip = TIP.format(sheet=sheet, width=84 * SHEET, part=part)
     click = CustomJS(args={"source": source, "sheet": sheet}, code=CLICK)
     hover = HoverTool(renderers=[points], tooltips=tip, limit=1, point_policy="snap_to_data")
@@ -223,100 +256,12 @@ def _scatter(
     plot.js_on_event("tap", CustomJS(code="window.tapped()"))
     plot.js_on_event("selectiongeometry", CustomJS(args={"source": source, "sheet": sheet}, code=LASSO))
     plot.toolbar.active_drag, plot.toolbar.active_scroll = pan, wheel
-    return {
-        "figure": plot,
-        "source": source,
-        "visible": visible,
-        "center_source": centers,
-        "chosen": chosen_point,
-        "class_colors": classes,
-        "hues": hues,
-        "mistaken": mistaken,
-        "crosses": crosses,
-        "region_sources": regions,
-        **ranges,
-    }
 
 
-def _figure(**options: Any) -> Any:
+def empty_figure(**options: Any) -> Any:
     """Return an empty plot that takes the width it is given and lets the page's background through."""
     plot = figure(tools="", toolbar_location="above", sizing_mode="stretch_width", **options)
     plot.toolbar.logo = None
     plot.background_fill_color = plot.border_fill_color = None
     plot.grid.grid_line_alpha = 0.5
     return plot
-
-
-# ---------------------------------------------------------------- curves and histograms
-
-
-def curves(runs: list[Run], names: list[str]) -> dict[str, Any]:
-    """Return the learning curves: test accuracy by epoch, both losses by batch."""
-    accuracy = _figure(height=300, x_axis_label="epoch", y_axis_label="test accuracy (%)")
-    losses = {
-        "loss_xent": _figure(height=300, x_axis_label="epoch", y_axis_label="cross-entropy, training", y_axis_type="log"),
-        "loss_center": _figure(height=300, x_axis_label="epoch", y_axis_label="center loss, unweighted", y_axis_type="log"),
-    }  # fmt: skip
-    for number, (run, name) in enumerate(zip(runs, names, strict=True)):
-        common = {"color": COLORS[number % len(COLORS)], "legend_label": name, "name": name}
-        style = common | {"line_dash": DASHES[number % 4], "line_width": 2}
-        tested = [row for row in read_epochs(run.path) if np.isfinite(row.test_accuracy)]
-        at_epochs, accuracies = [row.epoch for row in tested], [row.test_accuracy for row in tested]
-        accuracy.line(at_epochs, accuracies, **style)
-        accuracy.scatter(at_epochs, accuracies, size=7, **common)
-        batches = read_batches(run)
-        block = -(-len(batches) // 300)  # a point is a mean over so many batches
-        means = batches.groupby(batches.index // block).mean()
-        at = means["epoch"] - 1 + means["batch"] / batches["batch"].max()
-        for key, plot in losses.items():
-            plot.line(at, means[key], **style)
-    for plot in (accuracy, *losses.values()):
-        plot.add_tools(PanTool(), WheelZoomTool(modifiers="ctrl"), ResetTool(), HoverTool(tooltips="$name @x{0.0}: @y{0.000}"))  # fmt: skip
-        _legend(plot)
-    return {"curve-accuracy": accuracy, "curve-xent": losses["loss_xent"], "curve-center": losses["loss_center"]}
-
-
-def read_batches(run: Run) -> pd.DataFrame:
-    """Return a run's batches.csv.
-
-    Raises:
-        UserError: if it is damaged.
-    """
-    file = run.path / "batches.csv"
-    try:
-        table = pd.read_csv(file, dtype=float)
-        return table[["epoch", "batch", "loss", "loss_xent", "loss_center", "lr"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{file}: damaged: {str(error).splitlines()[0][:200]}") from None
-
-
-def _legend(plot: Any) -> None:
-    """Put the legend above the plot, where it hides nothing."""
-    legend = plot.legend[0]
-    legend.background_fill_color, legend.border_line_color, legend.click_policy = None, None, "hide"
-    legend.label_text_font_size, legend.margin, legend.padding, legend.spacing = "11px", 2, 0, 0
-    plot.add_layout(legend, "above")
-
-
-def histograms(runs: list[Run], names: list[str], scored: list[Scored]) -> dict[str, Any]:
-    """Return a histogram of each score of each run, known against unknown samples."""
-    panels: dict[tuple[int, str], dict[str, np.ndarray]] = {}
-    for part in scored:
-        panels.setdefault((runs.index(part.run), part.score), {"known": part.known})[part.unknowns] = part.unknown
-    figures = {}
-    order_of = list(dict.fromkeys(score for _, score in panels))
-    for (number, score), values in sorted(panels.items(), key=lambda item: (order_of.index(item[0][1]), item[0][0])):
-        label = f"{names[number]}: {plots.SCORE_AXES.get(score, score)}"
-        plot = _figure(height=260, x_axis_label=label)
-        plot.yaxis.visible = False
-        bins = plots.score_bins(values)
-        for order, (name, samples) in enumerate(values.items()):
-            heights, _ = np.histogram(np.clip(samples, bins[0], bins[-1]), bins, density=True)
-            style = {"color": COLORS[order], "legend_label": name}
-            if order == 0:
-                plot.quad(top=heights, bottom=0, left=bins[:-1], right=bins[1:], alpha=0.5, **style)
-            else:
-                plot.step(bins[:-1], heights, mode="after", line_width=2, line_dash=DASHES[(order - 1) % 4], **style)
-        _legend(plot)
-        figures[f"scores-{number}-{score.replace(' ', '-')}"] = plot
-    return figures

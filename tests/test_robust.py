@@ -301,7 +301,7 @@ FLAGS = [  # flags, what the message says
     (["--known-classes"], "expected at least one argument"),
     (["--known-classes", "3"], "at least two different digits; got 3"),
     (["--known-classes", "3", "3", "4"], "at least two different digits"),
-    (["--known-classes", "3", "10"], "at least 0 and at most 9"),
+    (["--known-classes", "3", "10"], "10: mnist has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 alone"),
     (["--resume", "a", "--save-dir", "b"], "leave --save-dir out"),
     (["--resume", "a", "--overwrite"], "exclude each other"),
 ]  # fmt: skip
