@@ -1,7 +1,7 @@
 """What a head and a data set of one's own need: a class and a row, or a folder; and no other file changes.
 
 Both are taken through train, compare with figures, regions and report, predict, page and export as a person would:
-the code is copied, the row is added to the copy, and its commands are run.
+the code is copied, class and row are added to the copy, and its commands are run.
 """
 
 from __future__ import annotations
@@ -26,30 +26,16 @@ from datasets import DataError, classes_of, load, named, read_images
 COPIED = ("main.py", "compare.py", "predict.py", "center_loss.py", "margin_heads.py", "datasets.py", "utils.py")
 ROOMS = ("models", "training", "rundir", "analysis")
 
-HEAD = '''
+HEAD_CLASS = '''
 
-def _sphere():
-    import margin_heads
+class Steep(MarginHead):
+    """The target's logit is s * (2 cos θ - 1 - m)."""
 
-    class Sphere(margin_heads.MarginHead):
-        """The target's logit is s * (2 cos θ - 1 - m)."""
-
-        def with_margin(self, cosine):
-            return 2 * cosine - 1 - self.m
-
-    return Sphere
-
-
-def __getattr__(name):
-    if name != "Sphere":
-        raise AttributeError(name)
-    globals()["Sphere"] = _sphere()
-    return globals()["Sphere"]
-
-
-HEADS["sphere"] = Head("models.heads:Sphere", "SphereLike", True, 20.0, 0.05, "cosine", 1.0, "takes 0 to 1")
+    def with_margin(self, cosine: Tensor) -> Tensor:
+        return 2 * cosine - 1 - self.m
 '''
-DATA_SET = '\nSOURCES["shapes"] = Source("Shapes", classes=(2, 30, 77), sizes=None)\nNAMES = ("auto", *SOURCES)\n'
+HEAD_ROW = '    "steep": Head("margin_heads:Steep", "SteepFace", True, 20.0, 0.05, "cosine", 1.0, "takes 0 to 1"),\n'
+DATA_ROW = '    "shapes": Source("Shapes", classes=(2, 30, 77), sizes=None),\n'
 
 
 def shapes(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,8 +73,11 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def append(file: Path, text: str) -> None:
-    file.write_text(file.read_text(encoding="utf-8") + text, encoding="utf-8")
+def add(file: Path, text: str, after: str = "") -> None:
+    """Add a text to a file of code, at its end or after the line that opens a table."""
+    code = file.read_text(encoding="utf-8")
+    assert after in code
+    file.write_text(code.replace(after, after + text) if after else code + text, encoding="utf-8")
 
 
 def go(code: Path, *words: object) -> str:
@@ -134,25 +123,26 @@ def take_through(code: Path, name: str, loss: str, flags: list[str], classes: li
 def test_a_head_is_a_class_and_a_row(code: Path, tmp_path: Path) -> None:
     here = tmp_path / "code"
     shutil.copytree(code, here)
-    append(here / "models" / "heads.py", HEAD)
+    add(here / "margin_heads.py", HEAD_CLASS)
+    add(here / "models" / "heads.py", HEAD_ROW, after="HEADS = {\n")
     data = write_data(here / "shapes", (0, 1, 2))
-    flags = ["--dataset", str(data), "--head", "sphere", "--margin", "0.1"]
-    take_through(here, "sphere", "SphereLike only (λ = 0)", flags, [0, 1, 2])
-    assert "sphere (default: 20)" in " ".join(go(here, "main.py", "--help").split())
+    flags = ["--dataset", str(data), "--head", "steep", "--margin", "0.1"]
+    take_through(here, "steep", "SteepFace only (λ = 0)", flags, [0, 1, 2])
+    assert "steep (default: 20)" in " ".join(go(here, "main.py", "--help").split())
     more = ["--", "--dataset", data, "--use-cpu", "--max-epoch", "1", "--batch-size", "100"]
-    go(here, "compare.py", "--losses", "sphere+center", "--out", here / "log" / "trained", *more)
+    go(here, "compare.py", "--losses", "steep+center", "--out", here / "log" / "trained", *more)
     table = (here / "log" / "trained" / "comparison.md").read_text()
-    assert "SphereLike + center loss (λ = 0.1)" in table
-    words = [sys.executable, "main.py", "--head", "sphere", "--margin", "2"]
+    assert "SteepFace + center loss (λ = 0.1)" in table
+    words = [sys.executable, "main.py", "--head", "steep", "--margin", "2"]
     refused = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
-    assert "--margin: sphere takes 0 to 1; got 2" in refused.stderr
+    assert "--margin: steep takes 0 to 1; got 2" in refused.stderr
 
 
 def test_a_data_set_is_a_row(code: Path, tmp_path: Path) -> None:
     here = tmp_path / "code"
     shutil.copytree(code, here)
-    append(here / "datasets.py", DATA_SET)
+    add(here / "datasets.py", DATA_ROW, after="SOURCES = {\n")
     write_data(here / "data" / "Shapes" / "raw", (2, 30, 77))
     take_through(here, "shapes", "softmax + center loss (λ = 0.1)", ["--dataset", "Shapes"], [2, 30, 77])
     known = ["-d", "shapes", "--known-classes", "2", "77", "--use-cpu", "--max-epoch", "1", "--batch-size", "100"]
