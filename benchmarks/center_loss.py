@@ -11,7 +11,6 @@ large. The two alternate, each in a process of its own for the memory.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,8 +23,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.timing import machine
 from center_loss import CenterLoss
-from utils import processor_name
 
 SHAPES = ((10, 2, 128), (10_000, 512, 256), (10_575, 512, 256), (85_742, 512, 256), (1_000_000, 512, 256))
 LARGEST_DIRECT = 100_000  # beyond this B×C and C×D together do not fit the memory of a small machine
@@ -100,12 +99,9 @@ def main() -> None:
         print(peak_of_this_process() - before)
         return
 
-    print(
-        f"{processor_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
-    )
-    print(
-        "forward + backward + center step, checks included; median (fastest to slowest) of alternating rounds; peak memory incl. centers"
-    )
+    print(machine())
+    print("forward + backward + center step, checks included; median (fastest to slowest) of alternating rounds;")
+    print("peak memory with the centers")
     print(f"{'C':>9} {'D':>4} {'B':>4} | {'ours ms':>26} {'MiB':>7} | {'direct ms':>30} {'MiB':>7} | ratio")
     for shape in SHAPES:
         names = ["ours", "direct"] if shape[0] <= LARGEST_DIRECT else ["ours"]

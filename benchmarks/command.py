@@ -10,7 +10,6 @@ has mean ± standard deviation.
 from __future__ import annotations
 
 import argparse
-import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +19,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rundir.reading import read_epochs, read_record
+from benchmarks.timing import command
+from rundir.log import read_epochs
+from rundir.run import read_config
 from utils import HERE, plus_minus, usable_cores
 
 GIB = 2**30
@@ -81,8 +82,8 @@ def main() -> None:
         print(f"one epoch with --plot   {seconds:.1f} s, {training:.1f} of it training")
         print(f"an epoch's figures      {plus_minus(drawing, 2)} s, {share:.1f} % of its training")
         print(f"peak memory of the run  {peak:.2f} GiB, {torch_alone:.2f} of it from importing torch")
-        made_on = read_record(Path(path)).made_on
-    print(f"\n`{shlex.join(['python', 'benchmarks/command.py', *sys.argv[1:]])}`, n = {args.rounds}; {usable_cores()} cores; made on {made_on}.")  # fmt: skip
+        made_on = read_config(Path(path)).made_on
+    print(f"\n{command('command.py')}, n = {args.rounds}; {usable_cores()} cores; made on {made_on}.")
 
 
 if __name__ == "__main__":

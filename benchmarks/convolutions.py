@@ -9,7 +9,6 @@ error of values and gradients against float64, over the largest value.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import sys
 import time
@@ -21,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.timing import machine
 from benchmarks.train import BATCH, CONVOLUTIONS
 from models.fourier import FourierConv2d
-from utils import processor_name
 
 
 def layer(inputs: int, outputs: int, fourier: bool) -> nn.Conv2d:
@@ -57,10 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, metavar="N")
     args = parser.parse_args()
-    print(f"{processor_name()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, torch {torch.__version__}; batch {BATCH}, n = {args.rounds}")  # fmt: skip
-    print(
-        "| convolution | precision | direct, ms | fourier, ms | error, direct | error, fourier |\n|---|---|---|---|---|---|"
-    )
+    print(f"{machine()}; batch {BATCH}, n = {args.rounds}")
+    print("| convolution | precision | direct, ms | fourier, ms | error, direct | error, fourier |")
+    print("|---|---|---|---|---|---|")
     for inputs, outputs, side in CONVOLUTIONS:
         x = torch.randn(BATCH, inputs, side, side).contiguous(memory_format=torch.channels_last)
         dy = torch.randn(BATCH, outputs, side, side)
@@ -72,14 +70,20 @@ def main() -> None:
             errors, times = [], ([], [])
             for made, some in zip(rivals, given, strict=True):
                 found = run(made, *some, dtype)
-                errors.append(max(float((one - right).abs().max() / right.abs().max()) for one, right in zip(found, wanted, strict=True)))  # fmt: skip
+                errors.append(
+                    max(
+                        float((one - right).abs().max() / right.abs().max())
+                        for one, right in zip(found, wanted, strict=True)
+                    )
+                )
             for _ in range(args.rounds):
                 for made, some, taken in zip(rivals, given, times, strict=True):
                     start = time.perf_counter()
                     run(made, *some, dtype)
                     taken.append(1000 * (time.perf_counter() - start))
             direct, fourier = map(statistics.median, times)
-            print(f"| {inputs}→{outputs} at {side}×{side} | {str(dtype).split('.')[1]} | {direct:.1f} | {fourier:.1f} | {errors[0]:.1e} | {errors[1]:.1e} |")  # fmt: skip
+            name, precision = f"{inputs}→{outputs} at {side}×{side}", str(dtype).split(".")[1]
+            print(f"| {name} | {precision} | {direct:.1f} | {fourier:.1f} | {errors[0]:.1e} | {errors[1]:.1e} |")
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from analysis import tables
-from rundir.loading import held_out_of, load_network
-from rundir.reading import Run, read_run
+from rundir.network import held_out_of, load_network
+from rundir.run import Run, read_run
 from utils import UserError, run_command
 
 CPU = torch.device("cpu")

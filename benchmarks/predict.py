@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import platform
 import shlex
 import sys
 from collections.abc import Callable
@@ -28,9 +27,9 @@ import torch
 from analysis import metrics, openset, plots
 from analysis.pictures import BadImage, from_gray, read_image, to_digit
 from analysis.reader import Prediction, Reader
-from rundir.loading import data_of, data_root
-from rundir.reading import read_run
-from utils import processor_name
+from benchmarks.timing import machine
+from rundir.network import data_of, data_root
+from rundir.run import read_run
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -102,7 +101,13 @@ def read(reader: Reader, pictures: list[Callable[[], np.ndarray]]) -> list[Predi
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("models/shipped/center"), metavar="DIR", help="run directory (default: the network that comes with the code)")  # fmt: skip
+    parser.add_argument(
+        "--run",
+        type=Path,
+        default=Path("models/shipped/center"),
+        metavar="DIR",
+        help="run directory (default: the network that comes with the code)",
+    )
     parser.add_argument("--letters", default="data/notMNIST", metavar="NAME_OR_DIR", help="images of unknown classes")
     args = parser.parse_args()
     run = read_run(args.run)
@@ -110,9 +115,15 @@ def main() -> None:
     data = data_of(run)
     print("`" + shlex.join(["python", *sys.argv]) + "`")
     settings = run.settings
-    print(f"Run: {plots.loss_name(settings)}, {settings.recipe} recipe, {run.record.epochs} epochs, seed {settings.seed}, {len(data.train_labels)} training images, test accuracy {metrics.accuracy(run.arrays['test_predictions'], run.arrays['test_labels']):.2f} %")  # fmt: skip
-    print(f"{processor_name()}, Python {platform.python_version()}, torch {torch.__version__}")
-    print(f"Unknown: over {reader.threshold:.2f} from the center, as 1 % of {len(reader.calibration.distances)} training digits are, held out: {reader.calibration.held_out}\n")  # fmt: skip
+    accuracy = metrics.accuracy(run.arrays["test_predictions"], run.arrays["test_labels"])
+    print(f"Run: {plots.loss_name(settings)}, {settings.recipe} recipe, {run.epochs} epochs, seed {settings.seed},")
+    print(f"{len(data.train_labels)} training images, test accuracy {accuracy:.2f} %")
+    print(machine())
+    calibration = reader.calibration
+    print(
+        f"Unknown: over {reader.threshold:.2f} from the center, as 1 % of {len(calibration.distances)} training", end=""
+    )
+    print(f" digits are, held out: {calibration.held_out}\n")
 
     share = 500 // len(data.classes)
     chosen = torch.cat([(data.test_labels == label).nonzero()[:share, 0] for label in range(len(data.classes))])
@@ -134,9 +145,8 @@ def main() -> None:
         one for one in read(reader, [partial(to_digit, from_gray(letter)) for letter in letters]) if one is not None
     ]
     unknown = 100 * np.mean([not one.known for one in found])
-    print(
-        f"\n{args.letters}: {unknown:.1f} % of {len(found)} called unknown; {len(letters) - len(found)} empty ones refused"
-    )
+    refused = f"{len(letters) - len(found)} empty ones refused"
+    print(f"\n{args.letters}: {unknown:.1f} % of {len(found)} called unknown; {refused}")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from analysis import plots
-from rundir.reading import Record, read_epochs, read_record
+from rundir.log import read_epochs
+from rundir.run import Run, read_config
 
 PUBLISHED = {1: 10.32, 30: 98.51}  # what the widely copied repository's README logs, percent
 
@@ -31,7 +32,7 @@ class Curve:
     """A run's test accuracy as training went on."""
 
     name: str
-    record: Record
+    record: Run
     points: dict[int, tuple[float, float]]  # epoch: seconds of training until its end, accuracy in percent
 
     def at(self, seconds: float) -> str:
@@ -43,7 +44,7 @@ class Curve:
 
 def read_curve(path: Path) -> Curve:
     """Return the curve of a run directory."""
-    record = read_record(path)
+    record = read_config(path)
     settings = record.plan.settings
     seconds, points = 0.0, {}
     for row in read_epochs(path):
@@ -82,8 +83,11 @@ def draw(curves: list[Curve], path: Path) -> None:
         ax.plot(
             [curves[0].points[epoch][0] / 60 for epoch in there],
             [100 - PUBLISHED[epoch] for epoch in there],
-            "k*", markersize=9, zorder=4, label="published by the widely copied repository",
-        )  # fmt: skip
+            "k*",
+            markersize=9,
+            zorder=4,
+            label="published by the widely copied repository",
+        )
         ax.set(xlabel="minutes of training", ylabel="test error (%), logarithmic", yscale="log", xlim=(0, None))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.grid(True, which="both", linewidth=0.4, alpha=0.4)
@@ -100,7 +104,7 @@ def main() -> None:
     curves = [read_curve(path) for path in (args.reference, *args.others)]
     args.out.mkdir(parents=True, exist_ok=True)
     draw(curves, args.out / "accuracy.png")
-    machines = sorted({curve.record.made_on for curve in curves})
+    machines = sorted({curve.made_on for curve in curves})
     text = f"Test accuracy in percent.\n\n{table(curves[0], curves[1:])}\n\nMade on: {'; '.join(machines)}.\n"
     (args.out / "accuracy.md").write_text(text, encoding="utf-8")
     print(text, end="")

@@ -9,20 +9,17 @@ main.py, such as ``--precision fp32``, go behind ``--``.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import platform
-import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rundir.reading import read_epochs
-from utils import HERE, plus_minus, processor_name
+from benchmarks.timing import beside, command, machine
+from rundir.log import read_epochs
+from utils import HERE, plus_minus
 
 SETTINGS = {  # the first is main.py's own; a count of 300,000 turns is the library's
     "main.py": {},
@@ -32,18 +29,6 @@ SETTINGS = {  # the first is main.py's own; a count of 300,000 turns is the libr
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 LOADS = {"alone": 0, "two runs at once": -1, "beside 2 programs": 2, "beside 4 programs": 4}
-
-
-@contextlib.contextmanager
-def beside(programs: int) -> Iterator[None]:
-    """Run so many programs that use a core each."""
-    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(programs)]
-    try:
-        yield
-    finally:
-        for one in spinning:
-            one.kill()
-            one.wait()
 
 
 def start(directory: str, flags: list[str], env: dict[str, str], epochs: int) -> subprocess.Popen[bytes]:
@@ -86,14 +71,8 @@ def main() -> None:
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS), metavar="NAME")
     parser.add_argument("flags", nargs="*", help="of main.py, after --")
     args = parser.parse_args()
-    import torch
-
-    print(f"`{shlex.join(['python', 'benchmarks/sharing.py', *sys.argv[1:]])}`\n")
-    instructions = torch.backends.cpu.get_cpu_capability()
-    print(
-        f"{processor_name()} ({instructions}), {torch.get_num_threads()} threads of torch {torch.__version__}, ", end=""
-    )
-    print(f"Python {platform.python_version()}. Seconds an epoch of 4,000 images, mean ± std of {args.rounds} turns.\n")
+    print(f"{command('sharing.py')}\n")
+    print(f"{machine()}. Seconds an epoch of 4,000 images, mean ± std of {args.rounds} turns.\n")
     taken: dict[tuple[str, str], list[float]] = {}
     for _ in range(args.rounds):
         for load in args.loads:

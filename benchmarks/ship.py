@@ -22,11 +22,13 @@ import torch
 
 from analysis.plots import loss_name
 from analysis.reader import Reader
-from rundir.loading import data_of, load_checkpoint, load_network
-from rundir.reading import read_run, training_sample
-from rundir.writing import save_checkpoint, save_features
+from rundir.checkpoint import load_checkpoint, save_checkpoint
+from rundir.features import save_features, training_sample
+from rundir.network import data_of, load_network
+from rundir.run import read_run
+from training.settings import plan_from_json
 
-NEEDED = ("epoch", "best", "elapsed", "sizes", "checksums", "head", "center_loss")
+NEEDED = ("epoch", "best", "elapsed", "sizes", "tail", "checksums", "head", "center_loss", "random")
 
 
 def slim(path: Path, to: Path, epochs: int) -> None:
@@ -34,19 +36,15 @@ def slim(path: Path, to: Path, epochs: int) -> None:
     config = json.loads((path / "config.json").read_text())
     config["command"] = " ".join(["python main.py", *args_of(config["command"])])
     config["settings"]["precision"] = "fp32"
-    config["choices"]["precision"] = {
-        "asked": "auto",
-        "why": "trained in bf16, kept in half precision, read in float32",
-    }
+    config["asked"]["precision"] = "auto"
+    config["why"]["precision"] = "trained in bf16, kept in half precision, read in float32"
     (to / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     shutil.copy(path / "epochs.csv", to)
     header, *rows = (path / "batches.csv").read_text().splitlines()
     (to / "batches.csv").write_text("\n".join([header, *rows[:: len(rows) // 400 or 1]]) + "\n")  # enough for a curve
     checkpoint = load_checkpoint(path / "checkpoint.pt")
     assert checkpoint.epoch == epochs, f"{path} is not finished"
-    kept: dict[str, Any] = {"tail": {}} | {
-        name: config[name] for name in ("settings", "execution", "options", "choices")
-    }
+    kept: dict[str, Any] = plan_from_json(config, "config.json").to_json()
     kept |= {name: getattr(checkpoint, name, None) or checkpoint.states[name] for name in NEEDED}
     kept["model"] = {name: value.half() for name, value in checkpoint.states["model"].items()}
     save_checkpoint(kept, to / "checkpoint.pt")
@@ -60,10 +58,10 @@ def main() -> None:
     run, cpu = read_run(args.run), torch.device("cpu")
     data = data_of(run)
     (args.to / "features").mkdir(parents=True, exist_ok=True)
-    slim(args.run, args.to, run.record.epochs)
+    slim(args.run, args.to, run.epochs)
     sample = training_sample(len(data.train_labels))
     sampled = {key: value[sample] if key.startswith("train_") else value for key, value in run.arrays.items()}
-    file = args.to / "features" / f"epoch_{run.record.epochs}.npz"
+    file = args.to / "features" / f"epoch_{run.epochs}.npz"
     np.savez_compressed(file, train_sample=sample.astype(np.int32), **sampled)
 
     # The features under the weights as they are kept.
@@ -72,27 +70,30 @@ def main() -> None:
     some = torch.from_numpy(sample)
     train = network.evaluate(data.train_images[some], data.train_labels[some])
     centers = torch.from_numpy(run.arrays["centers"])
-    save_features(args.to, run.record.epochs, centers, network.decision(), sample, train=train, test=test)
+    save_features(args.to, run.epochs, centers, network.decision(), sample, train=train, test=test)
     reader = Reader(read_run(args.to), cpu)  # leaves calibration.json
 
     before = 100 * float((run.arrays["test_predictions"] == run.arrays["test_labels"]).mean())
     config = json.loads((args.to / "config.json").read_text())
     size = sum(one.stat().st_size for one in args.to.rglob("*") if one.is_file())
+    kept = f"{test.accuracy:.2f} % as kept here (half precision, read in float32)"
     (args.to / "README.md").write_text(f"""# {loss_name(run.settings)}
 
-LeNet++ with two features, trained on {len(data.train_labels):,} images of MNIST ({run.settings.hold_out:,} more were held out to set the threshold of the unknown).
+LeNet++ with two features, trained on {len(data.train_labels):,} images of MNIST ({run.settings.hold_out:,} more were
+held out to set the threshold of the unknown).
 
 | | |
 |---|---|
 | trained with | `{config["command"]}` |
 | seed, commit | {run.settings.seed}, {(config["git_commit"] or "unknown")[:10]} |
-| test accuracy | {before:.2f} % as trained ({run.settings.precision}), {test.accuracy:.2f} % as kept here (half precision, read in float32) |
+| test accuracy | {before:.2f} % as trained ({run.settings.precision}), {kept} |
 | unknown | what lies over {reader.threshold:.2f} from its center, as 1 % of the held-out digits do |
 | size | {size / 1e6:.2f} MB |
 | made by | `python benchmarks/ship.py`, `bash benchmarks/published.sh shipped` |
 
-For trying out `predict.py` and `docs/draw.html`, and to look at. It knows handwritten digits as MNIST has them, one to an image; it is not meant for reading forms or checks.
-""")  # fmt: skip
+For trying out `predict.py` and `docs/draw.html`, and to look at. It knows handwritten digits as MNIST has them; it is
+not meant for reading forms or checks.
+""")
     print((args.to / "README.md").read_text())
 
 

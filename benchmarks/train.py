@@ -32,11 +32,10 @@ from torch import nn
 
 from center_loss import CenterLoss
 from datasets import Digits, load
-from main import decided
 from models import LeNetPP, SoftmaxHead
 from training.arguments import parse_arguments
 from training.building import build_training
-from training.hardware import autocast, choose_device, gpu_name
+from training.hardware import autocast, choose_device, gpu_name, plan_for
 from training.parallel import Group
 from training.settings import Plan
 from training.trainer import Trainer
@@ -56,9 +55,8 @@ def wait(device: torch.device) -> None:
 def ours(data: Digits, device: torch.device, flags: list[str]) -> tuple[Trainer, Callable[[int], None], Plan]:
     """Return main.py's trainer, what trains it on the first batches of its first epoch, and its plan."""
     request = parse_arguments(flags)
-    group = Group(device)
-    plan = decided(request, request.options, data.name, group)
-    training, settings = build_training(plan, data, group), plan.settings
+    plan = plan_for(request, data.name, device)
+    training, settings = build_training(plan, data, Group(device)), plan.settings
     if settings.batch_size != BATCH or len(training.data.train_labels) != 60_000:
         sys.exit(f"{' '.join(flags)}: every loop trains with the same batches of {BATCH} images of MNIST")
 
@@ -78,9 +76,13 @@ def ordinary(root: str, device: torch.device, workers: int) -> Callable[[int], N
 
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     loader = torch.utils.data.DataLoader(
-        datasets.MNIST(root, train=True, transform=transform), BATCH, shuffle=True, num_workers=workers,
-        pin_memory=device.type == "cuda", persistent_workers=workers > 0,
-    )  # fmt: skip
+        datasets.MNIST(root, train=True, transform=transform),
+        BATCH,
+        shuffle=True,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
     model, head = LeNetPP().to(device), SoftmaxHead(2, 10).to(device)
     center_loss = CenterLoss(10, 2).to(device)
     optimizer_model = torch.optim.SGD([*model.parameters(), *head.parameters()], 0.001, momentum=0.9, weight_decay=5e-4)
@@ -222,12 +224,12 @@ def main() -> None:
             data, device, ["-d", "mnist", "--batch-size", str(BATCH), *args.more, *flags.split()]
         )
     loops["ordinary"] = ordinary(args.data_root, device, args.workers)
-    name = gpu_name(device) if device.type == "cuda" else f"{processor_name()}, {torch.get_num_threads()} threads"  # fmt: skip
+    name = gpu_name(device) if device.type == "cuda" else f"{processor_name()}, {torch.get_num_threads()} threads"
     print(f"`{shlex.join(['python', 'benchmarks/train.py', *sys.argv[1:]])}`")
     print(f"{name}; Python {platform.python_version()}, torch {torch.__version__}")
-    why = plan.choices
-    chosen = {"precision": plan.settings.precision, "convolutions": plan.execution.convolutions, "compile": plan.execution.compile}  # fmt: skip
-    print("Ours: " + "; ".join(f"{name} {what} ({why[name].why})" for name, what in chosen.items()))
+    why = plan.why
+    chosen = {"precision": plan.settings.precision, "convolutions": plan.convolutions, "compile": plan.compile}
+    print("Ours: " + "; ".join(f"{name} {what} ({why[name]})" for name, what in chosen.items()))
     print(
         f"Batch {BATCH}, {count * BATCH} images a turn, n = {args.rounds} turns, loader with {args.workers} workers\n"
     )
@@ -248,13 +250,13 @@ def main() -> None:
         rates = [count * BATCH / s for s in taken]
         epochs = [60_000 / BATCH / count * s for s in taken]
         ratios = [theirs / own for own, theirs in zip(taken, seconds["ordinary"], strict=True)]
-        print(
-            f"| {name} | {plus_minus(rates, 0)} | {plus_minus(epochs, 1)} | {plus_minus(ratios, 2)} | {first[name]:.1f} s |"
-        )
+        cells = (plus_minus(rates, 0), plus_minus(epochs, 1), plus_minus(ratios, 2), f"{first[name]:.1f} s")
+        print(f"| {name} | {' | '.join(cells)} |")
 
     steps = [1000 * s / count for s in seconds["ours"]]
     shares = [100 * least / step for least, step in zip(alone, steps, strict=True)]
-    print(f"\nOur step: {plus_minus(steps, 1)} ms; its convolutions alone: {plus_minus(alone, 1)} ms, {plus_minus(shares, 1)} % of it")  # fmt: skip
+    print(f"\nOur step: {plus_minus(steps, 1)} ms; its convolutions alone: {plus_minus(alone, 1)} ms, ", end="")
+    print(f"{plus_minus(shares, 1)} % of the step")
     print("The parts of our step in milliseconds, each waited for:")
     for key, milliseconds in parts_of_a_step(trainer, train_ours, min(count, 60), device).items():
         print(f"  {key:30}{milliseconds:8.2f}")

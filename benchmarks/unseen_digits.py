@@ -26,8 +26,8 @@ from torch import Tensor
 
 from analysis import metrics, tables
 from datasets import SIDE
-from rundir.loading import data_of, load_data, load_network
-from rundir.reading import Run, read_run
+from rundir.network import data_of, load_data, load_network
+from rundir.run import Run, read_run
 from training.trainer import Network
 from utils import UserError, plus_minus, run_command
 

@@ -1,0 +1,46 @@
+"""What the benchmarks share: the machine in words, and programs that take its cores meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from utils import processor_name
+
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
+
+
+def machine() -> str:
+    """Return processor, instruction sets, threads and versions."""
+    with contextlib.suppress(OSError):
+        flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
+        sets = ", ".join(name for name in INSTRUCTIONS if name in flags)
+        threads = f"{torch.get_num_threads()} threads"
+        return f"{processor_name()} ({sets}), {threads}; Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{processor_name()}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def command(program: str) -> str:
+    """Return this program's command line, in backticks."""
+    return f"`{shlex.join(['python', f'benchmarks/{program}', *sys.argv[1:]])}`"
+
+
+@contextlib.contextmanager
+def beside(programs: int) -> Iterator[None]:
+    """Run so many programs that use a core each."""
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(programs)]
+    try:
+        yield
+    finally:
+        for one in spinning:
+            one.kill()
+            one.wait()
