@@ -13,6 +13,7 @@ from analysis.image_files import BadImage, from_gray, read_image
 __all__ = ["BadImage", "Seen", "from_gray", "read_image", "see", "to_digit"]
 
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
+READING = 1  # to be raised where an image becomes another digit: what was calibrated before does not hold then
 PAGE = 64  # pixels of the shorter side: from there on a picture may show lines and frames of a page
 GAP = 0.2  # of the tallest digit: from there on what stands below it is another
 FAINT = 25.0  # the least distance between ink and ground, of 441 between black and white
@@ -80,6 +81,9 @@ def _see(pixels: np.ndarray, difference: np.ndarray, lit: bool = False) -> Seen:
         threshold = _otsu(contrast)
         mask = _without_specks(contrast > threshold)
     looks_like = (paper.looks_like(mask) if page else "") or ("a grid" if only_lines else "")
+    if looks_like == "a box" and (inside := paper.sheet(mask, solid=False)) is not None:
+        with contextlib.suppress(BadImage):  # it is empty
+            return see(pixels[inside])  # what touches it
     several = [] if looks_like else _apart(mask)
     digits = [_digit_of(contrast, threshold, one) for one in (mask, *several)]
     return Seen(digits[0], tuple(digits[1:]), looks_like)

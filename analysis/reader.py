@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from analysis.pictures import BadImage, from_gray, to_digit
-from rundir.loading import held_out_of, load_network
-from rundir.reading import Run
+from analysis.pictures import READING, BadImage, from_gray, to_digit
+from rundir.network import held_out_of, load_network
+from rundir.run import Run
 from training.trainer import Evaluation
-from utils import progress_bar, whole
+from utils import UserError, progress_bar, whole
 
 CALIBRATION = 1_000  # digits that set the threshold
 FILE = "calibration.json"
@@ -60,8 +60,10 @@ class Reader:
     def __init__(self, run: Run, device: torch.device, reject: float = 1.0) -> None:
         self.device = device
         self.network = load_network(run, device)
-        self.classes = np.array(run.record.classes)
+        self.classes = np.array(run.classes)
         self.centers = run.arrays["centers"]
+        if not np.isfinite(self.centers).all():
+            raise UserError(f"{run.path}: has centers that are not finite; it cannot read digits")
         self.calibration = self._calibrate(run)
         self.threshold = self.calibration.threshold(reject)
 
@@ -97,7 +99,8 @@ class Reader:
 
     def _calibrate(self, run: Run) -> Calibration:
         """Return the calibration that is kept beside the run, or make it and keep it there."""
-        key = hashlib.sha256((run.path / "checkpoint.pt").read_bytes() + self.centers.tobytes()).hexdigest()
+        made_from = (run.path / "checkpoint.pt").read_bytes() + self.centers.tobytes() + bytes([READING])
+        key = hashlib.sha256(made_from).hexdigest()
         if (there := read_calibration(run.path, key)) is not None:
             return there
         data, held, _ = held_out_of(run)
