@@ -8,6 +8,9 @@ python compare.py --runs log/softmax log/center --animate --report
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
 from analysis.comparison import Comparison, parse_comparison
 
@@ -18,7 +21,6 @@ import itertools
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -29,8 +31,10 @@ from analysis.curve import draw_curve
 from analysis.openset import Scored, ToldApart, load_images, score_runs
 from analysis.unseen import UNSEEN
 from rundir.directory import Guard
-from rundir.loading import data_root
-from rundir.reading import Run, kept_epochs, read_epochs, read_run
+from rundir.features import kept_epochs
+from rundir.log import read_epochs
+from rundir.network import data_root
+from rundir.run import Run, read_run
 from training.hardware import choose_device
 from utils import Interrupted, UserError, complain, progress_bar, run_command, say, whole
 
@@ -78,7 +82,7 @@ def given_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     if comparison.animate and all(len(kept_epochs(run.path)) < 2 for run in runs):
         raise UserError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --plot")
     for run in runs if comparison.regions else []:
-        plots.regions_of(plots.read_epoch(run.path, run.record.epochs))  # or says why not
+        plots.regions_of(plots.read_epoch(run.path, run.epochs))  # or says why not
     for source, root in itertools.product(comparison.unknowns, {data_root(run) for run in runs}):
         load_images(source, root)
     return tables.by_row(runs), {}
@@ -161,7 +165,7 @@ def write_comparison(comparison: Comparison, rows: tables.Rows) -> list[Path]:
     figures += draw_curve(out / "curve.png", lines, runs, ("accuracy", "EER", "EER (cos)"))
     made_on, paired = provenance(runs), tables.paired(lines, PAIRED)
     parts = [
-        f"Test set of {', '.join(sorted({run.record.dataset for run in runs}))}, last epoch; "
+        f"Test set of {', '.join(sorted({run.dataset for run in runs}))}, last epoch; "
         "mean ± standard deviation over n runs, ↑ more is better, ↓ less. Rates in percent.",
         tables.means(lines, metrics.CLASS_METRICS),
         tables.means(lines, metrics.PAIR_METRICS),
@@ -283,9 +287,9 @@ def drawable(text: str) -> str:
 
 def provenance(runs: Iterable[Run]) -> str:
     """Return where the runs were made and how."""
-    machines = sorted({run.record.made_on for run in runs})
+    machines = sorted({run.made_on for run in runs})
     seeds = sorted({run.settings.seed for run in runs})
-    lengths = {(run.settings.recipe, run.record.epochs) for run in runs}
+    lengths = {(run.settings.recipe, run.epochs) for run in runs}
     recipes = [f"{recipe}, {count} epoch{'s' * (count > 1)}" for recipe, count in sorted(lengths)]
     return f"Recipe: {'; '.join(recipes)}. Seeds: {', '.join(map(str, seeds))}. Made on: {'; '.join(machines)}."
 

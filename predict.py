@@ -11,6 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
+
 from training.arguments import Parser, argument, number, parse_gpu
 from utils import HERE
 
@@ -64,13 +66,13 @@ import numpy as np
 
 from analysis.image_files import BadImage, read_pages, sources
 from analysis.pictures import Seen, see
-from rundir.reading import read_run
+from rundir.run import read_run
 from utils import complain, printable, progress_bar, run_command, say
 
 if TYPE_CHECKING:
     from analysis.predictions import Listed
     from analysis.reader import Prediction, Reader
-    from rundir.reading import Run
+    from rundir.run import Run
 
 
 @dataclass(frozen=True)

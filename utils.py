@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 HERE = Path(__file__).resolve().parent
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what it tells each process
+VERSION = "1.0"  # pyproject.toml says it too
 
 
 # ---------------------------------------------------------------- the user's error, and how a command ends
@@ -42,6 +44,13 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM, with a line that says how to go on."""
 
 
+def processes() -> tuple[int, int]:
+    """Return which of torchrun's processes this is and how many there are: 0 and 1 without all that torchrun says."""
+    if not all(name in os.environ for name in TORCHRUN):
+        return 0, 1
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
 def run_command(name: str, work: Callable[[], int]) -> int:
     """Return the exit status of a command; turn what went wrong into one line on stderr.
 
@@ -52,8 +61,9 @@ def run_command(name: str, work: Callable[[], int]) -> int:
     try:
         with sharing_cores():
             return work()
-    except UserError as error:
-        return _end(f"{name}: {'error' if error.status == 2 else 'stopped'}: {error}", error.status)
+    except UserError as error:  # everybody's, where there are several processes
+        line = f"{name}: {'error' if error.status == 2 else 'stopped'}: {error}"
+        return error.status if processes()[0] else _end(line, error.status)
     except BrokenPipeError:  # the reader of a pipe has left
         sys.stderr.close()
         return 1
@@ -68,10 +78,11 @@ def run_command(name: str, work: Callable[[], int]) -> int:
         if type(error).__name__ == "OutOfMemoryError":
             smaller = "a smaller --batch-size or " if name == "main.py" else ""
             return _end(f"{name}: stopped: the GPU's memory is full; try {smaller}--use-cpu", 1)
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        rank, count = processes()
+        if count == 1:
             raise
         reason = str(error).strip().splitlines()[0]
-        return _end(f"{name}: stopped: process {os.environ['RANK']}: {reason}", 1)
+        return _end(f"{name}: stopped: process {rank}: {reason}", 1)
     finally:
         for one, handler in previous.items():
             signal.signal(one, handler)
@@ -147,12 +158,15 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def progress_bar(steps: Iterable[T], total: int, title: str, unit: str = "batch") -> Iterable[T]:
-    """Return the same steps, with a bar on a terminal."""
-    return tqdm(steps, desc=title, total=total, unit=unit, leave=False, disable=not sys.stderr.isatty())
+    """Return the same steps, with a bar on a terminal; of several processes the first shows it."""
+    hidden = not sys.stderr.isatty() or processes()[0] > 0
+    return tqdm(steps, desc=title, total=total, unit=unit, leave=False, disable=hidden)
 
 
 def say(line: str) -> None:
-    """Print a line above a bar that may be there."""
+    """Print a line above a bar that may be there; of several processes the first speaks."""
+    if processes()[0] > 0:
+        return
     tqdm.write(printable(line), file=sys.stdout)
     sys.stdout.flush()
 

@@ -90,7 +90,7 @@ class Comparison:
         """Return a variant with all its flags."""
         name, flags = read_variant(text)
         of_margin_heads, flags = take_margin_flags([*self.more, *flags])
-        return Variant(name, flags, of_margin_heads, RECIPES[parse_arguments(flags).settings.recipe])
+        return Variant(name, flags, of_margin_heads, RECIPES[parse_arguments(flags).plan.settings.recipe])
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def parse_comparison(argv: list[str]) -> Comparison:
         "gpu": given.gpu,
         "use_cpu": args.use_cpu or given.use_cpu,
         "more": [*more, "--plot"] if args.animate or args.report else more,  # keeps the features of every epoch
-        "data_root": Path(given.options.data_root),
+        "data_root": Path(given.plan.data_root),
         "notes": [*([note] if note else []), *given.notes],
     }
     comparison = Comparison(**asked)
@@ -192,14 +192,14 @@ def refuse_unknown(parser: Parser, unknown: list[str]) -> None:
     if "unrecognized arguments" not in complaint.getvalue():
         flags = shlex.join(unknown)
         parser.error(f"{unknown[0]} is a flag of main.py; those go behind a bare --: compare.py … -- {flags}")
-    parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    parser.error(parser.unknown(unknown[0]))
 
 
 def refuse_ours(parser: Parser, given: Request, open_set: bool = False) -> None:
     """End with a message for a flag of main.py that is ours to set."""
     ours = sorted({"seed", "weight_cent", "head"} & given.by_hand)
     ours += [name for name in ("save_dir", "resume", "overwrite", "stop_after") if getattr(given, name)]
-    ours += ["known_classes"] if open_set and given.settings.known_classes else []
+    ours += ["known_classes"] if open_set and given.plan.settings.known_classes else []
     if ours:
         flag = ours[0].replace("_", "-")
         parser.error(f"--{flag} is set by compare.py (--losses, --weights-cent, --seeds, --out)")
@@ -231,7 +231,7 @@ def check_flags_of_main(parser: Parser, args: argparse.Namespace, more: list[str
     requests = [parse_arguments(flags) for flags in variants]
     for given in requests:
         refuse_ours(parser, given, args.open_set)
-        if args.regions and given.settings.feat_dim != 2:
+        if args.regions and given.plan.settings.feat_dim != 2:
             parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
     if args.animate and not args.runs and not any(map(has_a_film, requests)):
         parser.error("--animate: a film needs the features of two epochs: more --max-epoch, or a smaller --plot-freq")
@@ -239,8 +239,8 @@ def check_flags_of_main(parser: Parser, args: argparse.Namespace, more: list[str
 
 def has_a_film(request: Request) -> bool:
     """Return whether a run keeps the features of two epochs or more."""
-    epochs = resolve(request.settings, request.by_hand, request.settings.dataset).max_epoch
-    return epochs is None or epochs > request.options.plot_freq
+    epochs = resolve(request.plan.settings, request.by_hand, request.plan.settings.dataset).max_epoch
+    return epochs is None or epochs > request.plan.plot_freq
 
 
 def check_plan(parser: Parser, comparison: Comparison) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.tables import ASIDE, Row, rows_of
-from rundir.reading import Run
+from rundir.run import Run
 from utils import mean_and_std, whole
 
 if TYPE_CHECKING:

@@ -5,50 +5,61 @@ python -m analysis.draw log/center --epochs 1 2 10
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from analysis.film import animate
-from analysis.plots import draw_epoch
-from rundir.reading import kept_epochs
-from utils import UserError, complain
+from rundir.features import kept_epochs
+from training.arguments import Parser
+from utils import UserError, complain, run_command
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Draw the feature scatters of runs again.")
+def draw_epoch(directory: Path, epoch: int, regions: bool = False) -> None:
+    """Draw the train and the test figure of an epoch that a run keeps."""
+    from analysis import plots  # matplotlib
+
+    plots.draw_epoch(directory, epoch, regions)
+
+
+def film(directory: Path, regions: bool = False) -> None:
+    """Write animation.gif of all epochs that a run keeps."""
+    from analysis.film import animate
+
+    animate([directory], directory / "animation.gif", regions=regions)
+
+
+def main(argv: list[str]) -> int:
+    """Run a command line; return the exit status."""
+    return run_command("analysis.draw", partial(draw, argv))
+
+
+def draw(argv: list[str]) -> int:
+    """Draw what the command line asks for; one figure that fails does not keep the others from being drawn."""
+    parser = Parser(prog="analysis.draw", description="Draw the feature scatters of runs again.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
     parser.add_argument("--epochs", type=int, nargs="+", metavar="N", help="which (default: all that are kept)")
     parser.add_argument("--animate", action="store_true", help="write animation.gif of all of them instead")
-    parser.add_argument(
-        "--regions", action="store_true", help="shade what each class is taken for, up to the border of the unknown"
-    )
-    parser.add_argument("--give-way", action="store_true", help="take only the time that other processes leave")
-    args = parser.parse_args()
-    if args.give_way and hasattr(os, "nice"):
-        os.nice(19)
+    shade = "shade what each class is taken for, up to the border of the unknown"
+    parser.add_argument("--regions", action="store_true", help=shade)
+    args = parser.parse_args(argv)
+    jobs: list[Callable[[], object]] = []
     for run in args.runs:
         kept = kept_epochs(run)
         missing = sorted(set(args.epochs or []) - set(kept))
         if missing or not kept:
-            parser.error(f"{run}: no features of epoch {missing[0] if missing else 1} are kept here")
-    jobs: list[Callable[[], object]] = [
-        partial(draw_epoch, run, epoch, args.regions) for run in args.runs for epoch in args.epochs or kept_epochs(run)
-    ]
-    if args.animate:
-        jobs = [partial(animate, [run], run / "animation.gif", regions=args.regions) for run in args.runs]
-    failed = 0
-    for job in jobs:  # one that fails does not keep the others from being drawn
+            raise UserError(f"{run}: no features of epoch {missing[0] if missing else 1} are kept here")
+        one_by_one = [partial(draw_epoch, run, epoch, args.regions) for epoch in args.epochs or kept]
+        jobs += [partial(film, run, args.regions)] if args.animate else one_by_one
+    status = 0
+    for job in jobs:
         try:
             job()
         except (OSError, UserError) as error:
-            complain(f"draw.py: error: {type(error).__name__}: {error}")
-            failed = 2
-    return failed
+            complain(f"analysis.draw: error: {error}")
+            status = 2
+    return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,8 @@ import numpy as np
 
 from analysis import regions as plane
 from models.heads import HEADS
-from rundir.reading import Record, read_arrays, read_record
+from rundir.features import read_features
+from rundir.run import Run, read_config
 from training.settings import Settings
 from utils import UserError
 
@@ -21,7 +22,7 @@ class Epoch:
 
     run: Path
     number: int
-    record: Record
+    record: Run
     arrays: dict[str, np.ndarray]  # as in features/epoch_N.npz
     points: dict[str, np.ndarray]  # train_features, test_features and centers in two dimensions
     axis: str  # what the axes show
@@ -29,12 +30,12 @@ class Epoch:
 
 def read_epochs(run: Path, epochs: Sequence[int]) -> Iterator[Epoch]:
     """Yield these epochs of a run; principal components are those of the last of them."""
-    record = read_record(run)
+    record = read_config(run)
     dimension = record.plan.settings.feat_dim
-    last = read_arrays(run, epochs[-1], len(record.classes), dimension)
+    last = read_features(run, epochs[-1], len(record.classes), dimension)
     keys = ("train_features", "test_features", "centers")
     for epoch in epochs:
-        arrays = last if epoch == epochs[-1] else read_arrays(run, epoch, len(record.classes), dimension)
+        arrays = last if epoch == epochs[-1] else read_features(run, epoch, len(record.classes), dimension)
         (_, *points), axis = to_two_dimensions(last["train_features"], *(arrays[key] for key in keys))
         if dimension > 2:
             axis = f"{axis} ({dimension}-D features)"
@@ -55,7 +56,7 @@ def to_two_dimensions(train_features: np.ndarray, *others: np.ndarray) -> tuple[
     """Return all arrays in two dimensions, and what the axes show.
 
     Two dimensions stay as they are, one gets a second of 0, more become the first two principal
-    components of the training features.
+    components of those training features that are finite.
     """
     arrays = [array.astype(np.float32) for array in (train_features, *others)]
     dimension = arrays[0].shape[1]
@@ -63,9 +64,13 @@ def to_two_dimensions(train_features: np.ndarray, *others: np.ndarray) -> tuple[
         return arrays, "feature"
     if dimension == 1:
         return [np.hstack([array, np.zeros_like(array)]) for array in arrays], "only feature"
-    mean = arrays[0].mean(axis=0)
-    _, axes = np.linalg.eigh(np.cov((arrays[0] - mean).T))  # by rising variance
-    return [(array - mean) @ axes[:, :-3:-1] for array in arrays], "principal component"
+    finite = arrays[0][np.isfinite(arrays[0]).all(axis=1)]
+    mean, axes = np.zeros(dimension, np.float32), np.eye(dimension, dtype=np.float32)
+    if len(finite) > 1:
+        mean = finite.mean(axis=0)
+        _, axes = np.linalg.eigh(np.cov((finite - mean).T.astype(np.float64)))  # by rising variance
+    with np.errstate(invalid="ignore"):  # a row that is not finite stays so
+        return [((array - mean) @ axes[:, :-3:-1]).astype(np.float32) for array in arrays], "principal component"
 
 
 def loss_name(settings: Settings) -> str:
@@ -89,18 +94,11 @@ def regions_of(epoch: Epoch) -> list[plane.Region]:
     """Return the region of each class of an epoch with two features.
 
     Raises:
-        UserError: for another dimension, or an epoch of a run of before that has kept no head with it.
+        UserError: for another dimension.
     """
     settings = epoch.record.plan.settings
     if settings.feat_dim != 2:
         raise UserError(f"{epoch.run}: --regions needs a run with two features; it has {settings.feat_dim}")
     arrays = epoch.arrays
-    if "head" not in arrays:
-        if epoch.number != epoch.record.epochs:
-            lacking = f"epoch {epoch.number} was kept without the head that --regions needs"
-            raise UserError(f"{epoch.run}: {lacking}; train it again")
-        from rundir.loading import decision_of
-
-        arrays = arrays | {"head": decision_of(epoch.run)}
     points = np.concatenate([epoch.points["test_features"], arrays["centers"]])
     return plane.regions(arrays, reach=10 * float(np.abs(points[np.isfinite(points)]).max(initial=0.0)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.reader import Reader
-from rundir.reading import Run
+from rundir.run import Run
 from training.building import build_network
 from training.trainer import Network
 from utils import UserError, whole
@@ -53,7 +53,7 @@ def export(path: Path, run: Run, reader: Reader) -> None:
     except ImportError as error:
         how = f"pip install onnx onnxscript ({error})"
         raise UserError(f"--export needs the packages onnx and onnxscript: {how}") from None
-    network = build_network(run.settings, len(run.record.classes), contextlib.nullcontext)  # with torch's own layers
+    network = build_network(run.settings, len(run.classes), contextlib.nullcontext)  # with torch's own layers
     network.model.load_state_dict(reader.network.model.state_dict())
     network.head.load_state_dict(reader.network.head.state_dict())
     exported = Exported(network, torch.from_numpy(reader.centers)).eval()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from analysis.epochs import Epoch, limits, read_epochs
 from analysis.plots import SMALL, canvas, draw_part
-from rundir.reading import kept_epochs, training_sample
+from rundir.features import kept_epochs, training_sample
 from utils import UserError, complain, whole
 
 if TYPE_CHECKING:

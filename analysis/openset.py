@@ -17,8 +17,8 @@ from analysis import metrics
 from analysis.comparison import name_of
 from analysis.unseen import unseen_classes
 from datasets import DataError
-from rundir.loading import data_of, data_root, load_data, load_network
-from rundir.reading import Run
+from rundir.network import data_of, data_root, load_data, load_network
+from rundir.run import Run
 from training.trainer import Network
 from utils import UserError, complain
 
@@ -107,8 +107,10 @@ def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) ->
             features, logits = evaluated(run, network, images, device)
             scores = metrics.known_scores(features, logits, run.arrays["centers"], means)
             scored += [Scored(run, name, score, known[score], correct, values) for score, values in scores.items()]
+            if labels is None or len(labels.unique()) < 2:  # a single class is told from none
+                continue
             try:
-                unseen += [] if labels is None else [(run, name, unseen_classes(features, labels.numpy()))]
+                unseen.append((run, name, unseen_classes(features, labels.numpy())))
             except ValueError as error:
                 complain(f"compare.py: {run.path}: {name} are not told from each other: {error}")
     return scored, unseen

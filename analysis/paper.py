@@ -144,16 +144,16 @@ def looks_like(mask: np.ndarray) -> str:
 # ---------------------------------------------------------------- a sheet on a table
 
 
-def sheet(mask: np.ndarray) -> Box | None:
+def sheet(mask: np.ndarray, solid: bool = True) -> Box | None:
     """Return a rectangle well inside what stands out from the ground, where that is a sheet of paper with
-    something on it: large, four-cornered, solid, and not even."""
+    something on it: large, four-cornered, solid, and not even. A box need not be solid, nor large."""
     parts, _ = ndimage.label(mask)
     areas = np.bincount(parts.ravel())[1:]
     whole = ndimage.binary_fill_holes(parts == 1 + int(areas.argmax()))
-    least = SHEET_SIDE * np.array(mask.shape)
+    least = (SHEET_SIDE if solid else LEAST) * np.array(mask.shape)
     if whole.sum() < least.prod() or whole.sum() < 0.85 * smallest_box(whole):
         return None
-    if whole.sum() - areas.max() < 4 or areas.max() < 0.5 * whole.sum():  # nothing is drawn on it, or a frame
+    if whole.sum() - areas.max() < 4 or (solid and areas.max() < 0.5 * whole.sum()):  # empty, or a frame
         return None
     rows, columns = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1

@@ -14,7 +14,7 @@ import numpy as np
 from analysis import regions as plane
 from analysis.epochs import Epoch, axis_labels, limits, loss_name, read_epoch, regions_of
 from analysis.palette import COLORS, colors_of
-from rundir.reading import kept_epochs
+from rundir.features import kept_epochs
 from utils import whole
 
 if TYPE_CHECKING:

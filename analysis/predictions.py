@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis import plots
 from analysis.epochs import to_two_dimensions
-from rundir.reading import Run
+from rundir.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,10 +28,10 @@ def draw(run: Run, listed: Sequence[Listed], threshold: float, path: Path) -> No
         threshold: beyond that distance from its center an image is unknown; drawn as a circle around each
             center, where there are two features.
     """
-    read = plots.read_epoch(run.path, run.record.epochs)
+    read = plots.read_epoch(run.path, run.epochs)
     features = np.array([prediction.feature for _, _, prediction, _ in listed])
     (_, points), _ = to_two_dimensions(run.arrays["train_features"], features)
-    side_by_side = plots.columns(len(run.record.classes), 25)
+    side_by_side = plots.columns(len(run.classes), 25)
     with plots.canvas(11 + 0.6 * side_by_side, 6.4) as figure:
         ax, beside = figure.subplots(1, 2, width_ratios=[7, 4.6])
         plots.draw_part(ax, read, "test")

@@ -20,8 +20,9 @@ from analysis.epochs import loss_name
 from analysis.openset import Scored
 from analysis.report_curves import curves, histograms
 from analysis.report_figures import LABELS, PARTS, SHEET, panels, sample, shown_epochs
-from rundir.reading import Run
-from utils import whole
+from rundir.run import Run
+from training.settings import COMPUTED
+from utils import printable, whole
 
 HERE = Path(__file__).resolve().parent
 WRONG, AMBIGUOUS = 100, 40  # digits that are listed
@@ -51,7 +52,7 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
         runs=[facts_of(number, run, names[number]) for number, run in enumerate(runs)],
         panels=scatters,
         parts=PARTS,
-        digits=sorted({digit for run in runs for digit in run.record.classes}),
+        digits=sorted({digit for run in runs for digit in run.classes}),
         epochs=facts["epochs"],
         better=metrics.BETTER,
         meaning=metrics.MEANING,
@@ -113,7 +114,7 @@ def name_runs(runs: list[Run]) -> list[str]:
 
 def facts_of(number: int, run: Run, name: str) -> dict[str, Any]:
     """Return what the page says of a run, for its last epoch."""
-    arrays, classes = run.arrays, list(run.record.classes)
+    arrays, classes = run.arrays, list(run.classes)
     digits = np.array(classes)
     labels, predictions = (arrays[f"test_{key}"].astype(int) for key in ("labels", "predictions"))
     shown = np.sort(sample(len(labels), "test"))
@@ -137,9 +138,9 @@ def facts_of(number: int, run: Run, name: str) -> dict[str, Any]:
         "number": number,
         "name": name,
         "path": str(run.path),
-        "command": run.record.command,
-        "epochs": run.record.epochs,
-        "dataset": {"name": run.record.dataset, "train": run.record.train, "test": run.record.test},
+        "command": printable(run.command),
+        "epochs": run.epochs,
+        "dataset": {"name": run.dataset, "train": run.train, "test": run.test},
         "settings": settings_of(run),
         "numbers": run.numbers,
         "wrong_count": len(wrong),
@@ -154,8 +155,7 @@ def facts_of(number: int, run: Run, name: str) -> dict[str, Any]:
 
 def settings_of(run: Run) -> dict[str, object]:
     """Return every setting of a run, and how it was computed, by name."""
-    plan = run.record.plan
-    return dataclasses.asdict(plan.settings) | dataclasses.asdict(plan.execution)
+    return dataclasses.asdict(run.settings) | {name: getattr(run.plan, name) for name in COMPUTED}
 
 
 def _differing(runs: list[Run]) -> dict[str, list[str]]:

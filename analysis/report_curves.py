@@ -12,7 +12,8 @@ from analysis import plots
 from analysis.openset import Scored
 from analysis.palette import COLORS
 from analysis.report_figures import empty_figure
-from rundir.reading import Run, read_epochs
+from rundir.log import read_epochs
+from rundir.run import Run
 from utils import UserError
 
 DASHES = ("solid", "dashed", "dotted", "dashdot")  # runs differ not by color alone

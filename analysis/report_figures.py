@@ -26,8 +26,9 @@ from PIL import Image
 
 from analysis import epochs, plots
 from analysis.palette import colors_of
-from rundir.loading import data_of
-from rundir.reading import Run, kept_epochs, training_sample
+from rundir.features import kept_epochs, training_sample
+from rundir.network import data_of
+from rundir.run import Run
 
 SHOWN = {"train": 5_000, "test": 10_000}  # samples of a set, at most: what a browser moves at once
 EPOCHS = 20
@@ -123,7 +124,7 @@ def _columns(
         features, own = arrays[f"{part}_features"][rows], arrays["centers"][arrays[f"{part}_predictions"][rows]]
         columns[f"x{n}"], columns[f"y{n}"] = epoch.points[f"{part}_features"][rows].astype(np.float32).T
         columns[f"d{n}"] = np.linalg.norm(features.astype(np.float32) - own, axis=1).astype(np.float32)
-        missing = 1 - arrays[f"{part}_scores"][rows].astype(float)  # of the top probability, in decades
+        missing = np.nan_to_num(1 - arrays[f"{part}_scores"][rows].astype(float), nan=1)  # in decades
         columns[f"c{n}"] = np.round(-1000 * np.log10(missing.clip(1e-6, 1))).astype(np.uint16)
         columns[f"p{n}"] = np.array(classes, np.uint8)[arrays[f"{part}_predictions"][rows]]
     return columns

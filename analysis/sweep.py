@@ -19,9 +19,9 @@ from tqdm import tqdm
 import datasets
 from analysis.wanted import Wanted
 from rundir.directory import is_being_trained
-from rundir.reading import epochs_of, is_finished, keeps_every_epoch, progress_of, read_record
+from rundir.run import epochs_of, is_finished, keeps_every_epoch, progress_of, read_config
 from training.arguments import Request, parse_arguments
-from training.settings import Execution, Plan, Settings, resolve
+from training.settings import Plan, Settings, resolve
 from utils import HERE, UserError, hours, say, usable_cores
 
 MAIN = HERE / "main.py"
@@ -36,38 +36,38 @@ def request_of(flags: tuple[str, ...]) -> Request:
     return parse_arguments(list(flags))
 
 
-def asked_for(flags: Sequence[str], dataset: str = "auto") -> tuple[Settings, Execution]:
-    """Return the settings that flags of main.py lead to, on that data set where they leave it open."""
+def asked_for(flags: Sequence[str], dataset: str = "auto") -> tuple[Settings, tuple[object, ...]]:
+    """Return the settings that flags of main.py lead to, on that data set where they leave it open, and how the run
+    is to be computed."""
     request = request_of(tuple(flags))
-    dataset = dataset if request.settings.dataset == "auto" else request.settings.dataset
-    return resolve(request.settings, request.by_hand, dataset), request.execution
+    plan, settings = request.plan, request.plan.settings
+    dataset = dataset if settings.dataset == "auto" else settings.dataset
+    computed = (plan.compile, plan.convolutions, plan.deterministic)
+    return resolve(settings, request.by_hand, dataset), computed
 
 
 def is_that_run(path: Path, flags: Sequence[str]) -> bool:
     """Return whether a directory holds a run made with the same settings as these flags ask for."""
     try:
-        plan = read_record(path).plan
+        plan = read_config(path).plan
     except UserError:
         return False
     request, dataset = request_of(tuple(flags)), plan.settings.dataset
-    if request.settings.dataset == "auto":  # what a run falls back to counts only while there is no MNIST
-        dataset = "mnist" if datasets.is_there("mnist", Path(request.options.data_root)) else dataset
-        if dataset != "mnist" and plan.asked("dataset") != "auto":
+    if request.plan.settings.dataset == "auto":  # what a run falls back to counts only while there is no MNIST
+        dataset = "mnist" if datasets.is_there("mnist", Path(request.plan.data_root)) else dataset
+        if dataset != "mnist" and plan.asked_for("dataset") != "auto":
             return False
-    settings, execution = asked_for(flags, dataset)
-    if settings.precision == plan.asked("precision"):
+    settings, computed = asked_for(flags, dataset)
+    if settings.precision == plan.asked_for("precision"):
         settings = replace(settings, precision=plan.settings.precision)
-    return settings == plan.settings and is_computed_so(plan, execution)
+    return settings == plan.settings and is_computed_so(plan, *computed)
 
 
-def is_computed_so(plan: Plan, asked: Execution) -> bool:
+def is_computed_so(plan: Plan, compile: object, convolutions: object, deterministic: object) -> bool:
     """Return whether a run was computed as asked for; what it left open may have been decided in any way."""
-    there = plan.execution
-    left_open = (asked.compile, there.compile) == ("auto", "off")
-    same_compile = left_open or asked.compile in (there.compile, plan.asked("compile"))
-    same_convolutions = asked.convolutions in ("auto", there.convolutions)
-    same_graph = asked.cuda_graph in ("auto", there.cuda_graph, plan.asked("cuda_graph"))
-    return same_compile and same_convolutions and same_graph and asked.deterministic == there.deterministic
+    left_open = (compile, plan.compile) == ("auto", "off")
+    same_compile = left_open or compile in (plan.compile, plan.asked_for("compile"))
+    return same_compile and convolutions in ("auto", plan.convolutions) and deterministic == plan.deterministic
 
 
 def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], every_epoch: bool = False) -> list[Wanted]:

@@ -17,7 +17,7 @@ from scipy import stats
 
 from analysis.metrics import Metric, accuracy, has_collapsed
 from analysis.plots import loss_name
-from rundir.reading import Run
+from rundir.run import Run
 from training.settings import Settings
 from utils import mean_and_std, plus_minus, printable, whole
 
@@ -59,8 +59,8 @@ def marks(groups: Iterable[Sequence[Run]]) -> list[str]:
     """Return what the name of each row ends in: data set and length, where they are not the same for all rows."""
     groups = list(groups)
     told: tuple[Callable[[Run], str], ...] = (
-        lambda run: run.record.dataset,
-        lambda run: f"{run.record.epochs} epoch{'s' * (run.record.epochs > 1)}",
+        lambda run: run.dataset,
+        lambda run: f"{run.epochs} epoch{'s' * (run.epochs > 1)}",
     )
     columns = [[" and ".join(dict.fromkeys(map(say, group))) for group in groups] for say in told]
     differing = [column for column in columns if len(set(column)) > 1]
@@ -78,7 +78,7 @@ def accuracy_of(run: Run) -> float:
 def line_of(run: Run) -> dict[str, object]:
     """Return what a line says of a run beside its numbers."""
     known = " ".join(map(str, run.settings.known_classes or ()))
-    collapsed = int(has_collapsed(accuracy_of(run), len(run.record.classes)))
+    collapsed = int(has_collapsed(accuracy_of(run), len(run.classes)))
     return {"seed": run.settings.seed, "known": known, "run": str(run.path), "collapsed": collapsed}
 
 

@@ -1,35 +1,35 @@
-"""The directory of a run: made, guarded, emptied, described in config.json."""
+"""The directory of a run: made, guarded, emptied."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
-import json
-import platform
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-import torch
 from filelock import BaseFileLock, FileLock, Timeout
 
-from datasets import Digits
-from training.hardware import gpu_name
-from training.settings import Options, Plan
-from utils import HERE, UserError, command_line, processor_name, usable_cores, whole
+from utils import UserError
 
 LOCK = ".lock"
 FOLDERS = ("features", "train", "test")
 # What a run writes; nothing else in its directory is ever touched.
 RUN_FILES = (
-    "config.json", "log_*.txt", "batches.csv", "epochs.csv", "checkpoint.pt", "best.pt", "events.out.*", "calibration.json",
-    "features/epoch_*.npz", "train/epoch_*.png", "test/epoch_*.png", "animation.gif", "animation.mp4",
-)  # fmt: skip
+    "config.json",
+    "log_*.txt",
+    "batches.csv",
+    "epochs.csv",
+    "checkpoint.pt",
+    "best.pt",
+    "events.out.*",
+    "calibration.json",
+    "features/epoch_*.npz",
+    "train/epoch_*.png",
+    "test/epoch_*.png",
+    "animation.gif",
+    "animation.mp4",
+)
 PARTIAL = (".partial-*", *(f"{folder}/.partial-*" for folder in FOLDERS))  # what it was writing when it was killed
 
 
@@ -73,7 +73,7 @@ def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Gua
     check_save_dir(save_dir, overwrite)
     try:
         if save_dir is None:
-            return Guard(_free_directory(HERE / "log", name))
+            return Guard(_free_directory(Path("log"), name))
         save_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=save_dir):
             pass  # it can be written
@@ -98,12 +98,14 @@ def remove(directory: Path, patterns: Iterable[str]) -> None:
 
 
 def _free_directory(parent: Path, name: str) -> Path:
+    if not parent.is_dir() and parent.is_symlink():
+        raise UserError(f"{parent}: is a link that leads nowhere; remove it, or name a folder with --save-dir")
     parent.mkdir(exist_ok=True)
     for number in itertools.count(1):
         directory = parent / (name if number == 1 else f"{name}-{number}")
         with contextlib.suppress(FileExistsError):
             directory.mkdir()
-            return directory.relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else directory
+            return directory
     raise AssertionError("itertools.count ends never")
 
 
@@ -139,58 +141,3 @@ def is_being_trained(directory: Path) -> bool:
     except UserError:
         return True
     return False
-
-
-def write_config(directory: Path, plan: Plan, data: Digits, epochs: int, device: torch.device, processes: int) -> None:
-    """Write config.json: command, plan, data, versions, machine.
-
-    Raises:
-        UserError: if there is one, as there may be where a `Guard` could not lock and keeps nobody out.
-    """
-    config = {
-        "command": command_line(*sys.argv),
-        **plan.to_json(),
-        "dataset": {
-            "name": data.name,
-            "classes": list(data.classes),
-            "train": len(data.train_labels),
-            "test": len(data.test_labels),
-            "md5": data.checksums,
-        },
-        "epochs": epochs,
-        "device": str(device),
-        "processes": processes,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "machine": {
-            "processor": processor_name(),
-            "threads": torch.get_num_threads(),
-            "cores": usable_cores(),
-            "gpu": gpu_name(device) if device.type == "cuda" else None,
-        },
-        "git_commit": _git_commit(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    try:  # "x": two new runs never share a directory
-        with open(directory / "config.json", "x", encoding="utf-8") as file:
-            file.write(json.dumps(config, indent=2) + "\n")
-    except FileExistsError:
-        raise UserError(f"{directory}: another run has just been started here; name another folder") from None
-
-
-def keep_options(directory: Path, options: Options) -> None:
-    """Write the options with which a run goes on into its config.json, where they are others."""
-    path = directory / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("options") != (now := dataclasses.asdict(options)):
-        with whole(path) as unfinished:
-            unfinished.write_text(json.dumps(config | {"options": now}, indent=2) + "\n", encoding="utf-8")
-
-
-def _git_commit() -> str | None:
-    """Return the commit of this code, with ``-dirty`` if it has been changed since."""
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        git = ["git", "-C", str(HERE)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-        return commit + ("-dirty" if changed.stdout.strip() else "")
-    return None

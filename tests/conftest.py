@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic kernels on a GPU, read once
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests share the cores already; before torch is imported
-# A command in a shell's background has Ctrl-C ignored, and so has every process that it starts.
+# A command in a shell's background has Ctrl-C ignored, one under nohup SIGHUP, and so have the processes they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 

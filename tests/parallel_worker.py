@@ -19,7 +19,7 @@ from training import building
 from training import trainer as loop
 from training.batches import Batches, normalize
 from training.parallel import Group
-from training.settings import Execution, Settings, resolve
+from training.settings import Plan, Settings, resolve
 
 
 def train(group: Group, path: Path, recipe: str) -> None:
@@ -28,7 +28,7 @@ def train(group: Group, path: Path, recipe: str) -> None:
     data = datasets.load("mnist5k", Path("nowhere"))
     some = torch.arange(0, 4_000, 4_000 // 136)[:136]
     batches = Batches(data.train_images[some], data.train_labels[some], 7, seed=1, shift=settings.shift)
-    trainer = building.build_trainer(settings, Execution(compile="off"), batches, 10, group)
+    trainer = building.build_trainer(Plan(settings=settings, compile="off"), batches, 10, group)
     for module in (trainer.model, trainer.head, trainer.center_loss):
         module.double()
     trainer.forward = group.over_all(trainer.model)
@@ -42,10 +42,9 @@ def train(group: Group, path: Path, recipe: str) -> None:
 
 def train_both_recipes(folder: Path) -> None:
     """Train as one of the processes that there are."""
-    group = Group(torch.device("cpu"))
-    for recipe in ("default", "reference"):
-        train(group, folder / recipe, recipe)
-    group.leave()
+    with Group(torch.device("cpu")) as group:
+        for recipe in ("default", "reference"):
+            train(group, folder / recipe, recipe)
 
 
 if __name__ == "__main__":

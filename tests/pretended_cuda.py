@@ -27,8 +27,15 @@ from torch.utils._pytree import tree_flatten
 
 ROOT = Path(__file__).resolve().parent.parent
 READERS = {  # operators that cannot go on before the host has read what the device holds
-    "_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "bincount", "_coalesce",
-}  # fmt: skip
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "_unique2",
+    "unique_dim",
+    "bincount",
+    "_coalesce",
+}
 
 
 @dataclass(frozen=True)

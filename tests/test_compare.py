@@ -22,8 +22,8 @@ from analysis.comparison import parse_comparison
 from analysis.openset import Scored
 from analysis.unseen import UNSEEN, unseen_classes
 from analysis.wanted import Wanted
-from rundir.loading import load_data, load_network
-from rundir.reading import epochs_of, is_finished, read_run
+from rundir.network import load_data, load_network
+from rundir.run import epochs_of, is_finished, read_run
 from utils import UserError
 
 # Two digits, one epoch: seconds.
@@ -224,7 +224,7 @@ def test_auto_takes_the_small_digits_only_while_there_is_no_mnist(
     path = tmp_path / "run"
     shutil.copytree(compared[0] / "runs" / "center-1", path)
     config = json.loads((path / "config.json").read_text())
-    config["choices"]["dataset"]["asked"] = "auto"
+    config["asked"]["dataset"] = "auto"
     (path / "config.json").write_text(json.dumps(config))
     flags = ["--weight-cent", "0.1", *QUICK[3:], "--data-root", str(tmp_path)]
     assert sweep.is_that_run(path, flags)
@@ -298,8 +298,7 @@ def test_open_set_keeps_the_rows_that_variants_name(compared: tuple[Path, str], 
 def test_a_curve_where_one_number_varies(compared: tuple[Path, str], tmp_path: Path) -> None:
     runs = [read_run(compared[0] / "runs" / f"center-{seed}") for seed in (1, 2) for _ in range(3)]
     for run, rate in zip(runs, [0.1, 0.5, 1.0] * 2, strict=True):
-        plan = run.record.plan
-        run.record = replace(run.record, plan=replace(plan, settings=replace(plan.settings, lr_cent=rate)))
+        run.plan = replace(run.plan, settings=replace(run.settings, lr_cent=rate))
         run.numbers = compare.numbers_of(run)
         run.path = Path(shutil.copytree(run.path, tmp_path / f"{rate}-{run.settings.seed}"))
     rows = tables.by_row(runs)

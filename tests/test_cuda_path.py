@@ -28,20 +28,27 @@ import main
 from analysis.reader import Reader
 from center_loss import CenterLoss
 from datasets import Digits
-from rundir import writing
-from rundir.reading import read_epochs
+from rundir import checkpoint
+from rundir.log import RunLog, read_epochs
 from training.arguments import parse_arguments
-from training.building import Training
-from training.hardware import choose_device, decide
+from training.building import Training, build_training
+from training.hardware import choose_device, plan_for
 from training.parallel import Group
 from training.settings import Plan, resolve
 from utils import HERE
 
 RUNS = (
-    "", "--weight-cent 0 --known-classes 2 4 5 7 8 9 0 1", "--recipe reference", "--recipe paper",
-    "--head arcface --precision tf32", "--center-update gradient --precision fp32", "--head cosface --weight-cent 0.1",
-    "--feat-dim 3 --deterministic", "--recipe accurate", "--hold-out 10 --set rotation=10 scaling=0.1 shearing=0.1 bending=1",
-)  # fmt: skip
+    "",
+    "--weight-cent 0 --known-classes 2 4 5 7 8 9 0 1",
+    "--recipe reference",
+    "--recipe paper",
+    "--head arcface --precision tf32",
+    "--center-update gradient --precision fp32",
+    "--head cosface --weight-cent 0.1",
+    "--feat-dim 3 --deterministic",
+    "--recipe accurate",
+    "--hold-out 10 --set rotation=10 scaling=0.1 shearing=0.1 bending=1",
+)
 
 
 def digits(train: int, test: int) -> Digits:
@@ -53,21 +60,17 @@ def digits(train: int, test: int) -> Digits:
     return Digits("mnist", tuple(range(10)), *some(train), *some(test), {})
 
 
-def prepared(flags: str, folder: Path, stack: Any) -> tuple[main.Session, Training, Watch]:
-    """Return a session and what it trains on the pretended GPU, entered in `stack`."""
-    words = ["-d", "mnist", "--max-epoch", "2", "--print-freq", "2", *flags.split()]
-    request = parse_arguments(words)
-    settings = resolve(request.settings, request.by_hand, "mnist")
+def prepared(flags: str, stack: Any) -> tuple[Plan, Training, Watch]:
+    """Return a plan and what it trains on the pretended GPU, entered in `stack`."""
+    request = parse_arguments(["-d", "mnist", "--max-epoch", "2", "--print-freq", "2", *flags.split()])
+    settings = resolve(request.plan.settings, request.by_hand, "mnist")
     data, _, _ = digits(500, 2_100).for_training(settings.known_classes, settings.hold_out)  # on real tensors
     watch = stack.enter_context(pretended_cuda())
     device, line = choose_device(0, use_cpu=False)
     assert line == f"Currently using GPU: 0 (a pretended GPU, 80 GiB, CUDA {torch.version.cuda})"
-    settings, execution, choices = decide(settings, request.execution, device)
-    plan = Plan(settings=settings, execution=execution, options=request.options, choices=choices)
-    apart = replace(settings, known_classes=None, hold_out=0)
-    session = main.Session(replace(plan, settings=apart), None, None, folder)
-    training = session.build(Group(device), data)
-    return session, training, watch
+    plan = plan_for(request, "mnist", device)
+    plan = replace(plan, settings=replace(plan.settings, known_classes=None, hold_out=0))
+    return plan, build_training(plan, data, Group(device)), watch
 
 
 @pytest.fixture
@@ -89,7 +92,7 @@ def save(state: dict[str, Any], *paths: Path) -> None:
 
 @pytest.mark.parametrize("flags", RUNS)
 def test_a_run(flags: str, tmp_path: Path, stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    session, training, watch = prepared(flags, tmp_path, stack)
+    plan, training, watch = prepared(flags, stack)
     for module in (training.trainer.model, training.trainer.head, training.trainer.center_loss):
         assert {parameter.device.type for parameter in module.parameters()} == {"cuda"}
 
@@ -104,54 +107,18 @@ def test_a_run(flags: str, tmp_path: Path, stack: Any, monkeypatch: pytest.Monke
     assert watch.events == []
 
     # A whole run: the host reads every --print-freq batches, at an evaluation, and to save.
-    monkeypatch.setattr(main, "save_checkpoint", save)
-    monkeypatch.setattr(main, "random_states", dict)
-    log = writing.RunLog(tmp_path, "mnist")
-    main.train_epochs(session, training, log)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", save)
+    monkeypatch.setattr(checkpoint, "random_states", dict)
+    log = RunLog(tmp_path, "mnist")
+    main.train_epochs(plan, training, tmp_path, log, None)
     log.close()
-    assert [row.epoch for row in read_epochs(tmp_path)][-1] == session.last
+    assert [row.epoch for row in read_epochs(tmp_path)][-1] == training.epochs
     assert not {"CPU operand", "mask", "random"} & set(watch.kinds())
-
-
-def changing_numbers(steps: Iterator[object], watch: Watch) -> set[tuple[str, str]]:
-    """Return operator and file of what gets other numbers from the host in one step than in the next."""
-    traces = []
-    for _ in range(3):  # the first makes the momentum buffers
-        watch.trace.clear()
-        next(steps)
-        traces.append(list(watch.trace))
-    assert [step[:2] for step in traces[1]] == [step[:2] for step in traces[2]]
-    return {
-        (name, where.split(":")[0]) for (name, where, one), (_, _, two) in zip(*traces[1:], strict=True) if one != two
-    }
-
-
-def test_the_ordinary_step_needs_numbers_from_the_host(tmp_path: Path, stack: Any) -> None:
-    """Learning rates, and where a batch begins: why a graph cannot hold it."""
-    _, training, watch = prepared("", tmp_path, stack)
-    changing = changing_numbers(training.steps(1)[0], watch)
-    assert {where for _, where in changing} == {"training/batches.py", "training/trainer.py"}
-    assert {name for name, _ in changing} <= {"slice", "index", "add", "unsqueeze", "_foreach_add_"}
-
-
-@pytest.mark.parametrize("flags", [RUNS[0], *RUNS[2:6], *RUNS[-2:]])
-def test_what_a_graph_holds_needs_no_number_from_the_host(flags: str, tmp_path: Path, stack: Any) -> None:
-    _, training, watch = prepared(f"{flags} --cuda-graph on", tmp_path, stack)
-    assert training.graphed is not None
-    training.graphed.steps_before_graph = None  # there is nothing that could record
-    watch.events.clear()
-    found = changing_numbers(training.steps(1)[0], watch)
-    drawn = {"copy to the device": 2 + len(training.batches.draw(1))}
-    assert watch.kinds() == drawn, "an epoch's rates, order, shifts and warps, and nothing is read"
-    assert found == {("select", "training/graphed.py")}, "where the host finds a step's losses, outside the graph"
-    for _ in training.steps(1)[0]:  # the last, smaller batch too
-        pass
-    assert watch.kinds() == {kind: 2 * count for kind, count in drawn.items()}
 
 
 def test_predict_and_scoring(tmp_path: Path, stack: Any) -> None:
     """What predict.py and compare.py ask of a GPU: a few reads for all the images, nothing on the wrong device."""
-    _, training, watch = prepared("", tmp_path, stack)
+    _, training, watch = prepared("", stack)
     reader = Reader.__new__(Reader)
     reader.device, reader.network = training.data.test_labels.device, training.trainer
     reader.classes, reader.centers, reader.threshold = np.arange(10), np.zeros((10, 2), np.float32), 1.0
@@ -221,7 +188,7 @@ def bug_noise(trainer: Any) -> None:
     "bug", [bug_index, bug_mask, bug_item, bug_numpy, bug_device, bug_noise, bug_loss, bug_function]
 )
 def test_it_finds_bugs_that_are_put_in(bug: Callable[[Any], None], tmp_path: Path, stack: Any) -> None:
-    _, training, watch = prepared("", tmp_path, stack)
+    _, training, watch = prepared("", stack)
     watch.events.clear()
     bug(training.trainer)
     try:
@@ -247,7 +214,7 @@ def test_sparse_centers(stack: Any) -> None:
 
 def test_evaluation_reads_twice(tmp_path: Path, stack: Any) -> None:
     """Loss and accuracy; the features stay where they are until they are saved."""
-    _, training, watch = prepared("", tmp_path, stack)
+    _, training, watch = prepared("", stack)
     watch.events.clear()
     found = training.trainer.evaluate(training.data.test_images, training.data.test_labels)
     assert watch.kinds() == {"read": 2}
@@ -272,7 +239,7 @@ def test_a_gpu_that_torch_has_no_kernels_for_is_left_alone(monkeypatch: pytest.M
 def test_a_driver_that_does_not_start_is_not_asked_for_random_states() -> None:
     """Where NVML counts a card but CUDA does not start, a run on the CPU must not care."""
     with mock.patch.object(torch.cuda, "get_rng_state_all", side_effect=RuntimeError("the driver is too old")):
-        states = writing.random_states()
+        states = checkpoint.random_states()
     assert states["cuda"] == []
     assert isinstance(states["cpu"], Tensor)
     assert np.isfinite(states["cpu"].numpy().sum())
@@ -281,10 +248,9 @@ def test_a_driver_that_does_not_start_is_not_asked_for_random_states() -> None:
 @pytest.mark.slow
 def test_the_benchmark_for_a_gpu_is_rehearsed() -> None:
     """Its steps, but for the tests that a GPU runs and the ordinary loop, on the CPU."""
-    only = ["--only", "same_as_cpu", "same_as_kernels", "accuracy", "with_figures"]
+    only = ["--only", "same_as_cpu", "accuracy", "with_figures"]
     command = [sys.executable, str(HERE / "benchmarks/gpu.py"), "--rehearse", *only]
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert page.count("\n## ") == 4
-    assert page.count("| True | True | False | ") == 2, "on the CPU nothing is recorded"
+    assert page.count("\n## ") == 3
     assert re.search(r"Mean accuracy of at least 98\.51 %: \d+\.\d\d ± \d+\.\d\d s of training", page), page
     assert page.count(" | 4 |") == 1, "figures of the run with --plot"

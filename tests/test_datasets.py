@@ -73,10 +73,13 @@ def test_gzipped_mnist(tmp_path: Path) -> None:
         (lambda raw: flip_bit(raw / "train-images-idx3-ubyte"), "train-images-idx3-ubyte: damaged: its MD5"),
         (lambda raw: truncate(raw / "t10k-images-idx3-ubyte"), "t10k-images-idx3-ubyte: truncated"),
         (lambda raw: (raw / "train-labels-idx1-ubyte").write_bytes(b""), "train-labels-idx1-ubyte: wrong magic number"),
-        (lambda raw: shutil.copy(raw / "t10k-labels-idx1-ubyte", raw / "train-labels-idx1-ubyte"), r"train-labels-idx1-ubyte: holds \(10000,\), not \(60000,\)"),
+        (
+            lambda raw: shutil.copy(raw / "t10k-labels-idx1-ubyte", raw / "train-labels-idx1-ubyte"),
+            r"train-labels-idx1-ubyte: holds \(10000,\), not \(60000,\)",
+        ),
         (lambda raw: to_html(raw / "t10k-labels-idx1-ubyte"), "t10k-labels-idx1-ubyte.gz: not a gzip file"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("name", ["mnist", "auto"])
 def test_damaged_mnist_is_named_and_never_replaced(tmp_path: Path, damage, message: str, name: str) -> None:
     raw = tmp_path / "MNIST" / "raw"
@@ -173,7 +176,8 @@ raw = pathlib.Path(sys.argv[2]) / "FashionMNIST" / "raw"
 raw.mkdir(parents=True)
 for stem, shape in dict(train=60_000, t10k=10_000).items():
     count = shape.to_bytes(4, "big")
-    (raw / f"{stem}-images-idx3-ubyte").write_bytes(b"\\0\\0\\x08\\3" + count + bytes([0, 0, 0, 28] * 2) + bytes(shape * 784))
+    header = b"\\0\\0\\x08\\3" + count + bytes([0, 0, 0, 28] * 2)
+    (raw / f"{stem}-images-idx3-ubyte").write_bytes(header + bytes(shape * 784))
     (raw / f"{stem}-labels-idx1-ubyte").write_bytes(b"\\0\\0\\x08\\1" + count + bytes(range(10)) * (shape // 10))
 """
     monkeypatch.setattr(datasets, "_DOWNLOAD", child)
@@ -307,7 +311,7 @@ def test_normalize(mnist5k: Digits) -> None:
 
 
 def test_torchvision_is_imported_only_for_downloads() -> None:
-    code = "import sys, training.trainer, training.building, rundir.writing; sys.exit('torchvision' in sys.modules)"
+    code = "import sys, training.trainer, training.building, rundir.checkpoint; sys.exit('torchvision' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

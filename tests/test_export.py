@@ -14,7 +14,7 @@ from conftest import RunMain, run_here
 import datasets
 import predict
 from analysis.reader import Reader
-from rundir.reading import read_run
+from rundir.run import read_run
 from utils import HERE
 
 KINDS = {  # of runs trained here, beside the one that comes with the code

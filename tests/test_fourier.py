@@ -13,7 +13,7 @@ from models import LeNetPP, through_frequency
 from models.fourier import FourierConv2d, InnermostMaxPool2d
 from training.building import specialize
 from training.hardware import choose_convolutions
-from training.settings import Execution
+from training.settings import Plan
 from utils import UserError
 
 LAYERS = ((1, 32, 28), (32, 32, 28), (32, 64, 14), (64, 64, 14), (64, 128, 7), (128, 128, 7))  # in, out, side
@@ -96,7 +96,7 @@ def test_the_whole_network(threads: int, overlapping: bool, batch: int) -> None:
     torch.manual_seed(0)
     direct = LeNetPP(3, feature_prelu=True, overlapping_pool=overlapping)
     fourier = copy.deepcopy(direct)
-    specialize(fourier, Execution(compile="off", convolutions="fourier"), torch.device("cpu"))
+    specialize(fourier, Plan(compile="off", convolutions="fourier"), torch.device("cpu"))
     exact = copy.deepcopy(direct).double()
     images = torch.randn(batch, 1, 28, 28)
     gradients = []

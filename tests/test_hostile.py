@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import resource
 import shutil
 import struct
@@ -18,18 +19,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, RunMain, run_here
+from conftest import ROOT, RunMain, run_here, spawn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import compare
+import main
 import predict
 from analysis.pictures import BadImage, read_image
 from datasets import DataError, Digits, read_idx
+from rundir.checkpoint import load_checkpoint, load_state, restore_random_states
 from rundir.directory import make_run_directory, refuse_links
-from rundir.loading import load_checkpoint, load_network, load_state, restore_random_states
-from rundir.reading import read_epochs, read_record, read_run
+from rundir.log import read_epochs
+from rundir.network import load_network
+from rundir.run import read_config, read_run
 from training.building import build_training
 from training.parallel import Group
 from utils import UserError, printable
@@ -42,7 +46,9 @@ SECONDS = 60  # for what takes less than one
 def run(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of one epoch on two digits."""
     path = tmp_path_factory.mktemp("hostile") / "run"
-    done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 0, 1, "--max-epoch", 1, "--batch-size", 400, "--save-dir", path)  # fmt: skip
+    done = run_main(
+        "-d", "mnist5k", "--use-cpu", "--known-classes", 0, 1, "--max-epoch", 1, "--batch-size", 400, "--save-dir", path
+    )
     assert done.returncode == 0, done.stderr
     return path
 
@@ -51,9 +57,14 @@ def run(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 LINKS = {
-    "features": "a folder", "train": "a folder", "batches.csv": "a file", "checkpoint.pt": "a file",
-    "log_mnist5k.txt": "nothing", ".lock": "a file", "config.json": "a file",
-}  # fmt: skip
+    "features": "a folder",
+    "train": "a folder",
+    "batches.csv": "a file",
+    "checkpoint.pt": "a file",
+    "log_mnist5k.txt": "nothing",
+    ".lock": "a file",
+    "config.json": "a file",
+}
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -71,7 +82,10 @@ def test_links_are_refused(run: Path, run_main: RunMain, tmp_path: Path, name: s
     done = run_main(*words)
     assert done.returncode == 2
     assert f"{place}: is a symbolic link" in done.stderr
-    assert sorted((file.name, file.read_text()) for file in outside.iterdir()) == [("epoch_1.npz", "keep me"), ("file", "keep me")]  # fmt: skip
+    assert sorted((file.name, file.read_text()) for file in outside.iterdir()) == [
+        ("epoch_1.npz", "keep me"),
+        ("file", "keep me"),
+    ]
 
 
 def test_names_that_were_planted_for_temporaries_are_not_followed(run: Path, run_main: RunMain, tmp_path: Path) -> None:
@@ -81,7 +95,9 @@ def test_names_that_were_planted_for_temporaries_are_not_followed(run: Path, run
     for name in (".checkpoint.pt.partial", ".partial-0-checkpoint.pt", ".writable"):
         (path / name).symlink_to(outside)
     (path / "mine.txt").write_text("mine")
-    done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 0, 1, "--max-epoch", 1, "--batch-size", 400, "--save-dir", path)  # fmt: skip
+    done = run_main(
+        "-d", "mnist5k", "--use-cpu", "--known-classes", 0, 1, "--max-epoch", 1, "--batch-size", 400, "--save-dir", path
+    )
     assert done.returncode == 0, done.stderr
     assert outside.read_text() == "keep me"
     assert (path / "mine.txt").read_text() == "mine"
@@ -145,10 +161,16 @@ def test_pictures_larger_than_a_photograph(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the fuzzer
 
 ODD = st.one_of(
-    st.none(), st.booleans(), st.integers(-(10**20), 10**20), st.floats(), st.text(max_size=8),
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**20), 10**20),
+    st.floats(),
+    st.text(max_size=8),
     st.sampled_from(["<script>", "\x1b[2J", 10**6, -1, 2**63, "1" * 5_000]),
-    st.recursive(st.none(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)),
-)  # fmt: skip
+    st.recursive(
+        st.none(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+)
 CASES = int(os.environ.get("FUZZ_CASES", "100"))
 FUZZ = settings(
     max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
@@ -192,7 +214,7 @@ def fuzz_config(data: st.DataObject, path: Path, run: Path) -> Callable[[], obje
     place = data.draw(st.sampled_from(places(config)))
     new = data.draw(st.just(...) if place and data.draw(st.booleans()) else ODD)
     (path / "config.json").write_text(json.dumps(put(config, place, None if new is ... and not place else new)))
-    return lambda: (read_record(path), read_run(path))
+    return lambda: (read_config(path), read_run(path))
 
 
 def fuzz_csv(data: st.DataObject, path: Path, run: Path) -> Callable[[], object]:
@@ -225,7 +247,9 @@ def fuzz_features(data: st.DataObject, path: Path, run: Path) -> Callable[[], ob
 def fuzz_checkpoint(data: st.DataObject, path: Path, run: Path) -> Callable[[], object]:
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     place = data.draw(st.sampled_from(places(state)))
-    odd = st.one_of(ODD, st.sampled_from([torch.zeros(3), torch.zeros(2, dtype=torch.int8), torch.zeros(1).expand(1 << 33)]))  # fmt: skip
+    odd = st.one_of(
+        ODD, st.sampled_from([torch.zeros(3), torch.zeros(2, dtype=torch.int8), torch.zeros(1).expand(1 << 33)])
+    )
     new = data.draw(st.just(...) if place and data.draw(st.booleans()) else odd)
     torch.save(put(state, place, None if new is ... and not place else new), path / "checkpoint.pt")
     if data.draw(st.integers(0, 4)) == 0:
@@ -242,7 +266,7 @@ def go_on(path: Path) -> None:
     with torch.random.fork_rng():
         training = build_training(checkpoint.plan, digits, Group(torch.device("cpu")))
         load_state(training.trainer, checkpoint, path)
-        restore_random_states(checkpoint.states.get("random"))
+        restore_random_states(checkpoint.states["random"])
         next(training.trainer.train_epoch(training.batches.epoch(1)))
     training.trainer.state_dict()
 
@@ -288,6 +312,69 @@ def survive(fuzzer: Callable[..., Callable[[], object]], run: Path, path: Path, 
     assert {file: file.stat().st_mtime_ns for file in run.rglob("*")} == outside
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert grown < GIB, f"{grown:,} bytes more at the peak"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"null",
+        b"5",
+        b"[" * 100_000,
+        b"9" * 5_000,
+        "{}".encode("utf-16"),
+        b"\xef\xbb\xbf{}",
+        b"",
+        b"{}",
+        b'{"format": 3}',
+        b'{"format": 99}',
+        b'{"format": 3, "settings": ' + b"[" * 100_000,
+    ],
+    ids=lambda content: repr(content[:20]),
+)
+def test_a_config_that_is_no_config_is_one_line(run: Path, tmp_path: Path, content: bytes) -> None:
+    """For a run that is resumed, and for all that reads one."""
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    (path / "config.json").write_bytes(content)
+    for done in (
+        run_here(main.main, "--resume", path),
+        run_here(compare.main, "--runs", path, "--out", tmp_path / "c"),
+    ):
+        assert done.returncode == 2
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert "config.json" in done.stderr
+    assert (path / "config.json").read_bytes() == content
+
+
+def test_a_config_of_gigabytes_is_not_read(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    with open(path / "config.json", "wb") as file:
+        file.truncate(3 << 30)  # a hole: nothing is written
+    done = run_here(main.main, "--resume", path)
+    assert done.returncode == 2
+    assert "larger than 1 MiB" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["batches.csv", "epochs.csv"])
+def test_a_folder_where_a_table_should_be(run: Path, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    (path / name).unlink()
+    (path / name).mkdir()
+    done = run_here(main.main, "--resume", path)
+    assert done.returncode == 2
+    assert f"{name}: is a folder" in done.stderr
+
+
+def test_a_plain_pickle_is_one_line(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    (path / "checkpoint.pt").write_bytes(pickle.dumps({"format": 3}))
+    done = spawn("main.py", "--resume", path)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("fuzzer", FUZZERS)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis.plots import COLORS, draw_part, read_epoch
-from rundir.reading import read_arrays, training_sample
+from rundir.features import read_features, training_sample
 from training.arguments import parse_arguments
 from utils import command_line
 
@@ -29,7 +31,9 @@ SHORT = ("-d", "mnist5k", "--use-cpu", "--batch-size", 128)
 def plotted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run of two epochs with --animate, which means --plot, and what it printed."""
     path = tmp_path_factory.mktemp("run") / "center"
-    done = spawn("main.py", "-d", "mnist5k", "--use-cpu", "--max-epoch", 2, "--animate", "--print-freq", 20, "--save-dir", path)  # fmt: skip
+    done = spawn(
+        "main.py", "-d", "mnist5k", "--use-cpu", "--max-epoch", 2, "--animate", "--print-freq", 20, "--save-dir", path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return path, done.stdout
@@ -100,7 +104,7 @@ def test_features_are_those_of_the_weights_at_the_end(plotted: tuple[Path, str])
 
 
 def test_before_the_last_epoch_a_sample_stands_for_the_training_set(plotted: tuple[Path, str]) -> None:
-    kept = [read_arrays(plotted[0], epoch, 10, 2) for epoch in (1, 2)]
+    kept = [read_features(plotted[0], epoch, 10, 2) for epoch in (1, 2)]
     sample = training_sample(4_000)
     assert np.array_equal(kept[0]["train_sample"], sample)
     assert len(np.unique(sample)) == len(kept[0]["train_features"]) == 1_000
@@ -186,9 +190,27 @@ def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: P
 
 def test_known_classes_keep_their_names(run_main, tmp_path: Path) -> None:
     done = run_main(
-        *SHORT, "--max-epoch", 1, "--known-classes", 9, 2, 4, "--head", "arcface", "--feat-dim", 3,
-        "--weight-cent", 0.01, "--plot", "--save-dir", tmp_path / "run", "--model", "cnn", "-j", 4,
-    )  # fmt: skip
+        *SHORT,
+        "--max-epoch",
+        1,
+        "--known-classes",
+        9,
+        2,
+        4,
+        "--head",
+        "arcface",
+        "--feat-dim",
+        3,
+        "--weight-cent",
+        0.01,
+        "--plot",
+        "--save-dir",
+        tmp_path / "run",
+        "--model",
+        "cnn",
+        "-j",
+        4,
+    )
     assert done.returncode == 0, done.stderr
     assert "nothing left for workers to do" in done.stdout
     assert "1200 training and 300 test images of the classes 2, 4, 9" in done.stdout
@@ -204,17 +226,43 @@ def test_words_of_the_widely_copied_repository(run_main, tmp_path: Path) -> None
     """Softmax alone under the reference recipe, one dimension, in a directory that exists."""
     (tmp_path / "notes.txt").write_text("keep me")
     done = run_main(
-        *SHORT, "--eval-freq", 5, "--gpu", 0, "--save-dir", f"{tmp_path}/", "--recipe", "reference", "--weight-cent", 0,
-        "--max-epoch", 1, "--feat-dim", 1, "--known-classes", 0, 1, "--lr-model", 0.001, "--lr-cent", 0.5,
-        "--stepsize", 20, "--gamma", 0.5, "--model", "cnn", "--plot",
-    )  # fmt: skip
+        *SHORT,
+        "--eval-freq",
+        5,
+        "--gpu",
+        0,
+        "--save-dir",
+        f"{tmp_path}/",
+        "--recipe",
+        "reference",
+        "--weight-cent",
+        0,
+        "--max-epoch",
+        1,
+        "--feat-dim",
+        1,
+        "--known-classes",
+        0,
+        1,
+        "--lr-model",
+        0.001,
+        "--lr-cent",
+        0.5,
+        "--stepsize",
+        20,
+        "--gamma",
+        0.5,
+        "--model",
+        "cnn",
+        "--plot",
+    )
     assert done.returncode == 0, done.stderr
     assert "Accuracy (%)" in done.stdout  # the last epoch is always evaluated
     assert (tmp_path / "notes.txt").read_text() == "keep me"
     assert (tmp_path / "train" / "epoch_1.png").exists()
 
 
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_interrupt_says_how_to_continue(tmp_path: Path, signal_name: str) -> None:
     flags = [*SHORT, "--max-epoch", 50, "--known-classes", 0, 1, "--save-dir", tmp_path]
     command = [sys.executable, str(ROOT / "main.py"), *map(str, flags)]
@@ -229,48 +277,80 @@ def test_interrupt_says_how_to_continue(tmp_path: Path, signal_name: str) -> Non
 
 def test_divergence_stops_the_run(run_main, tmp_path: Path) -> None:
     done = run_main(
-        *SHORT, "--max-epoch", 2, "--known-classes", 0, 1, "--recipe", "reference", "--lr-model", 1e6,
-        "--save-dir", tmp_path / "run", "--print-freq", 2,
-    )  # fmt: skip
+        *SHORT,
+        "--max-epoch",
+        2,
+        "--known-classes",
+        0,
+        1,
+        "--recipe",
+        "reference",
+        "--lr-model",
+        1e6,
+        "--save-dir",
+        tmp_path / "run",
+        "--print-freq",
+        2,
+    )
     assert done.returncode == 1
     assert re.search(r"the loss is not finite at batch \d+ of epoch 1\. Try a smaller --lr-model", done.stderr)
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "meant"),
+    ("words", "name", "value"),
     [
-        (["--lambda", "1"], "--weight-cent"), (["--lr", "0.1"], "--lr-model"), (["--epochs", "3"], "--max-epoch"),
-        (["--cpu"], "--use-cpu"), (["--gpus", "2"], "torchrun"), (["--loss", "center"], "--head and --weight-cent"),
+        (["--lambda", "1"], "weight_cent", 1.0),
+        (["--lr", "0.2"], "lr_model", 0.2),
+        (["--learning-rate", "0.2"], "lr_model", 0.2),
+        (["--alpha", "0.3"], "lr_cent", 0.3),
+        (["--epochs", "3"], "max_epoch", 3),
+        (["--batch", "32"], "batch_size", 32),
     ],
-)  # fmt: skip
-def test_what_people_type_is_answered_with_what_they_mean(words: list[str], meant: str) -> None:
-    done = run_here(lambda argv: parse_arguments(argv) and 0, *words)
-    assert done.returncode == 2
-    assert meant in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+)
+def test_what_people_type_is_understood(words: list[str], name: str, value: float) -> None:
+    request = parse_arguments(words)
+    assert getattr(request.plan.settings, name) == value
+    assert request.by_hand == {name}
+
+
+def test_devices_in_one_word() -> None:
+    for words, gpu, use_cpu in (
+        (["--device", "cpu"], -1, True),
+        (["--device", "cuda"], 0, False),
+        (["--device", "cuda:1"], 1, False),
+        (["--cpu"], 0, True),
+    ):
+        request = parse_arguments(words)
+        assert (request.gpu, request.use_cpu) == (gpu, use_cpu)
+
+
+def test_version() -> None:
+    done = run_here(lambda argv: parse_arguments(argv) and 0, "--version")
+    assert done.returncode == 0
+    assert f'version = "{done.stdout.split()[1]}"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_several_gpus_none_and_names_in_any_case() -> None:
     several = parse_arguments(["--gpu", "1,2", "-d", "MNIST"])
-    assert (several.gpu, several.use_cpu, several.settings.dataset) == (1, False, "mnist")
+    assert (several.gpu, several.use_cpu, several.plan.settings.dataset) == (1, False, "mnist")
     assert "torchrun --nproc-per-node=2 main.py" in several.notes[0]
     assert parse_arguments(["--gpu", "-1"]).use_cpu
 
 
 def test_set_can_be_given_more_than_once() -> None:
     request = parse_arguments(["--set", "clip=none", "--set", "warmup=0.1", "shift=0"])
-    assert (request.settings.clip, request.settings.warmup, request.settings.shift) == (None, 0.1, 0)
+    assert (request.plan.settings.clip, request.plan.settings.warmup, request.plan.settings.shift) == (None, 0.1, 0)
 
 
 def test_all_digits_can_be_asked_for() -> None:
-    assert parse_arguments(["--set", "known_classes=none"]).settings.known_classes is None
+    assert parse_arguments(["--set", "known_classes=none"]).plan.settings.known_classes is None
 
 
 def test_defaults_wait_for_the_recipe() -> None:
     request = parse_arguments(["--recipe", "paper", "--lr-cent", "0.5", "--plot"])
     assert request.by_hand == {"recipe", "lr_cent", "plot"}
-    assert (request.settings.recipe, request.settings.lr_cent, request.options.plot) == ("paper", 0.5, True)
+    assert (request.plan.settings.recipe, request.plan.settings.lr_cent, request.plan.plot) == ("paper", 0.5, True)
 
 
 @pytest.mark.parametrize("program", ["main.py", "compare.py", "predict.py"])
@@ -289,3 +369,52 @@ sys.exit("torch" in sys.modules or "numpy" in sys.modules)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, env=env, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert b"--help" in done.stdout
+
+
+def test_a_command_runs_in_any_thread(tmp_path: Path) -> None:
+    """As in a server; signals are then the server's to hear."""
+    import main
+
+    found: list[int] = []
+    flags = [*map(str, SHORT), "--max-epoch", "1", "--known-classes", "0", "1", "--save-dir", str(tmp_path / "run")]
+    thread = threading.Thread(target=lambda: found.append(main.main(flags)))
+    thread.start()
+    thread.join()
+    assert found == [0]
+
+
+@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
+def test_closed_streams_are_no_error(tmp_path: Path, closed: str) -> None:
+    flags = [*map(str, SHORT), "--max-epoch", "1", "--known-classes", "0", "1", "--save-dir", str(tmp_path / "run")]
+    command = f"exec {shlex.join([sys.executable, 'main.py', *flags])} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+    assert "Finished" in (tmp_path / "run" / "log_mnist5k.txt").read_text()
+
+
+@pytest.mark.parametrize("variables", ["RANK=3", "WORLD_SIZE=2", "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1"])
+def test_some_of_torchrun_s_variables_are_no_torchrun(tmp_path: Path, variables: str) -> None:
+    env = os.environ | dict(word.split("=") for word in variables.split())
+    done = spawn("main.py", *SHORT, "--max-epoch", 1, "--known-classes", 0, 1, "--save-dir", tmp_path / "run", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "Accuracy (%)" in done.stdout
+
+
+def test_a_process_that_waits_for_others_ends_at_once(tmp_path: Path) -> None:
+    env = os.environ | dict(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29611")
+    command = [sys.executable, str(ROOT / "main.py"), *map(str, SHORT), "--save-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    listening = [Path(f"/proc/{process.pid}/net/{name}") for name in ("tcp", "tcp6")]
+    wait_until(lambda: any(f":{29611:04X} " in one.read_text() for one in listening if one.exists()), process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+
+
+def test_isolated_python_finds_the_rooms(tmp_path: Path) -> None:
+    """With PYTHONSAFEPATH=1 the folder of the command is not among the places of modules."""
+    flags = ["--max-epoch", "1", "--known-classes", "0", "1", "--save-dir", str(tmp_path / "run")]
+    done = spawn("main.py", *SHORT, *flags, env=os.environ | {"PYTHONSAFEPATH": "1"}, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

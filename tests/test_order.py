@@ -14,7 +14,7 @@ from datasets import Digits
 from training import building, order
 from training.order import around_the_circle, confusions, order_around, similar_side_by_side
 from training.parallel import Group
-from training.settings import Execution, Settings
+from training.settings import Plan, Settings
 
 
 def test_confusions_are_scikit_learns(mnist5k: Digits) -> None:
@@ -81,11 +81,11 @@ def test_a_run_starts_in_that_order(mnist5k: Digits) -> None:
     group = Group(torch.device("cpu"))
     settings = Settings(class_order="similar", precision="fp32")
     batches = building.Batches(mnist5k.train_images, mnist5k.train_labels, 32, seed=1, shift=1)
-    trainer = building.build_trainer(settings, Execution(compile="off", convolutions="direct"), batches, 10, group)
+    trainer = building.build_trainer(Plan(settings=settings, compile="off", convolutions="direct"), batches, 10, group)
     for points in (trainer.head.weight, trainer.center_loss.centers):
         angles = torch.atan2(points[:, 1], points[:, 0]).rad2deg() % 360
         assert tuple(angles.argsort().tolist()) == expected == order_around(points.detach())
     plain = replace(settings, class_order="labels")
-    trainer = building.build_trainer(plain, Execution(compile="off", convolutions="direct"), batches, 10, group)
+    trainer = building.build_trainer(Plan(settings=plain, compile="off", convolutions="direct"), batches, 10, group)
     angles = torch.atan2(*trainer.head.weight.T.flip(0)).rad2deg() % 360
     assert angles.argsort().tolist() == list(range(10))

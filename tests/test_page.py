@@ -17,7 +17,7 @@ import datasets
 import predict as program
 from analysis.pictures import from_gray, to_digit
 from analysis.reader import Reader
-from rundir.reading import read_run
+from rundir.run import read_run
 
 RUNS = {
     "center": [],
@@ -59,7 +59,8 @@ ASK = """({pixels, side, drawing}) => new Promise((answer, fail) => {
   const count = bytes.length / (side * side), worker = window.page.worker;
   const next = () => {
     const one = bytes.slice(answers.length * side * side, (answers.length + 1) * side * side);
-    worker.postMessage(drawing ? {ticket: "asked", gray: one, width: side, height: side} : {ticket: "asked", digit: one});
+    const drawn = {ticket: "asked", gray: one, width: side, height: side};
+    worker.postMessage(drawing ? drawn : {ticket: "asked", digit: one});
   };
   const listen = ({data}) => {
     if (data.ticket !== "asked") return;
@@ -98,7 +99,12 @@ def test_features_and_probabilities_are_torchs(page: Any, runs: list[Path], mnis
 def drawings(mnist5k: datasets.Digits) -> list[np.ndarray]:
     """Return gray drawings (280, 280): digits scaled up, lines thin and thick, small and large, a dot."""
     some = [np.asarray(Image.fromarray(255 - digit).resize((280, 280))) for digit in mnist5k.test_images[::25].numpy()]
-    for width, box in ((20, (60, 40, 220, 240)), (2, (20, 10, 260, 270)), (6, (130, 130, 142, 148)), (40, (80, 90, 200, 270))):  # fmt: skip
+    for width, box in (
+        (20, (60, 40, 220, 240)),
+        (2, (20, 10, 260, 270)),
+        (6, (130, 130, 142, 148)),
+        (40, (80, 90, 200, 270)),
+    ):
         sheet = Image.new("L", (280, 280), 255)
         pen = ImageDraw.Draw(sheet)
         pen.arc(box, 0, 300, fill=0, width=width)
@@ -125,7 +131,9 @@ def draw_with_the_mouse(page: Any) -> None:
 
 
 def wait_for_answer(page: Any, text: str) -> None:
-    page.wait_for_function("(text) => document.getElementById('verdict').textContent.includes(text)", arg=text, timeout=60_000)  # fmt: skip
+    page.wait_for_function(
+        "(text) => document.getElementById('verdict').textContent.includes(text)", arg=text, timeout=60_000
+    )
 
 
 def test_a_person_draws_looks_switches_and_clears(page: Any, runs: list[Path]) -> None:
@@ -163,7 +171,20 @@ def test_examples_and_the_keyboard(page: Any) -> None:
 
 
 def test_a_run_with_more_features_has_no_plane(run_main: RunMain, tmp_path: Path) -> None:
-    done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 0, 1, "--feat-dim", 3, "--max-epoch", 1, "--save-dir", tmp_path / "run")  # fmt: skip
+    done = run_main(
+        "-d",
+        "mnist5k",
+        "--use-cpu",
+        "--known-classes",
+        0,
+        1,
+        "--feat-dim",
+        3,
+        "--max-epoch",
+        1,
+        "--save-dir",
+        tmp_path / "run",
+    )
     assert done.returncode == 0, done.stderr
     done = run_here(program.main, "--run", tmp_path / "run", "--page", tmp_path / "draw.html")
     assert done.returncode == 2

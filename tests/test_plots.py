@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -81,23 +81,10 @@ def test_loss_name(head: str, weight: float, name: str) -> None:
 
 
 def test_command_draws_again_and_says_what_is_missing(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    (tmp_path / "features").mkdir()
-    arrays = {"centers": rng.normal(size=(2, 2)).astype(np.float32)}
-    for part in ("train", "test"):
-        arrays[f"{part}_features"] = rng.normal(size=(20, 2)).astype(np.float16)
-        arrays[f"{part}_labels"] = arrays[f"{part}_predictions"] = np.arange(20) % 2
-        arrays[f"{part}_scores"] = np.ones(20, np.float32)
-    np.savez(tmp_path / "features" / "epoch_7.npz", **arrays)
-    config = {
-        "settings": {"head": "softmax", "weight_cent": 0.1},
-        "epochs": 7,
-        "dataset": {"name": "mnist5k", "classes": [3, 5]},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copytree(ROOT / "models" / "shipped" / "softmax", tmp_path, dirs_exist_ok=True)
     command = [sys.executable, "-m", "analysis.draw", str(tmp_path)]
     assert subprocess.run(command, check=False, cwd=ROOT).returncode == 0
-    assert (tmp_path / "train" / "epoch_7.png").exists()
+    assert (tmp_path / "train" / "epoch_10.png").exists()
     missing = subprocess.run([*command, "--epochs", "8"], capture_output=True, text=True, check=False, cwd=ROOT)
     assert missing.returncode == 2
     assert "no features of epoch 8" in missing.stderr
@@ -139,3 +126,17 @@ def test_a_legend_of_many_classes_stands_in_columns() -> None:
     near = np.array([[1, 9], [3, 8], [4, 9], [7, 9], [1, 7], [3, 5]])
     rgb = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in COLORS[:10]])
     assert np.abs(rgb[near[:, 0]] - rgb[near[:, 1]]).sum(axis=1).min() > 150
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_axes_are_those_of_the_finite_rows(odd: float) -> None:
+    features = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float16)
+    (_, wanted), _ = to_two_dimensions(features[1:], features)
+    damaged = features.copy()
+    damaged[0, 1] = odd
+    (found, _), axis = to_two_dimensions(damaged, features)
+    assert axis == "principal component"
+    np.testing.assert_allclose(found[1:], wanted[1:], rtol=1e-5)
+    assert not np.isfinite(found[0]).all()
+    nothing, _ = to_two_dimensions(np.full((4, 3), odd))
+    assert nothing[0].shape == (4, 2)

@@ -25,7 +25,7 @@ import predict as program
 from analysis.image_files import sources
 from analysis.pictures import BadImage, from_gray, read_image, to_digit
 from analysis.reader import Reader
-from rundir.reading import read_run
+from rundir.run import read_run
 from training import hardware
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,11 @@ from analysis.plots import draw_part, read_epoch, regions_of, shade
 from analysis.regions import Region, border_of, clip, regions
 from margin_heads import ArcFace, CosFace
 from models import SoftmaxHead
-from rundir.loading import decision_of
-from rundir.reading import kept_epochs, read_run
+from rundir.features import kept_epochs
+from rundir.network import load_network
+from rundir.run import read_run
 from training.trainer import Network
-from utils import HERE, UserError
+from utils import HERE
 
 SHIPPED = HERE / "models" / "shipped" / "center"
 
@@ -82,7 +82,7 @@ def test_features_too_large_to_be_kept_are_no_part_of_it() -> None:
     arrays["train_features"] = np.concatenate([arrays["train_features"], [[np.inf, 0.0], [np.nan, -np.inf]]])
     arrays["train_predictions"] = np.concatenate([arrays["train_predictions"], [0, 1]])
     assert border_of(arrays) == before
-    epoch = read_epoch(SHIPPED, read_run(SHIPPED).record.epochs)
+    epoch = read_epoch(SHIPPED, read_run(SHIPPED).epochs)
     for features in epoch.points["test_features"], epoch.arrays["train_features"]:
         features[0] = np.inf
     ax = Figure().subplots()
@@ -101,18 +101,8 @@ def test_clipping() -> None:
     assert np.array_equal(clip(square, np.array([0.0, 0, 1])), square)
 
 
-def test_a_run_of_before_has_them_for_its_last_epoch(tmp_path: Path) -> None:
-    """Its head lies in the checkpoint alone."""
-    last = kept_epochs(SHIPPED)[-1]
-    found = regions_of(read_epoch(SHIPPED, last))
-    assert len(found) == 10
-    head = decision_of(SHIPPED)
-    assert head.shape == (10, 3)
-    run = tmp_path / "run"
-    shutil.copytree(SHIPPED, run)
-    shutil.copy(run / "features" / f"epoch_{last}.npz", run / "features" / "epoch_1.npz")
-    with pytest.raises(UserError, match="epoch 1 was kept without the head that --regions needs; train it again"):
-        regions_of(read_epoch(run, 1))
+def test_the_run_that_comes_along_has_them() -> None:
+    assert len(regions_of(read_epoch(SHIPPED, kept_epochs(SHIPPED)[-1]))) == 10
 
 
 def test_figures_show_them(run_main: RunMain, tmp_path: Path) -> None:
@@ -122,7 +112,8 @@ def test_figures_show_them(run_main: RunMain, tmp_path: Path) -> None:
     figure = tmp_path / "run" / "test" / "epoch_1.png"
     assert figure.exists(), "--regions draws"
     epoch = read_epoch(tmp_path / "run", 1)
-    np.testing.assert_allclose(epoch.arrays["head"], decision_of(tmp_path / "run"), rtol=1e-6)
+    network = load_network(read_run(tmp_path / "run"), torch.device("cpu"))
+    np.testing.assert_allclose(epoch.arrays["head"], network.decision().numpy(), rtol=1e-6)
     assert len(regions_of(epoch)) == 3
     done = run_here(compare.main, "--runs", tmp_path / "run", "--out", tmp_path / "plain")
     assert done.returncode == 0, done.stderr
@@ -143,10 +134,16 @@ def test_figures_show_them(run_main: RunMain, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        (["main.py", "--regions", "--feat-dim", "3"], "--regions: the regions of a plane can be drawn: needs --feat-dim 2"),
-        (["compare.py", "--regions", "--", "--feat-dim", "3"], "--regions: the regions of a plane can be drawn: needs --feat-dim 2"),
+        (
+            ["main.py", "--regions", "--feat-dim", "3"],
+            "--regions: the regions of a plane can be drawn: needs --feat-dim 2",
+        ),
+        (
+            ["compare.py", "--regions", "--", "--feat-dim", "3"],
+            "--regions: the regions of a plane can be drawn: needs --feat-dim 2",
+        ),
     ],
-)  # fmt: skip
+)
 def test_more_features_have_none(command: list[str], line: str) -> None:
     import main
 

@@ -9,10 +9,12 @@ import shutil
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import RunMain, opened, run_here
 from PIL import Image
 
@@ -21,12 +23,14 @@ import datasets
 from analysis import film, metrics, plots, report, report_figures
 from analysis.openset import Scored
 from analysis.report import write_report
-from rundir.reading import Run, read_run
+from rundir.run import Run, read_run, write_config
+from training.settings import Plan, Settings
 
 QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "1", "3", "8", "--max-epoch", "2", "--batch-size", "128"]
 POINT = """(number) => {
   const plot = Bokeh.documents[0].roots().find((root) => root.name === "test-1");
-  const view = Bokeh.index.find_one(plot), frame = view.frame, data = plot.renderers.find((r) => r.name === "points").data_source.data;
+  const view = Bokeh.index.find_one(plot), frame = view.frame;
+  const data = plot.renderers.find((r) => r.name === "points").data_source.data;
   const box = view.canvas_view.el.getBoundingClientRect();
   const x = frame.x_scale.compute(data.x[number]), y = frame.y_scale.compute(data.y[number]);
   return {x: box.x + x, y: box.y + y, place: data.place[number], digit: data.digit[number]};
@@ -143,7 +147,8 @@ def test_hovering_over_a_point_shows_its_digit(page: Any) -> None:
 
 def test_a_click_takes_a_class_away_and_brings_it_back(page: Any) -> None:
     button, panel = page.locator('button[data-digit="3"]'), page.locator('[data-panel="test-1"]')
-    count = "() => Bokeh.documents[0].roots()[1].renderers.find((r) => r.name === 'points').view.filter.booleans.filter(Boolean).length"
+    points = "Bokeh.documents[0].roots()[1].renderers.find((r) => r.name === 'points')"
+    count = f"() => {points}.view.filter.booleans.filter(Boolean).length"
     before, all_points = panel.screenshot(), page.evaluate(count)
     button.click()
     assert button.get_attribute("aria-pressed") == "false"
@@ -192,7 +197,11 @@ def test_reset_keeps_the_one_scale(page: Any) -> None:
       .map((plot) => plot.x_range.end - plot.x_range.start)"""
     page.locator("#same").check()
     before = page.evaluate(wide)
-    page.evaluate("""() => { for (const plot of Bokeh.documents[0].roots()) if (plot.name.startsWith("test")) plot.x_range.reset(); }""")  # fmt: skip
+    page.evaluate(
+        """() => {
+          for (const plot of Bokeh.documents[0].roots()) if (plot.name.startsWith("test")) plot.x_range.reset();
+        }"""
+    )
     assert page.evaluate(wide) == pytest.approx(before)
     assert len({round(width, 6) for width in before}) == 1
 
@@ -236,7 +245,10 @@ def test_mistakes_are_marked_and_gone_through(page: Any) -> None:
     assert page.locator("#inspector").inner_text() != first
     page.keyboard.press("p")
     assert page.locator("#inspector").inner_text() == first
-    wanted = {(b["sheet"], b["place"]) for b in listed.evaluate_all("all => all.map((b) => ({sheet: sheetOf(b), place: b.dataset.place}))")}  # fmt: skip
+    wanted = {
+        (b["sheet"], b["place"])
+        for b in listed.evaluate_all("all => all.map((b) => ({sheet: sheetOf(b), place: b.dataset.place}))")
+    }
     assert len(wanted) < listed.count(), "the two runs share a mistake"
     gone_through = set()
     for _ in wanted:
@@ -420,12 +432,14 @@ def make_run(
     (path / "features").mkdir(parents=True)
     digits = datasets.load("mnist5k", Path("nowhere")).only(classes)
     data, _, _ = digits.hold_out(hold_out)
-    settings = {"head": "softmax", "weight_cent": 0.1, "seed": 1, "hold_out": hold_out, "feat_dim": dimension, "known_classes": classes}  # fmt: skip
-    dataset = {"name": "mnist5k", "classes": classes, "train": len(data.train_labels), "test": len(data.test_labels), "md5": data.checksums}  # fmt: skip
-    config = {"command": "python main.py <b>", "settings": settings, "dataset": dataset, "epochs": epochs}
-    (path / "config.json").write_text(json.dumps(config))
+    plan = Plan(settings=Settings(dataset="mnist5k", hold_out=hold_out, feat_dim=dimension, known_classes=classes))
+    unseen = [digit for digit in range(10) if digit not in classes]
+    write_config(path, plan, SimpleNamespace(data=data, epochs=epochs), unseen, torch.device("cpu"), 1)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"command": "python main.py <b>"}))
     for epoch in range(1, epochs + 1):
         arrays = {"centers": rng.normal(size=(len(classes), dimension)).astype(np.float32)}
+        arrays["head"] = np.pad(arrays["centers"], ((0, 0), (0, 1)))
         for part in ("train", "test"):
             labels = getattr(data, f"{part}_labels").numpy().astype(np.uint8)
             features = arrays["centers"][labels] + 0.3 * rng.normal(size=(len(labels), dimension))
@@ -456,9 +470,12 @@ def test_runs_of_many_kinds_in_one_page(tmp_path: Path) -> None:
     assert "python main.py <b>" not in page
     sheets = set(re.findall(r'class="sheet" data-name="(.*?)"', page))
     assert sheets == {
-        "train-mnist5k-138-1200", "train-mnist5k-138-1050", "train-mnist5k-0123-1600",
-        "test-mnist5k-138-300", "test-mnist5k-0123-400",
-    }  # fmt: skip
+        "train-mnist5k-138-1200",
+        "train-mnist5k-138-1050",
+        "train-mnist5k-0123-1600",
+        "test-mnist5k-138-300",
+        "test-mnist5k-0123-400",
+    }
     facts = json.loads(re.search(r'id="facts">(.*?)</script>', page).group(1))  # type: ignore[union-attr]
     assert [len(run["epochs"]) for run in facts["runs"]] == [1, 3, 20, 2]
     assert facts["runs"][2]["epochs"][-1] == 30

@@ -22,11 +22,11 @@ from kill_and_resume import differences, equal
 
 import datasets
 import main
+from rundir.checkpoint import Checkpoint, load_checkpoint
 from rundir.directory import Guard, is_being_trained
-from rundir.loading import Checkpoint, load_checkpoint
 from training import hardware
-from training.hardware import decide
-from training.settings import Execution, Settings
+from training.arguments import parse_arguments
+from training.hardware import plan_for
 from utils import UserError
 
 QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "100", "--max-epoch", "2"]
@@ -62,15 +62,15 @@ def test_threads_and_precision_are_kept_by_resume(finished: Path, tmp_path: Path
     path = tmp_path / "run"
     shutil.copytree(finished, path)
     state = torch.load(path / "checkpoint.pt", weights_only=True)
-    assert state["execution"]["threads"] == 1
+    assert state["threads"] == 1
     assert state["settings"]["precision"] in ("bf16", "fp32")
     torch.save(state | {"settings": state["settings"] | {"precision": "bf16"}}, path / "checkpoint.pt")
     code = f"""
 import main, torch
 from training import building, hardware
-main.decide = hardware.choose_precision = hardware.choose_compile = None
+main.plan_for = hardware.choose_precision = hardware.choose_compile = None
 build = building.build_trainer
-building.build_trainer = lambda settings, *rest: print(settings.precision) or build(settings, *rest)
+building.build_trainer = lambda plan, *rest: print(plan.settings.precision) or build(plan, *rest)
 main.main(["--resume", {str(path)!r}])
 print("threads", torch.get_num_threads())
 """
@@ -82,8 +82,19 @@ print("threads", torch.get_num_threads())
 
 def test_threads_that_are_asked_for() -> None:
     cpu = torch.device("cpu")
-    assert decide(Settings(), Execution(threads=3), cpu)[1].threads == 3
-    assert decide(Settings(), Execution(), cpu)[1].threads == torch.get_num_threads()
+    assert plan_for(parse_arguments(["--set", "threads=3"]), "mnist", cpu).threads == 3
+    assert plan_for(parse_arguments([]), "mnist", cpu).threads == torch.get_num_threads()
+
+
+def test_a_run_goes_on_with_the_threads_that_are_there(run_main, begun: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(begun, path)
+    state = torch.load(path / "checkpoint.pt", weights_only=True)
+    torch.save(state | {"threads": 640}, path / "checkpoint.pt")
+    done = run_main("--resume", path)
+    assert done.returncode == 0, done.stderr
+    assert "Note: the run was made with 640 threads; here it goes on with 1" in done.stdout
+    assert json.loads((path / "config.json").read_text())["threads"] == 1
 
 
 def test_data_that_have_moved_are_found_after_a_resume(run_main, begun: Path, tmp_path: Path) -> None:
@@ -95,8 +106,8 @@ def test_data_that_have_moved_are_found_after_a_resume(run_main, begun: Path, tm
     done = run_main("--resume", path, "--data-root", data)
     assert done.returncode == 0, done.stderr
     after = json.loads((path / "config.json").read_text())
-    assert after["options"].pop("data_root") == str(data)
-    before["options"].pop("data_root")
+    assert after.pop("data_root") == str(data)
+    before.pop("data_root")
     assert after == before
 
 
@@ -137,7 +148,7 @@ def test_a_checkpoint_is_read_when_no_other_process_can_write_it(
         held.append(is_being_trained(path))
         return load_checkpoint(checkpoint)
 
-    monkeypatch.setattr(main, "load_checkpoint", load)
+    monkeypatch.setattr(main.checkpoints, "load_checkpoint", load)
     assert run_main("--resume", path).returncode == 0
     assert held == [True]
     assert not is_being_trained(path)
@@ -228,7 +239,7 @@ def other_model(path: Path, state: dict[str, object]) -> None:
 
 
 FLAGS = [  # flags, what the message says
-    (["--weight-cent", "-1"], "--weight-cent: '-1': must be a number at least 0"),
+    (["--weight-cent", "-1"], "--weight-cent/--lambda: '-1': must be a number at least 0"),
     (["--weight-cent", "nan"], "'nan': must be a number"),
     (["--weight-cent", "inf"], "'inf': must be a number"),
     (["--weight-cent", "1e300"], "at most 1e+06"),
@@ -266,12 +277,14 @@ FLAGS = [  # flags, what the message says
     (["--seed", "99999999999"], "must be a whole number at least 0 and at most"),
     (["--gpu", "-2"], "must be a whole number at least -1"),
     (["--gpu", "0,x"], "must be a whole number"),
-    (["--lambda", "1"], "did you mean --weight-cent?"),
-    (["--epochs", "3"], "did you mean --max-epoch?"),
-    (["--cpu"], "did you mean --use-cpu?"),
-    (["--device", "cpu"], "did you mean --gpu or --use-cpu?"),
-    (["--num-workers", "2"], "did you mean --workers"),
-    (["--version"], "did you mean git log"),
+    (["--lambda", "-1"], "--weight-cent/--lambda: '-1': must be a number at least 0"),
+    (["--gpus", "2"], "did you mean --gpu; several GPUs: torchrun"),
+    (["--device", "tpu"], "must be cpu, cuda or cuda:INDEX"),
+    (["--device", "cuda:x"], "must be a whole number at least 0"),
+    (["--lr-model", "0.1", "--set", "lr_model=0.2"], "--lr-model says it too, leave one of them out"),
+    (["--max-epoch", "5", "--set", "max_iterations=100"], "exclude each other: a run has one length"),
+    (["--stepsize", "2", "--set", "schedule=one-cycle"], "exclude each other"),
+    (["--animate", "--plot-freq", "50"], "--plot-freq 50 keeps the last alone"),
     (["--head", "arcface", "--margin", "3"], "arcface takes radians from 0 to π/2; got 3"),
     (["--head", "cosface", "--margin", "5"], "cosface takes less than 2; got 5"),
     (["--set", "clip"], "must be NAME=VALUE"),
@@ -304,7 +317,7 @@ FLAGS = [  # flags, what the message says
     (["--known-classes", "3", "10"], "10: mnist has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 alone"),
     (["--resume", "a", "--save-dir", "b"], "leave --save-dir out"),
     (["--resume", "a", "--overwrite"], "exclude each other"),
-]  # fmt: skip
+]
 FILES = [  # from a fresh folder to flags, what the message says
     (lambda tmp: ["-d", "mnist", "--data-root", a_file(tmp)], "the data root is not a folder"),
     (lambda tmp: ["-d", "kmnist", "--data-root", tmp / "data"], "kmnist is not in"),
@@ -317,7 +330,8 @@ FILES = [  # from a fresh folder to flags, what the message says
     (damaged(lambda raw: None), "train-images-idx3-ubyte: damaged: its MD5 is not mnist's"),
     (lambda tmp: [*QUICK, "--save-dir", a_file(tmp)], "is a file, name a folder"),
     (lambda tmp: [*QUICK, "--save-dir", "/proc/run"], "/proc/run: cannot be written"),
-    (lambda tmp: ["--resume", tmp / "nothing"], "no checkpoint here"),
+    (lambda tmp: ["--resume", tmp / "nothing"], "nothing: no such folder"),
+    (lambda tmp: ["--resume", tmp], "no checkpoint here"),
 ]
 CHECKPOINTS = [  # from a finished run to flags, what the message says
     (resume(lambda path, state: path.write_bytes(b"garbage")), "damaged or not a checkpoint"),
@@ -326,10 +340,17 @@ CHECKPOINTS = [  # from a finished run to flags, what the message says
     (resume(lambda path, state: torch.save({"evil": Evil()}, path)), "damaged or not a checkpoint"),
     (resume(lambda path, state: torch.save([1, 2], path)), "not a checkpoint of main.py"),
     (resume(lambda path, state: torch.save(state | {"format": 99}, path)), "of format 99, and this version of main.py"),
+    (
+        resume(lambda path, state: torch.save(state | {"format": 2}, path)),
+        "an earlier version of main.py has made; train it again",
+    ),
     (resume(other_model), "the checkpoint does not fit this model"),
-    (lambda tmp, run: ["--resume", run, "--weight-cent", "0.7", "--seed", "4"], "--seed 4 (there: 1), --weight-cent 0.7 (there: 0.1)"),
+    (
+        lambda tmp, run: ["--resume", run, "--weight-cent", "0.7", "--seed", "4"],
+        "--seed 4 (there: 1), --weight-cent 0.7 (there: 0.1)",
+    ),
     (lambda tmp, run: [*QUICK, "--save-dir", run], "already holds a run"),
-]  # fmt: skip
+]
 
 
 def check_bad_input(flags: list[object], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -367,7 +388,12 @@ def test_bad_file(make, message: str, tmp_path: Path, capsys, monkeypatch: pytes
 
     monkeypatch.setattr(datasets, "_download", no_network)
     flags = make(tmp_path)
-    check_bad_input(flags if "--save-dir" in flags or "--resume" in flags else [*flags, "--save-dir", tmp_path / "run"], message, tmp_path, capsys)  # fmt: skip
+    check_bad_input(
+        flags if "--save-dir" in flags or "--resume" in flags else [*flags, "--save-dir", tmp_path / "run"],
+        message,
+        tmp_path,
+        capsys,
+    )
 
 
 @pytest.mark.parametrize(("make", "message"), CHECKPOINTS, ids=[message for _, message in CHECKPOINTS])
@@ -425,7 +451,7 @@ def test_full_disk_leaves_the_last_figure_intact(finished: Path, tmp_path: Path)
         (path / part / "epoch_2.png").write_bytes(b"the last one")
     done = run_limited(10_000, path, program=("-m", "analysis.draw"))
     assert done.returncode == 2
-    said = f"draw.py: error: OSError: [Errno 27] File too large: '{path / 'train' / 'epoch_2.png'}'"
+    said = f"analysis.draw: error: [Errno 27] File too large: '{path / 'train' / 'epoch_2.png'}'"
     assert done.stderr.splitlines() == [said]
     assert (path / "train" / "epoch_2.png").read_bytes() == b"the last one"
     assert [file.name for file in (path / "train").iterdir()] == ["epoch_2.png"]
@@ -450,7 +476,8 @@ raw = pathlib.Path(sys.argv[2]) / "KMNIST" / "raw"
 raw.mkdir(parents=True)
 for stem, count in dict(train=60_000, t10k=10_000).items():
     n = count.to_bytes(4, "big")
-    (raw / f"{{stem}}-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3]) + n + bytes([0, 0, 0, 28] * 2) + bytes(count * 784))
+    header = bytes([0, 0, 8, 3]) + n + bytes([0, 0, 0, 28] * 2)
+    (raw / f"{{stem}}-images-idx3-ubyte").write_bytes(header + bytes(count * 784))
     time.sleep(0.5)
     (raw / f"{{stem}}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + n + bytes(range(10)) * (count // 10))
 '''

@@ -14,12 +14,14 @@ from conftest import RunMain
 
 import datasets
 import utils
-from rundir import directory, loading, writing
-from rundir.reading import read_run
-from rundir.writing import LossMeter, RunLog
+from analysis.draw import draw_epoch
+from rundir import checkpoint, directory, drawing, events, network, run
+from rundir.log import LossMeter, RunLog
 from training import hardware
-from training.settings import Execution, Options, Plan, Settings
-from utils import UserError
+from training.settings import Plan
+from utils import HERE, UserError
+
+SHIPPED = HERE / "models" / "shipped" / "center"
 
 
 def test_loss_meter_shows_the_current_batch_and_the_running_mean(tmp_path: Path) -> None:
@@ -59,13 +61,20 @@ def test_resumed_log_is_cut_back_and_never_padded(tmp_path: Path) -> None:
 
 
 def test_directories_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(directory, "HERE", tmp_path)
+    monkeypatch.chdir(tmp_path)
     names = [directory.make_run_directory(None, "center", False).directory.name for _ in range(3)]
     assert names == ["center", "center-2", "center-3"]
 
 
 def test_overwrite_removes_the_run_alone(tmp_path: Path) -> None:
-    for name in ("config.json", "log_mnist.txt", "train/epoch_1.png", "train/.partial-0-x.png", "train/notes.md", "thesis.tex"):  # fmt: skip
+    for name in (
+        "config.json",
+        "log_mnist.txt",
+        "train/epoch_1.png",
+        "train/.partial-0-x.png",
+        "train/notes.md",
+        "thesis.tex",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("")
     directory.make_run_directory(tmp_path, "center", overwrite=True).close()
@@ -74,11 +83,11 @@ def test_overwrite_removes_the_run_alone(tmp_path: Path) -> None:
 
 
 def test_two_runs_never_share_a_directory(mnist5k: datasets.Digits, tmp_path: Path) -> None:
-    plan = Plan(settings=Settings(), execution=Execution(), options=Options(), choices={})
-    directory.write_config(tmp_path, plan, mnist5k, 10, torch.device("cpu"), 1)
+    training = SimpleNamespace(data=mnist5k, epochs=10)
+    run.write_config(tmp_path, Plan(), training, [], torch.device("cpu"), 1)
     assert json.loads((tmp_path / "config.json").read_text())["machine"]["threads"] >= 1
     with pytest.raises(UserError, match="another run has just been started here; name another folder"):
-        directory.write_config(tmp_path, plan, mnist5k, 10, torch.device("cpu"), 1)
+        run.write_config(tmp_path, Plan(), training, [], torch.device("cpu"), 1)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -106,7 +115,7 @@ def test_a_run_trained_while_another_was_being_started_is_kept(tmp_path: Path, m
 
 def test_unfinished_file_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    writing.save_checkpoint({"epoch": 3}, path)
+    checkpoint.save_checkpoint({"epoch": 3}, path)
 
     def fail() -> None:
         with utils.whole(path) as unfinished:
@@ -115,7 +124,7 @@ def test_unfinished_file_leaves_the_old_one(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="No space left"):
         fail()
-    assert torch.load(path, weights_only=True) == {"epoch": 3, "format": writing.FORMAT}
+    assert torch.load(path, weights_only=True) == {"epoch": 3, "format": run.FORMAT}
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
@@ -125,12 +134,13 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "executed",))
 
     for content, message in (
-        ({"format": 99}, "of format 99, and this version"),
+        ({"format": 99}, "of format 99, and this version of main.py reads 3: get a newer one"),
+        ({"format": 2}, "of a run that an earlier version of main.py has made; train it again"),
         (Runs(), "damaged or not a checkpoint"),
     ):
         torch.save(content, tmp_path / "checkpoint.pt")
         with pytest.raises(UserError, match=message):
-            loading.load_checkpoint(tmp_path / "checkpoint.pt")
+            checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")
     assert not (tmp_path / "executed").exists()
 
 
@@ -142,61 +152,78 @@ def test_an_entry_of_a_checkpoint_that_is_something_else_is_one_line(run_main: R
     for name, odd in (
         ("sizes", torch.zeros(3)),
         ("tail", torch.zeros(3)),
+        ("sizes", {"log": -1, "batches": 0, "epochs": 0}),
+        ("best", float("nan")),
+        ("epoch", 7),
         ("checksums", [1]),
         ("random", torch.zeros(())),
     ):
         torch.save(state | {name: odd}, file)
         with pytest.raises(UserError, match="damaged: ") as raised:
-            loading.load_checkpoint(file)
+            checkpoint.load_checkpoint(file)
         assert len(str(raised.value).splitlines()) == 1
 
 
 def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
     layer = torch.nn.Linear(2, 3)
-    checkpoint = SimpleNamespace(states=torch.nn.Linear(3, 3).state_dict())
+    other = SimpleNamespace(states=torch.nn.Linear(3, 3).state_dict())
     with pytest.raises(UserError, match="does not fit this model"):
-        loading.load_state(layer, checkpoint, tmp_path)
+        checkpoint.load_state(layer, other, tmp_path)
+
+
+def drawn(path: Path, epochs: list[int]) -> list[str]:
+    """Have figures drawn beside this process; return what is said of those that could not be."""
+    lines: list[str] = []
+    with contextlib.closing(drawing.Drawer(path, lines.append, draw_epoch)) as drawer:
+        for epoch in epochs:
+            drawer.draw(epoch)
+    return lines
 
 
 def test_figure_that_cannot_be_drawn_is_reported(tmp_path: Path) -> None:
-    lines: list[str] = []
-    drawer = writing.Drawer(tmp_path, lines.append)
-    drawer.draw(1)
-    drawer.draw(2)
-    drawer.finish()
-    assert lines
+    lines = drawn(tmp_path, [1, 2])
+    assert len(lines) == 2
     assert all(line.startswith("A figure could not be drawn: ") for line in lines)
 
 
 def test_figures_are_drawn_from_a_folder_with_modules_of_the_same_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(directory.HERE / "models" / "shipped" / "center", tmp_path / "run")
+    shutil.copytree(SHIPPED, tmp_path / "run")
     (tmp_path / "utils.py").write_text("raise SystemExit('another utils')")
     monkeypatch.chdir(tmp_path)
-    lines: list[str] = []
-    drawer = writing.Drawer(Path("run"), lines.append)
-    drawer.draw(10)
-    drawer.finish()
-    assert lines == []
+    assert drawn(Path("run"), [10]) == []
     assert (tmp_path / "run" / "test" / "epoch_10.png").exists()
 
 
+def test_one_figure_at_a_time_while_training_and_all_that_are_left_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawer, asked = drawing.Drawer(tmp_path, print, draw_epoch), []
+    busy = SimpleNamespace(done=lambda: False, exception=lambda: None)
+    monkeypatch.setattr(drawer.pool, "submit", lambda work, *arguments: asked.append(arguments[-1]) or busy)
+    for epoch in (1, 2, 3):
+        drawer.draw(epoch)
+    assert asked == [1]
+    drawer.close()
+    assert asked == [1, 2, 3]
+
+
 def test_a_name_that_is_no_text_is_logged(tmp_path: Path) -> None:
-    with contextlib.closing(writing.RunLog(tmp_path, "mnist5k")) as log:
+    with contextlib.closing(RunLog(tmp_path, "mnist5k")) as log:
         log("Run directory: r\udcff")
     assert "Run directory: r\\udcff" in (tmp_path / "log_mnist5k.txt").read_text()
 
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     """Its centers would be those of one network, and its features those of another."""
-    run = tmp_path / "run"
-    shutil.copytree(directory.HERE / "models" / "shipped" / "center", run)
-    config = json.loads((run / "config.json").read_text())
+    path = tmp_path / "run"
+    shutil.copytree(SHIPPED, path)
+    config = json.loads((path / "config.json").read_text())
     config["settings"]["seed"] += 1
-    (run / "config.json").write_text(json.dumps(config))
+    (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="is of another run"):
-        loading.load_network(read_run(run), torch.device("cpu"))
+        network.load_network(run.read_run(path), torch.device("cpu"))
 
 
 def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,22 +250,11 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tensorboard_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match="needs the package tensorboard: pip install tensorboard"):
-        writing.require_tensorboard()
+        events.require_tensorboard()
 
 
 def test_hours() -> None:
     assert utils.hours(3_725.9) == "1:02:05"
-
-
-def test_what_is_left_at_the_end_is_drawn_on_every_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "usable_cores", lambda: 2)
-    drawer, asked = writing.Drawer(tmp_path, print), []
-    monkeypatch.setattr(drawer, "_run", lambda *flags: asked.append(flags))
-    drawer.waiting = [3, 4, 5]
-    drawer.finish()
-    assert asked == [("--epochs", "3", "5"), ("--epochs", "4")]
-    drawer.finish()
-    assert len(asked) == 2, "nothing is left"
 
 
 def test_auto_compiles_nowhere_so_far() -> None:

@@ -8,25 +8,57 @@ from dataclasses import replace
 import pytest
 
 from models.heads import HEADS
-from training.settings import PAPER, RECIPES, REFERENCE, Settings, contradiction, plan_from_json, resolve
+from training.settings import PAPER, RECIPES, REFERENCE, Settings, contradiction, resolve
 
 
 def test_reference_is_as_published() -> None:
     published = dict(
-        lr_model=0.001, momentum=0.9, weight_decay=5e-4, stepsize=(20,), gamma=0.5, step_unit="epoch", max_epoch=100,
-        batch_size=128, lr_cent=0.5, momentum_cent=0.0, weight_cent=1.0, feature_prelu=True, head_bias=True,
-        center_update="gradient", shift=0, clip=None,
-    )  # fmt: skip
+        lr_model=0.001,
+        momentum=0.9,
+        weight_decay=5e-4,
+        stepsize=(20,),
+        gamma=0.5,
+        step_unit="epoch",
+        max_epoch=100,
+        batch_size=128,
+        lr_cent=0.5,
+        momentum_cent=0.0,
+        weight_cent=1.0,
+        feature_prelu=True,
+        head_bias=True,
+        center_update="gradient",
+        shift=0,
+        clip=None,
+    )
     assert {key: getattr(REFERENCE, key) for key in published} == published
 
 
 def test_paper_is_as_released() -> None:
     released = dict(
-        lr_model=0.01, momentum=0.9, weight_decay=5e-4, gamma=0.8, step_unit="iteration", max_iterations=10_000,
-        batch_size=128, lr_cent=0.01, momentum_cent=0.9, center_schedule=True, weight_cent=0.01, init="xavier",
-        center_init="xavier", head_init="xavier", bias_lr_factor=2.0, bias_decay=False, overlapping_pool=True,
-        feature_prelu=True, head_bias=False, center_update="paper", pixel_mean=127.5, pixel_std=128.0, shift=0,
-    )  # fmt: skip
+        lr_model=0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        gamma=0.8,
+        step_unit="iteration",
+        max_iterations=10_000,
+        batch_size=128,
+        lr_cent=0.01,
+        momentum_cent=0.9,
+        center_schedule=True,
+        weight_cent=0.01,
+        init="xavier",
+        center_init="xavier",
+        head_init="xavier",
+        bias_lr_factor=2.0,
+        bias_decay=False,
+        overlapping_pool=True,
+        feature_prelu=True,
+        head_bias=False,
+        center_update="paper",
+        pixel_mean=127.5,
+        pixel_std=128.0,
+        shift=0,
+    )
     assert {key: getattr(PAPER, key) for key in released} == released
     assert PAPER.stepsize == (5_000, 8_000)
 
@@ -54,9 +86,18 @@ def test_by_hand_wins_over_data_set_wins_over_recipe() -> None:
 
 def test_accurate_is_the_default_recipe_longer_warped_and_with_cosface_on_a_circle() -> None:
     changes = dict(
-        recipe="accurate", max_epoch=30, rotation=10.0, scaling=0.1, shearing=0.15, head="cosface", scale=30.0,
-        margin=0.1, class_order="similar", weight_cent=1.0, center_hold=1.0,
-    )  # fmt: skip
+        recipe="accurate",
+        max_epoch=30,
+        rotation=10.0,
+        scaling=0.1,
+        shearing=0.15,
+        head="cosface",
+        scale=30.0,
+        margin=0.1,
+        class_order="similar",
+        weight_cent=1.0,
+        center_hold=1.0,
+    )
     assert RECIPES["accurate"] == replace(RECIPES["default"], **changes)
     assert asked(recipe="accurate", dataset="mnist5k").max_epoch == 3 * asked(dataset="mnist5k").max_epoch
 
@@ -67,11 +108,6 @@ def test_another_head_than_the_recipes_brings_its_own_settings() -> None:
     assert (plain.head, plain.scale, plain.margin, plain.weight_cent) == ("softmax", None, None, 1.0)
     other = asked(recipe="accurate", head="arcface")
     assert (other.head, other.margin, other.weight_cent, other.rotation) == ("arcface", 0.2, 1.0, 10.0)
-
-
-def test_a_run_from_before_there_was_an_order_is_read_as_it_was() -> None:
-    before = {"settings": {"recipe": "accurate", "head": "softmax", "weight_cent": 0.1, "center_hold": 0.25}}
-    assert plan_from_json(before, "config.json").settings.class_order == "labels"
 
 
 def test_classes_have_an_order_where_they_start_around_a_circle() -> None:

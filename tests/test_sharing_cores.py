@@ -87,7 +87,7 @@ def test_weights_do_not_depend_on_the_waiting(tmp_path: Path) -> None:
     def weights(name: str, **env: str) -> dict:
         done = spawn("main.py", *TRAIN, "--save-dir", tmp_path / name, env=TWO | env)
         assert done.returncode == 0, done.stderr
-        assert json.loads((tmp_path / name / "config.json").read_text())["execution"]["threads"] == 2
+        assert json.loads((tmp_path / name / "config.json").read_text())["threads"] == 2
         return torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"]
 
     alone = weights("alone", GOMP_SPINCOUNT="300000")

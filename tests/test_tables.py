@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,16 @@ import pytest
 from conftest import rows
 
 from analysis import metrics, tables
-from rundir.reading import Record, Run
-from training.settings import Execution, Options, Plan, Settings
+from rundir.run import Run
+from training.settings import Plan, Settings
 
 
 def made_up(correct: float = 100.0, epochs: int = 1, name: str = "", **settings) -> Run:
     """A run of ten classes of which only the settings, the length, the accuracy in percent and the path matter."""
-    plan = Plan(
-        settings=Settings(**{"weight_cent": 0.1} | settings), execution=Execution(), options=Options(), choices={}
-    )
-    record = Record("", plan, "mnist5k", tuple(range(10)), 4_000, 1_000, {}, epochs, "here")
-    right = np.arange(1_000) < 10 * correct
-    return Run(Path(name), record, {"test_predictions": right, "test_labels": np.ones(1_000, bool)})
+    plan, classes = Plan(settings=Settings(**{"weight_cent": 0.1} | settings)), tuple(range(10))
+    run = Run(Path(name), "", plan, "mnist5k", classes, (), 4_000, 1_000, {}, epochs, "here")
+    run.arrays = {"test_predictions": np.arange(1_000) < 10 * correct, "test_labels": np.ones(1_000, bool)}
+    return run
 
 
 def lines_of(rows: tables.Rows, accuracy: Callable[[Run], float] = tables.accuracy_of) -> pd.DataFrame:
@@ -63,7 +60,7 @@ def test_rows_of_another_length_or_data_set_say_so() -> None:
     assert [*tables.by_row(runs)] == [f"softmax + center loss (λ = 0.1), {n} epochs" for n in (2, 10)]
     assert tables.marks([runs, runs[:1]]) == [", 2 epochs and 10 epochs", ", 2 epochs"]
     assert tables.marks([runs[:1], runs[:1]]) == ["", ""]
-    runs[0].record = replace(runs[0].record, dataset="mnist")
+    runs[0].dataset = "mnist"
     assert tables.marks([runs[:1], runs[1:]]) == [", mnist, 2 epochs", ", mnist5k, 10 epochs"]
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import shutil
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,8 +15,7 @@ from center_loss import CenterLoss
 from datasets import Digits
 from models import LeNetPP
 from training.batches import Batches, normalize
-from training.building import build_head, build_optimizers, initial_centers, length_of_run, lr_schedule
-from training.graphed import WARM_UP, GraphedSteps
+from training.building import build_head, build_optimizers, initial_centers, length_of_run, lr_schedule, schedule_of
 from training.hardware import autocast, compiled, vectorize_prelu
 from training.settings import RECIPES, Settings, resolve
 from training.trainer import Trainer
@@ -34,17 +31,28 @@ def make_trainer(
     model = LeNetPP(2, init=settings.init, feature_prelu=settings.feature_prelu)
     head = build_head(settings, 10)
     center_loss = CenterLoss(
-        10, 2, update=settings.center_update, weight=weight_cent,
+        10,
+        2,
+        update=settings.center_update,
+        weight=weight_cent,
         init=initial_centers(settings.center_init, head.weight),
-    )  # fmt: skip
+    )
     for module in (model, head, center_loss):
         module.to(device)
+    optimizer_model, optimizer_center = build_optimizers(model, head, center_loss, settings)
     trainer = Trainer(
-        model=model, head=head, center_loss=center_loss, forward=model,
-        **build_optimizers(model, head, center_loss, settings, len(batches)),
-        precision=contextlib.nullcontext, pixel_mean=settings.pixel_mean, pixel_std=settings.pixel_std,
+        model=model,
+        head=head,
+        center_loss=center_loss,
+        forward=model,
+        schedule=schedule_of(settings, len(batches)),
+        optimizer_model=optimizer_model,
+        optimizer_center=optimizer_center,
         clip=settings.clip,
-    )  # fmt: skip
+        precision=contextlib.nullcontext,
+        pixel_mean=settings.pixel_mean,
+        pixel_std=settings.pixel_std,
+    )
     return trainer, batches
 
 
@@ -114,9 +122,7 @@ def test_paper_groups() -> None:
     """Biases at twice the rate and without decay; the centers by the same solver."""
     settings = RECIPES["paper"]
     model, head = LeNetPP(2, feature_prelu=True), build_head(settings, 10)
-    batches = Batches(torch.zeros(128, 28, 28, dtype=torch.uint8), torch.zeros(128).long(), 128, 0)
-    built = build_optimizers(model, head, CenterLoss(), settings, len(batches))
-    sgd, sgd_center, schedule = built["optimizer_model"], built["optimizer_center"], built["scheduler_center"]
+    sgd, sgd_center = build_optimizers(model, head, CenterLoss(), settings)
     biases = {id(p) for name, p in model.named_parameters() if name.endswith("bias")}
     for group in sgd.param_groups:
         for parameter in group["params"]:
@@ -126,7 +132,7 @@ def test_paper_groups() -> None:
     assert sum(len(group["params"]) for group in sgd.param_groups) == 22
     assert sgd_center.param_groups[0]["lr"] == 0.01
     assert sgd_center.param_groups[0]["momentum"] == 0.9
-    assert schedule.lr_lambdas[0](8_000) == pytest.approx(0.64)
+    assert schedule_of(settings, 1)(8_000) == pytest.approx((0.64, 0.64))
 
 
 def test_evaluation_counts_by_hand(mnist5k: Digits) -> None:
@@ -207,112 +213,3 @@ def test_vectorized_prelu_in_float64() -> None:
     assert torch.autograd.gradcheck(
         lambda x, slope: torch.func.functional_call(layer[0], {"weight": slope}, x), (x, slope)
     )
-
-
-@pytest.mark.parametrize("recipe", ["default", "paper"])
-def test_graphed_steps_are_the_ordinary_ones(mnist5k: Digits, recipe: str) -> None:
-    """Not recorded, for want of a GPU, but with all that changes on the device: two epochs, the last batch of each
-    smaller, with a checkpoint between them."""
-
-    def trainer() -> Trainer:
-        return make_trainer(mnist5k, 0.1, recipe, max_epoch=2, center_hold=0.0)[0]
-
-    batches = Batches(mnist5k.train_images[:250], mnist5k.train_labels[:250], 64, seed=0, shift=1)
-    ordinary, graphed = trainer(), trainer()
-    for epoch in (1, 2):
-        steps = GraphedSteps(graphed, batches).epoch(epoch, 4)
-        for (lr, losses), (lr_here, losses_here) in zip(ordinary.train_epoch(batches.epoch(epoch)), steps, strict=True):
-            assert lr_here == lr
-            torch.testing.assert_close(losses_here, losses, rtol=1e-4, atol=1e-5)
-        assert_same_form(graphed.state_dict(), ordinary.state_dict())
-        state, graphed = copy.deepcopy(graphed.state_dict()), trainer()
-        graphed.load_state_dict(state)  # as --resume does
-
-
-class Recorder:
-    """Stands in for torch.cuda: what it records is computed when it is replayed, as by a graph."""
-
-    def __init__(self, steps: GraphedSteps, error: str | None = None) -> None:
-        self.steps, self.error = steps, error
-        self.replayed = 0
-        self.computed = steps._step
-        self.CUDAGraph = lambda: self
-        self.current_stream = lambda: None
-
-    @contextlib.contextmanager
-    def graph(self, graph: object, stream: object, capture_error_mode: str) -> Iterator[None]:
-        def record(size: int) -> None:
-            if self.error is not None:
-                raise RuntimeError(self.error)
-
-        self.steps._step = record  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            self.steps._step = self.computed  # type: ignore[method-assign]
-            if self.error is not None:  # as the end of a recording does that has failed
-                raise RuntimeError("operation failed due to a previous error during capture")
-
-    def replay(self) -> None:
-        self.replayed += 1
-        self.computed(self.steps.batches.batch_size)
-
-
-@pytest.mark.parametrize("error", [None, "operation not permitted when stream is capturing\nmore of it"])
-def test_a_graph_is_recorded_once_and_replayed(
-    mnist5k: Digits, monkeypatch: pytest.MonkeyPatch, error: str | None
-) -> None:
-    batches = Batches(mnist5k.train_images[:350], mnist5k.train_labels[:350], 64, seed=0, shift=1)
-    ordinary, graphed = (make_trainer(mnist5k, 0.1, max_epoch=3)[0] for _ in range(2))  # of 4 batches
-    steps, notes = GraphedSteps(graphed, batches), []
-    steps.note, steps.steps_before_graph = notes.append, WARM_UP
-    recorder = Recorder(steps, error)
-    monkeypatch.setattr("training.graphed.torch.cuda", recorder)
-    for epoch in (1, 2):
-        pairs = zip(ordinary.train_epoch(batches.epoch(epoch)), steps.epoch(epoch, 6), strict=True)
-        for (_, losses), (_, losses_here) in pairs:
-            torch.testing.assert_close(losses_here, losses, rtol=1e-3, atol=1e-4)
-    assert recorder.replayed == (2 + 5 if error is None else 0)  # after three steps; the last, smaller batch is not
-    told = "Note: the step could not be made a CUDA graph, it goes on kernel by kernel: "
-    assert notes == ([] if error is None else [told + "operation not permitted when stream is capturing"])
-    assert_same_form(graphed.state_dict(), ordinary.state_dict())
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("recipe", ["default", "reference", "paper"])
-def test_a_recorded_graph_computes_what_its_kernels_do(mnist5k: Digits, recipe: str) -> None:
-    """To the last bit, and in float32 what the ordinary loop does."""
-    digits = mnist5k.to(torch.device("cuda"))
-    batches = Batches(digits.train_images[:1_000], digits.train_labels[:1_000], 64, seed=0, shift=1)
-    trainers = [make_trainer(digits, 0.1, recipe, "cuda", max_epoch=8)[0] for _ in range(3)]
-    recorded, loose = (GraphedSteps(trainer, batches) for trainer in trainers[:2])
-    loose.steps_before_graph = None
-    torch.use_deterministic_algorithms(True)
-    try:
-        for epoch in (1, 2):
-            rivals = [recorded.epoch(epoch, 16), loose.epoch(epoch, 16), trainers[2].train_epoch(batches.epoch(epoch))]
-            losses = [torch.stack([one for _, one in steps]) for steps in rivals]
-            assert torch.equal(losses[0], losses[1])
-            torch.testing.assert_close(losses[0], losses[2], rtol=1e-2, atol=1e-3)
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert recorded.graph is not None
-    for one, other in zip(trainers[0].model.parameters(), trainers[1].model.parameters(), strict=True):
-        assert torch.equal(one, other)
-
-
-def assert_same_form(a: object, b: object) -> None:
-    """Assert that two states are the same up to rounding."""
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same_form(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for one, two in zip(a, b, strict=True):
-            assert_same_form(one, two)
-    elif isinstance(a, torch.Tensor | float):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    elif not callable(a):
-        assert a == b

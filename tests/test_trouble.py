@@ -23,7 +23,7 @@ from analysis import sweep
 from analysis.pictures import read_image
 from analysis.wanted import Wanted
 from rundir.directory import Guard, refuse_links
-from rundir.reading import read_run
+from rundir.run import read_run
 from utils import UserError
 
 TWO_DIGITS = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "400"]
@@ -127,7 +127,7 @@ def test_two_trainings_started_at_once_have_a_directory_each(run_main: RunMain, 
     errors = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], errors
     assert "Traceback" not in "".join(errors)
-    assert read_run(tmp_path / "run").record.epochs == 1
+    assert read_run(tmp_path / "run").epochs == 1
 
 
 # ---------------------------------------------------------------- links, and what is only read
@@ -239,8 +239,9 @@ def test_a_disk_that_is_full_while_filming(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "flags", ["--max-epoch 1000000 --stop-after 1", "--feat-dim 1 --max-epoch 1", "--head arcface --scale 1e6 --max-epoch 1"]
-)  # fmt: skip
+    "flags",
+    ["--max-epoch 1000000 --stop-after 1", "--feat-dim 1 --max-epoch 1", "--head arcface --scale 1e6 --max-epoch 1"],
+)
 def test_settings_at_their_ends(run_main: RunMain, tmp_path: Path, flags: str) -> None:
     done = run_main(*TWO_DIGITS, *flags.split(), "--save-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr

@@ -1,62 +1,60 @@
-"""The command line of main.py: flags in, what a person asks for out. The flags of settings are built from
-`Settings`, `Execution` and `Options`."""
+"""The command line of main.py: flags in, a `Request` out. The flags of settings are made from `Settings` and `Plan`."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
+
+from msgspec import Meta
 
 import datasets
 from models import heads
-from training.fields import Number, declared, kind_of, parse
+from training.fields import convert, declared, is_list, parse, types
 from training.settings import (
-    COUNT,
+    COMPUTED,
     DATA,
     MODEL,
     OPTIMIZATION,
     RECIPES,
     RUN,
-    Execution,
-    Options,
+    Count,
+    Plan,
     Settings,
     contradiction,
     resolve,
+    take,
 )
+from utils import VERSION
 
-SHORT = {"dataset": ["-d"], "data_root": []}
-MEANT = {  # what people type, and the flag that has it here
-    "--lambda": "--weight-cent",
-    "--lr": "--lr-model",
-    "--learning-rate": "--lr-model",
-    "--alpha": "--lr-cent",
-    "--epochs": "--max-epoch",
-    "--epoch": "--max-epoch",
-    "--cpu": "--use-cpu",
-    "--device": "--gpu or --use-cpu",
-    "--gpus": "--gpu; several GPUs: torchrun --nproc-per-node=N main.py",
-    "--cuda": "--gpu",
-    "--num-workers": "--workers, which does nothing here",
-    "--loss": "--head and --weight-cent",
-    "--output": "--save-dir",
-    "--out": "--save-dir",
-    "--batch": "--batch-size",
-    "--version": "git log -1; torch's own stands in a run's config.json",
+ALIASES = {  # what people type as well
+    "dataset": ("-d",),
+    "weight_cent": ("--lambda",),
+    "lr_model": ("--lr", "--learning-rate"),
+    "lr_cent": ("--alpha",),
+    "max_epoch": ("--epochs", "--epoch"),
+    "batch_size": ("--batch",),
 }
+MEANT = {  # what has no flag of its own here
+    "--gpus": "--gpu; several GPUs: torchrun --nproc-per-node=N main.py",
+    "--loss": "--head and --weight-cent",
+}
+CLASSES: tuple[Any, ...] = (Settings, Plan)
+Index = Annotated[int, Meta(ge=-1, le=1024)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a command line asks for. `auto` may still stand where the run will decide; the names of what
-    was given by hand are `by_hand`."""
+    """What a command line asks for: a plan in which `auto` may stand where the run will decide, and the names of what
+    was given by hand."""
 
-    settings: Settings
-    execution: Execution
-    options: Options
+    plan: Plan
     by_hand: frozenset[str]
     gpu: int
     use_cpu: bool
@@ -70,19 +68,20 @@ class Request:
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, with the flag that may have been meant."""
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the arguments; end with a suggestion where one is unknown."""
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.error(self.unknown(unknown[0]))
+        return parsed
+
+    def unknown(self, argument: str) -> str:
+        """Return what to say of an argument that this command does not know."""
+        word = argument.split("=")[0]
+        return f"unrecognized arguments: {argument}{nearest(word, self._option_string_actions)}"
+
     def error(self, message: str) -> NoReturn:
         """End with status 2 and one line."""
-        if message.startswith("ambiguous option:") and (word := message.split()[2].split("=")[0]) in MEANT:
-            message = f"unrecognized arguments: {word}"
-        if message.startswith("unrecognized arguments:"):
-            word = message.split()[2].split("=")[0]
-            meant = MEANT.get(word, "").split(" ")[0].rstrip(";,")
-            known = self._option_string_actions
-            if meant.startswith("--") and meant not in known:
-                near = difflib.get_close_matches(meant, known, n=1, cutoff=0.8)  # compare.py has --weights-cent
-                message += f"; did you mean {near[0]}?" if near else f"; main.py has {meant}"
-            else:
-                message += nearest(word, known)
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
@@ -124,120 +123,165 @@ def one_of(names: Iterable[str]) -> dict[str, Any]:
     return {"type": argument(parse_name, names), "metavar": f"{{{','.join(names)}}}"}
 
 
-def number(kind: type, low: float, high: float = float("inf"), open_low: bool = False) -> Callable[[str], Any]:
-    """Return an argparse type: a finite number in [low, high], or in (low, high]."""
-    return argument(Number(kind, low, high, open_low).parse)
+def number(kind: type, low: float, high: float | None = None) -> Callable[[str], Any]:
+    """Return an argparse type: a finite number of at least `low`, and at most `high`."""
+    return of_type(Annotated[kind, Meta(ge=low, le=high)])
+
+
+def of_type(kind: Any) -> Callable[[str], Any]:
+    """Return an argparse type for a type with its bounds."""
+    return argument(partial(convert, kind=kind, strict=False))
 
 
 def parse_arguments(argv: list[str] | None = None) -> Request:
     """Return what a command line asks for; end with one line and status 2 where it cannot be asked."""
+    parser = build_parser()
+    return check_combinations(parser, as_request(parser, parser.parse_args(argv)))
+
+
+def build_parser() -> Parser:
+    """Return the parser of main.py."""
     parser = Parser(
         description="Train LeNet++ on digits with softmax + center loss (Wen et al., ECCV 2016).",
-        epilog="A recipe fills the defaults of model and optimization; a flag given by hand wins. training/settings.py holds every setting with its meaning.",
-    )  # fmt: skip
+        epilog="A recipe fills the defaults of model and optimization; a flag given by hand wins. "
+        "training/settings.py holds every setting with its meaning.",
+    )
     groups = {title: parser.add_argument_group(title) for title in (DATA, MODEL, OPTIMIZATION, RUN)}
-    for cls in (Settings, Execution, Options):
+    for cls in CLASSES:
         add_flags(groups, cls)
-    groups[DATA].add_argument("-j", "--workers", type=number(int, 0, 1024), metavar="N", help=argparse.SUPPRESS)
-    groups[OPTIMIZATION].add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help="any other setting by its name, as in --set clip=none warmup=0.1")  # fmt: skip
+    nothing, others = argparse.SUPPRESS, "any other setting by its name, as in --set clip=none warmup=0.1"
+    groups[DATA].add_argument("-j", "--workers", "--num-workers", type=number(int, 0, 1024), help=nothing)
+    groups[OPTIMIZATION].add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=others
+    )
     run = groups[RUN]
-    run.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help="CUDA device; without one, and for -1, the CPU is used (default: 0)")  # fmt: skip
-    run.add_argument("--use-cpu", action="store_true", help="use the CPU even if there is a GPU")
-    run.add_argument("--save-dir", type=Path, metavar="DIR", help="run directory (default: a new one under log/)")
-    run.add_argument("--stop-after", type=argument(COUNT.parse), metavar="N", help="stop after epoch N of the schedule, to be continued with --resume")  # fmt: skip
+    add_device_flags(run)
+    new, stop = "run directory (default: a new one under log/)", "stop after epoch N, to be continued with --resume"
+    run.add_argument("--save-dir", "--output", "--out", type=Path, metavar="DIR", help=new)
+    run.add_argument("--stop-after", type=of_type(Count), metavar="N", help=stop)
     run.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in this directory")
     run.add_argument("--overwrite", action="store_true", help="replace the run that --save-dir holds")
-    args = parser.parse_args(argv)
-    return check_combinations(parser, as_request(parser, args))
+    run.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    return parser
 
 
-def add_flags(groups: dict[str, Any], cls: type[Any]) -> None:
+def add_device_flags(parser: Any) -> None:
+    """Add the flags that choose a device."""
+    gpu = "CUDA device; without one, and for -1, the CPU is used (default: 0)"
+    parser.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help=gpu)
+    parser.add_argument("--use-cpu", "--cpu", action="store_true", help="use the CPU even if there is a GPU")
+    device = "the same in one word: cpu, cuda or cuda:INDEX"
+    parser.add_argument("--device", type=argument(parse_device), dest="gpu", default=(0, None), help=device)
+
+
+def parse_device(text: str) -> tuple[int, None]:
+    """Return the index of the GPU that a word such as cuda:1 names, -1 for the CPU."""
+    name, _, index = text.partition(":")
+    if text == "cpu":
+        return -1, None
+    if name == "cuda":
+        return convert(index or "0", Annotated[int, Meta(ge=0, le=1024)], strict=False), None
+    raise ValueError("must be cpu, cuda or cuda:INDEX")
+
+
+def add_flags(groups: dict[str, Any], cls: Any) -> None:
     """Add a flag for each setting of a class that `--help` names."""
     for name, about, default in declared(cls):
         if not about.group:
             continue
-        kind, many, _ = kind_of(cls, name)
         more: dict[str, Any] = {"metavar": about.metavar}
-        if kind is bool:
+        if types(cls)[name] is bool:
             more = {"action": "store_true"}
         elif about.choices:
             more = one_of(about.choices)
             if "on" in about.choices:  # a switch; `auto` decides where it is not given
                 more |= {"nargs": "?", "const": "on"}
-        elif about.number is not None:
-            more |= {"type": argument(about.number.parse), "nargs": "+" if many else None}
-        tell = "" if default is None or kind is bool or "(default" in about.help else f" (default: {default})"
-        flags = [*SHORT.get(name, ()), f"--{name.replace('_', '-')}"]
+        else:
+            more |= {"type": argument(partial(parse, cls, name)), "nargs": "+" if is_list(cls, name) else None}
+        tell = "" if default is None or "action" in more or "(default" in about.help else f" (default: {default})"
+        flags = [f"--{name.replace('_', '-')}", *ALIASES.get(name, ())]
         groups[about.group].add_argument(*flags, dest=name, default=None, help=about.help + tell, **more)
 
 
 def parse_gpu(text: str) -> tuple[int, str | None]:
     """Return the index of a GPU, -1 for none, and a note where several were named."""
-    first, *others = text.split(",")
-    index = int(Number(int, -1, 1024).parse(first))
-    for other in others:
-        Number(int, 0, 1024).parse(other)
-    note = f"Note: of --gpu {text} GPU {index} is taken; several train together with torchrun --nproc-per-node={len(others) + 1} main.py …"  # fmt: skip
-    return index, note if others else None
+    first, *others = (convert(word, Index, strict=False) for word in text.split(","))
+    note = (
+        f"Note: of --gpu {text} GPU {first} is taken; "
+        f"several train together with torchrun --nproc-per-node={len(others) + 1} main.py …"
+    )
+    return first, note if others else None
 
 
 def as_request(parser: Parser, args: argparse.Namespace) -> Request:
     """Return the request that parsed arguments make."""
     given = {name: value for name, value in vars(args).items() if value is not None}
-    given |= {name: tuple(value) for name, value in given.items() if name in ("known_classes", "stepsize")}
-    by_name: dict[str, type[Any]] = {f.name: cls for cls in (Settings, Execution) for f in fields(cls)}
-    for word in args.set:
-        name, equals, text = word.partition("=")
-        name = name.replace("-", "_")
-        if not equals or name not in by_name:
-            parser.error(
-                f"argument --set: {word!r}: must be NAME=VALUE with the name of a setting{nearest(name, by_name)}"
-            )
-        try:
-            given[name] = parse(by_name[name], name, text)
-        except ValueError as error:
-            parser.error(f"argument --set: {word!r}: {error}")
+    for name in ("known_classes", "stepsize"):  # each word is a tuple of its own
+        if name in given:
+            given[name] = tuple(itertools.chain.from_iterable(given[name]))
+    read_set(parser, args.set, given)
     if "dataset" in given:
         try:
             given["dataset"] = datasets.named(given["dataset"])
         except ValueError as error:
             text = given["dataset"]
             parser.error(f"argument -d/--dataset: {text!r}: {error}{nearest(text, datasets.NAMES)}")
-    if given.get("model") == "cnn":
-        given["model"] = "lenet++"
-    if given.get("known_classes"):
-        given["known_classes"] = tuple(sorted(given["known_classes"]))
-    if given.get("animate") or given.get("regions"):
-        given["plot"] = True
-    if "stepsize" in given and not args.resume:
-        given.setdefault("schedule", "step")
-        given.setdefault("gamma", RECIPES[given.get("recipe", "default")].gamma or 0.5)
+    complete(given, resumed=args.resume is not None)
+    names = frozenset(name for cls in CLASSES for name, _, _ in declared(cls) if name in given)
+    values: Any = argparse.Namespace(**given)
     gpu, note = args.gpu
-    notes = [note] if note else []
-    if args.workers is not None:
-        notes.append("Note: --workers does nothing: the images lie on the device, there is nothing left for workers to do")  # fmt: skip
-    parts = {cls: {f.name: given[f.name] for f in fields(cls) if f.name in given} for cls in (Settings, Execution, Options)}  # fmt: skip
+    idle = "Note: --workers does nothing: the images lie on the device, there is nothing left for workers to do"
     return Request(
-        settings=replace(Settings(), **parts[Settings]),
-        execution=replace(Execution(), **parts[Execution]),
-        options=replace(Options(), **parts[Options]),
-        by_hand=frozenset(name for part in parts.values() for name in part),
+        plan=replace(take(Plan(), values, names), settings=take(Settings(), values, names)),
+        by_hand=names,
         gpu=gpu,
         use_cpu=args.use_cpu or gpu == -1,
         save_dir=args.save_dir,
         resume=args.resume,
         overwrite=args.overwrite,
         stop_after=args.stop_after,
-        notes=tuple(notes),
+        notes=tuple(filter(None, [note, idle if args.workers is not None else None])),
     )
+
+
+def read_set(parser: Parser, words: list[str], given: dict[str, Any]) -> None:
+    """Add what ``--set NAME=VALUE`` says to what other flags say."""
+    classes: dict[str, Any] = {name: Settings for name, _, _ in declared(Settings)}
+    classes |= dict.fromkeys(COMPUTED, Plan)
+    flags = set(given)
+    for word in words:
+        name, equals, text = word.partition("=")
+        name = name.replace("-", "_")
+        if not equals or name not in classes:
+            close = nearest(name, classes)
+            parser.error(f"argument --set: {word!r}: must be NAME=VALUE with the name of a setting{close}")
+        if name in flags:
+            parser.error(f"argument --set: {word!r}: --{name.replace('_', '-')} says it too, leave one of them out")
+        try:
+            given[name] = parse(classes[name], name, text)
+        except ValueError as error:
+            parser.error(f"argument --set: {word!r}: {error}")
+
+
+def complete(given: dict[str, Any], resumed: bool) -> None:
+    """Add what follows from what was given."""
+    if given.get("model") == "cnn":
+        given["model"] = "lenet++"
+    if given.get("known_classes"):
+        given["known_classes"] = tuple(sorted(given["known_classes"]))
+    if given.get("animate") or given.get("regions"):
+        given["plot"] = True
+    if "stepsize" in given and not resumed:
+        given.setdefault("schedule", "step")
+        given.setdefault("gamma", RECIPES[given.get("recipe", "default")].gamma or 0.5)
 
 
 def check_combinations(parser: Parser, request: Request) -> Request:
     """Return the request; end with a message for flags that do not fit together."""
-    settings, by_hand = request.settings, request.by_hand
-    if request.options.animate and settings.max_epoch == 1:
+    plan, settings, by_hand = request.plan, request.plan.settings, request.by_hand
+    if plan.animate and settings.max_epoch == 1:
         parser.error("--animate: a film needs at least two epochs")
-    if request.options.regions and settings.feat_dim != 2 and not request.resume:
+    if plan.regions and settings.feat_dim != 2 and not request.resume:
         parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
     if request.resume:
         if request.save_dir and request.resume != request.save_dir:
@@ -246,12 +290,19 @@ def check_combinations(parser: Parser, request: Request) -> Request:
             parser.error("--resume and --overwrite exclude each other")
         return request  # the rest follows from the run that is resumed
     resolved = resolve(settings, by_hand, settings.dataset)
+    wrong = contradiction(resolved)
     row = heads.HEADS[resolved.head]
     if any(name in by_hand and getattr(row, name) is None for name in ("scale", "margin")):
-        parser.error(f"--scale and --margin belong to --head {' or '.join(heads.with_margin())}")
-    if "gamma" in by_hand and "stepsize" not in by_hand and RECIPES[settings.recipe].schedule != "step":
-        parser.error("--gamma needs --stepsize with this recipe, whose schedule has no steps")
-    if (wrong := contradiction(resolved)) is not None:
+        wrong = f"--scale and --margin belong to --head {' or '.join(heads.with_margin())}"
+    elif "gamma" in by_hand and "stepsize" not in by_hand and RECIPES[settings.recipe].schedule != "step":
+        wrong = "--gamma needs --stepsize with this recipe, whose schedule has no steps"
+    elif "stepsize" in by_hand and resolved.schedule != "step":
+        wrong = "--stepsize and --set schedule=one-cycle exclude each other"
+    elif {"max_epoch", "max_iterations"} <= by_hand and None not in (settings.max_epoch, settings.max_iterations):
+        wrong = "--max-epoch and --set max_iterations exclude each other: a run has one length"
+    elif plan.animate and resolved.max_epoch is not None and plan.plot_freq >= resolved.max_epoch:
+        wrong = f"--animate: a film needs at least two epochs, and --plot-freq {plan.plot_freq} keeps the last alone"
+    if wrong is not None:
         parser.error(wrong)
     name = "mnist" if settings.dataset == "auto" else settings.dataset
     if settings.known_classes and name in datasets.SOURCES:  # a folder has to be read first

@@ -7,13 +7,12 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 import models
 from center_loss import CenterLoss
@@ -22,42 +21,33 @@ from margin_heads import MarginHead
 from models import SoftmaxHead, spread_directions, through_frequency
 from models.heads import HEADS
 from training.batches import Batches, Warp
-from training.graphed import GraphedSteps
 from training.hardware import autocast, compiled, make_deterministic, vectorize_prelu
 from training.order import similar_side_by_side
 from training.parallel import Group
-from training.settings import START_RADIUS, Execution, Plan, Settings
-from training.trainer import Network, Trainer
+from training.settings import START_RADIUS, Plan, Settings
+from training.trainer import Network, Schedule, Trainer
 
 
 @dataclass
 class Training:
-    """What trains a run: its data on the device, their batches, the trainer, its steps as a graph or None."""
+    """What is alive while a run trains: its data on the device, their batches and the trainer; and how far it is."""
 
     data: Digits
     batches: Batches
     trainer: Trainer
     epochs: int
     iterations: int
-    graphed: GraphedSteps | None = None
+    epoch: int = 0  # the last that is finished
+    best: float = -1.0  # test accuracy so far, percent
+    elapsed: float = 0.0  # seconds, with earlier sessions
 
     def steps(self, epoch: int, limit: int | None = None) -> tuple[Iterator[tuple[float, Tensor]], int]:
         """Return what trains an epoch, or its first `limit` batches, and how many batches these are; the last
         epoch may be cut short. Each step gives the learning rate and its losses, see `Trainer.train_epoch`."""
-        count = min(len(self.batches), self.iterations - (epoch - 1) * len(self.batches))
+        before = (epoch - 1) * len(self.batches)
+        count = min(len(self.batches), self.iterations - before)
         count = count if limit is None else min(count, limit)
-        if self.graphed is not None:
-            return self.graphed.epoch(epoch, count), count
-        return self.trainer.train_epoch(itertools.islice(self.batches.epoch(epoch), count)), count
-
-
-class Optimizers(TypedDict):
-    """Optimizers and schedules under the names that `Trainer` has for them."""
-
-    optimizer_model: torch.optim.Optimizer
-    optimizer_center: torch.optim.Optimizer
-    scheduler_model: LambdaLR
-    scheduler_center: LambdaLR
+        return self.trainer.train_epoch(itertools.islice(self.batches.epoch(epoch), count), before), count
 
 
 def seed_everything(seed: int) -> None:
@@ -73,29 +63,18 @@ def build_training(plan: Plan, data: Digits, group: Group) -> Training:
     data = data.to(group.device)
     warp = Warp(settings.rotation, settings.scaling, settings.shearing, settings.bending)
     batches = Batches(data.train_images, data.train_labels, settings.batch_size, settings.seed, settings.shift, warp)
-    execution = plan.execution
-    if group.device.type != "cuda" or group.size > 1:  # as on the machine where the run began
-        execution = replace(execution, cuda_graph="off")
-    trainer = build_trainer(settings, execution, batches, len(data.classes), group)
-    epochs, iterations = length_of_run(settings, len(batches))
-    graphed = GraphedSteps(trainer, batches) if execution.cuda_graph == "on" else None
-    return Training(data, batches, trainer, epochs, iterations, graphed)
+    trainer = build_trainer(plan, batches, len(data.classes), group)
+    return Training(data, batches, trainer, *length_of_run(settings, len(batches)))
 
 
-def build_trainer(
-    settings: Settings, execution: Execution, batches: Batches, num_classes: int, group: Group
-) -> Trainer:
-    """Return network, head, losses, optimizers and schedules on the group's device, from the seed."""
-    if execution.deterministic:
-        make_deterministic()
-    elif group.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True  # the batches of a run have one size
-    if execution.threads is not None:
-        torch.set_num_threads(execution.threads)
+def build_trainer(plan: Plan, batches: Batches, num_classes: int, group: Group) -> Trainer:
+    """Return network, head, losses and optimizers on the group's device, from the seed."""
+    settings = plan.settings
+    prepare(plan, group.device)
     seed_everything(settings.seed)
     network = build_network(settings, num_classes, autocast(settings.precision, group.device))
     if settings.class_order == "similar":
-        order = group.agree(similar_side_by_side(batches.images, batches.labels, num_classes))
+        order = group.agree(lambda: similar_side_by_side(batches.images, batches.labels, num_classes))
         with torch.no_grad():
             network.head.weight[list(order)] = network.head.weight.clone()
     center_loss = CenterLoss(
@@ -108,28 +87,37 @@ def build_trainer(
     )
     for module in (network.model, network.head, center_loss):
         module.to(group.device)
-    specialize(network.model, execution, group.device)
+    specialize(network.model, plan, group.device)
     forward = group.over_all(network.model)
-    if execution.compile == "on":
-        forward = compiled(forward, settings.batch_size, group.device, execution.cuda_graph == "on")
+    if plan.compile == "on":
+        forward = compiled(forward, settings.batch_size, group.device)
+    optimizer_model, optimizer_center = build_optimizers(network.model, network.head, center_loss, settings)
     return Trainer(
-        model=network.model,
-        head=network.head,
-        precision=network.precision,
-        pixel_mean=network.pixel_mean,
-        pixel_std=network.pixel_std,
+        **vars(network),
         forward=forward,
         center_loss=center_loss,
-        **build_optimizers(network.model, network.head, center_loss, settings, len(batches)),
+        optimizer_model=optimizer_model,
+        optimizer_center=optimizer_center,
+        schedule=schedule_of(settings, len(batches)),
         clip=settings.clip,
     )
 
 
-def specialize(model: nn.Module, execution: Execution, device: torch.device) -> None:
+def prepare(plan: Plan, device: torch.device) -> None:
+    """Set what torch has once for the whole process: kernels and threads."""
+    if plan.deterministic:
+        make_deterministic()
+    elif device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # the batches of a run have one size
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+
+
+def specialize(model: nn.Module, plan: Plan, device: torch.device) -> None:
     """Give a model the layers that are fast on this device, with the same parameters."""
-    if device.type == "cpu" and execution.compile == "off":
+    if device.type == "cpu" and plan.compile == "off":
         vectorize_prelu(model)
-    if device.type == "cpu" and execution.convolutions == "fourier":
+    if device.type == "cpu" and plan.convolutions == "fourier":
         through_frequency(model)
 
 
@@ -144,7 +132,8 @@ def build_network(
         feature_prelu=settings.feature_prelu,
         overlapping_pool=settings.overlapping_pool,
     )
-    model.to(memory_format=torch.channels_last)
+    to_layout: Any = model.to
+    to_layout(memory_format=torch.channels_last)
     return Network(
         model=model,
         head=build_head(settings, num_classes),
@@ -184,24 +173,29 @@ def initial_centers(name: str, head_weight: Tensor) -> Tensor:
 
 
 def build_optimizers(
-    model: nn.Module, head: nn.Module, center_loss: CenterLoss, settings: Settings, batches: int
-) -> Optimizers:
-    """Return SGD for model and head, SGD for the centers, and a schedule for each, per iteration.
-
-    Args:
-        settings: resolved ones.
-        batches: of an epoch; they set the schedules' time scale.
-    """
+    model: nn.Module, head: nn.Module, center_loss: CenterLoss, settings: Settings
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Return SGD for model and head, and SGD for the centers; each group's own rate is its `initial_lr`."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}  # by learning rate and weight decay
     for module in (model, head):
         for name, parameter in module.named_parameters():
             groups.setdefault(_rate_and_decay(name, settings), []).append(parameter)
     optimizer_model = torch.optim.SGD(
-        [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()],
+        [{"params": group, "lr": lr, "initial_lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()],
         lr=settings.lr_model,
         momentum=settings.momentum,
     )
-    optimizer_center = torch.optim.SGD(center_loss.parameters(), lr=settings.lr_cent, momentum=settings.momentum_cent)
+    optimizer_center = torch.optim.SGD(
+        [{"params": list(center_loss.parameters()), "initial_lr": settings.lr_cent}],
+        lr=settings.lr_cent,
+        momentum=settings.momentum_cent,
+    )
+    return optimizer_model, optimizer_center
+
+
+def schedule_of(settings: Settings, batches: int) -> Schedule:
+    """Return the factors on the learning rates of the model and of the centers at an iteration counted from 0, for
+    epochs of so many batches."""
     _, iterations = length_of_run(settings, batches)
     factor = lr_schedule(settings, iterations, batches)
     hold = settings.center_hold * iterations
@@ -211,12 +205,7 @@ def build_optimizers(
             return 0.0
         return max(factor(iteration), settings.center_floor) if settings.center_schedule else 1.0
 
-    return {
-        "optimizer_model": optimizer_model,
-        "optimizer_center": optimizer_center,
-        "scheduler_model": LambdaLR(optimizer_model, factor),
-        "scheduler_center": LambdaLR(optimizer_center, center_factor),
-    }
+    return lambda iteration: (factor(iteration), center_factor(iteration))
 
 
 def _rate_and_decay(name: str, settings: Settings) -> tuple[float, float]:

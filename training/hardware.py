@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from training.settings import Choice, Execution, Settings
-from utils import UserError
+from training.arguments import Request
+from training.settings import SHOWN, Plan, resolve, take
+from utils import UserError, say, usable_cores
 
 
 def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
@@ -139,46 +140,61 @@ def choose_convolutions(wanted: str, device: torch.device, compile: str) -> tupl
     return ("direct", "those that torch.compile knows") if compile == "on" else ("fourier", "faster on CPUs")
 
 
-def choose_cuda_graph(wanted: str, device: torch.device, processes: int) -> tuple[str, str]:
-    """Return ``on`` or ``off`` and why; ``auto`` is off until a run on a GPU has been recorded."""
-    if wanted == "on" and device.type != "cuda":
-        return "off", "there is no GPU to record a step on"
-    if wanted == "on" and processes > 1:
-        return "off", "several processes exchange their batches within a step"
-    return ("off", "not yet measured on GPUs") if wanted == "auto" else (wanted, "as asked for")
+def plan_for(request: Request, dataset: str, device: torch.device) -> Plan:
+    """Return the plan of a new run on that data set, with what was left open decided for this device, and why.
 
-
-def decide(
-    settings: Settings, execution: Execution, device: torch.device, processes: int = 1
-) -> tuple[Settings, Execution, dict[str, Choice]]:
-    """Return both with what was left open decided for this device and so many processes, and why."""
+    Raises:
+        UserError: for something that this device does not have.
+    """
+    plan = request.plan
+    settings = resolve(plan.settings, request.by_hand, dataset)
     precision, why_precision = choose_precision(settings.precision, device)
-    compile_, why_compile = choose_compile(execution.compile, device)
-    convolutions, why_convolutions = choose_convolutions(execution.convolutions, device, compile_)
-    cuda_graph, why_cuda_graph = choose_cuda_graph(execution.cuda_graph, device, processes)
-    choices = {
-        "precision": Choice(settings.precision, why_precision),
-        "compile": Choice(execution.compile, why_compile),
-        "convolutions": Choice(execution.convolutions, why_convolutions),
-        "cuda_graph": Choice(execution.cuda_graph, why_cuda_graph),
-    }
-    execution = replace(
-        execution,
+    compile_, why_compile = choose_compile(plan.compile, device)
+    convolutions, why_convolutions = choose_convolutions(plan.convolutions, device, compile_)
+    as_asked = plan.settings.dataset == dataset
+    return replace(
+        plan,
+        settings=replace(settings, precision=precision),
         compile=compile_,
         convolutions=convolutions,
-        cuda_graph=cuda_graph,
-        threads=execution.threads or torch.get_num_threads(),
+        threads=plan.threads or torch.get_num_threads(),
+        asked={
+            "precision": settings.precision,
+            "compile": plan.compile,
+            "convolutions": plan.convolutions,
+            "dataset": plan.settings.dataset,
+        },
+        why={
+            "precision": why_precision,
+            "compile": why_compile,
+            "convolutions": why_convolutions,
+            "dataset": "as asked for" if as_asked else "MNIST first, else the digits that are here",
+        },
     )
-    return replace(settings, precision=precision), execution, choices
 
 
-def compiled(
-    features: Callable[[Tensor], Tensor], batch_size: int, device: torch.device, in_graph: bool = False
-) -> Callable[[Tensor], Tensor]:
-    """Return the same function of images, compiled for batches of that size, on a GPU into CUDA graphs unless it
-    becomes part of one. The last, smaller batch of an epoch is not worth a compilation of its own."""
+def plan_from(request: Request, plan: Plan, device: torch.device) -> Plan:
+    """Return the plan with which a run is resumed: its own, but for what it shows of itself, and for threads and
+    precision that this machine does not have.
+
+    Raises:
+        UserError: for something that its features do not allow, or that is not installed.
+    """
+    plan = take(plan, request.plan, request.by_hand & {*SHOWN, "threads"})
+    if plan.regions and plan.settings.feat_dim != 2:
+        dimensions = f"{request.resume} has {plan.settings.feat_dim} features"
+        raise UserError(f"--regions: {dimensions}; the regions of two can be drawn")
+    if plan.threads is not None and plan.threads > max(usable_cores(), torch.get_num_threads()):
+        say(f"Note: the run was made with {plan.threads} threads; here it goes on with {torch.get_num_threads()}")
+        plan = replace(plan, threads=torch.get_num_threads())
+    return plan
+
+
+def compiled(features: Callable[[Tensor], Tensor], batch_size: int, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return the same function of images, compiled for batches of that size, on a GPU into CUDA graphs. The last,
+    smaller batch of an epoch is not worth a compilation."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # misses CUDA where there is none
-    mode = "reduce-overhead" if device.type == "cuda" and not in_graph else None
+    mode = "reduce-overhead" if device.type == "cuda" else None
     fast = torch.compile(features, dynamic=False, mode=mode)
     return lambda images: fast(images) if len(images) == batch_size else features(images)
 

@@ -5,8 +5,10 @@ order. A batch is cut into one part for each process; the features of all parts 
 head, losses and centers see the whole batch everywhere, as on one process.
 """
 
-import os  # no "from __future__ import annotations": torch checks the hook's
+import threading  # no "from __future__ import annotations": torch checks the hook's
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,34 +16,70 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from utils import UserError, processes
+
+PATIENCE = timedelta(hours=6)  # for what the first process does alone: a download, figures
+
 
 class Group:
-    """The processes of a job; one of size 1 without torchrun."""
+    """The processes of a job; one of size 1 without torchrun. A context manager, which ends it."""
 
     def __init__(self, device: torch.device) -> None:
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0")) if self.size > 1 else 0
+        self.rank, self.size = processes()
         self.device = device
         if self.size > 1:
             on_gpu = device.type == "cuda"
-            dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+            start = partial(
+                dist.init_process_group,
+                "nccl" if on_gpu else "gloo",
+                device_id=device if on_gpu else None,
+                timeout=PATIENCE,
+            )
+            _wait_for(start)
 
-    def agree(self, what: Any) -> Any:
-        """Return what the first process has."""
+    def __enter__(self) -> "Group":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def agree(self, work: Callable[[], Any]) -> Any:
+        """Return what the first process has for the work, in every process; an error of the user is everybody's."""
         if self.size == 1:
-            return what
-        box = [what]
+            return work()
+        box: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                box[0] = work()
+            except UserError as error:
+                box[1] = error
         dist.broadcast_object_list(box, src=0, device=self.device)
+        if box[1] is not None:
+            raise box[1]
         return box[0]
 
     def over_all(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
         """Return a function that computes the model's features over all processes, from the first's weights."""
         return model if self.size == 1 else _OverAll(model, self)
 
-    def leave(self) -> None:
-        """End the group."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
+
+def _wait_for(work: Callable[[], object]) -> None:
+    """Do some work in a thread, so that a signal ends the waiting for other processes at once."""
+    errors: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.1)
+    if errors:
+        raise errors[0]
 
 
 class _OverAll:

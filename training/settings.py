@@ -1,31 +1,34 @@
 """What a run is: every setting once, with its type, unit, default and meaning; the recipes; to and from JSON.
 
-`Settings` says what is trained: two runs whose settings are equal but for the seed are the same experiment.
-`Execution` says how it is computed, which moves results by rounding alone, `Options` what the run shows of
-itself. A `Plan` holds the three, and beside them what was asked for and why something was chosen.
+`Settings` says what is trained: two runs whose settings are equal but for the seed are the same experiment. A `Plan`
+is all that makes a run: its settings, how they are computed, and what it shows of itself.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from msgspec import Meta
 
 from datasets import NAMES
 from models import heads
 from models.heads import HEADS
-from training.fields import Number, check, setting
+from training.fields import check, convert, declared, setting
 from utils import UserError
 
-Kind = TypeVar("Kind", "Settings", "Execution", "Options")
+Kind = TypeVar("Kind", "Settings", "Plan")
 START_RADIUS = 5.0  # of class weights and centers alike, in feature units
 
-COUNT = Number(int, 1, 10**6)
-RATE = Number(float, 0, 1e6, open_low=True)
-NOT_NEGATIVE = Number(float, 0, 1e6)
-SHARE = Number(float, 0, 1)
-FACTOR = Number(float, 0, 1e6, open_low=True)
+Count = Annotated[int, Meta(ge=1, le=10**6)]
+Positive = Annotated[float, Meta(gt=0, le=1e6)]
+NotNegative = Annotated[float, Meta(ge=0, le=1e6)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Seed = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Class = Annotated[int, Meta(ge=0, le=255)]
 DATA, MODEL, OPTIMIZATION, RUN = "data", "model", "optimization (defaults are the default recipe's)", "run"
 
 
@@ -43,117 +46,102 @@ class Settings:
     for it (docs/reproduction.md).
     """
 
-    recipe: str = setting("default", "default: ours; accurate: CosFace + center loss, longer and with warped digits; reference: the widely copied repository's settings; paper: the authors' Caffe example's", choices=("default", "accurate", "reference", "paper"), group=OPTIMIZATION)  # fmt: skip
-    seed: int = setting(1, "of initialization and order", Number(int, 0, 2**31 - 1), group=RUN, metavar="N")
+    # fmt: off
+    recipe: str = setting("default", "default: ours; accurate: CosFace + center loss, longer and with warped digits; reference: the widely copied repository's settings; paper: the authors' Caffe example's", choices=("default", "accurate", "reference", "paper"), group=OPTIMIZATION)
+    seed: Seed = setting(1, "seed of initialization and of the order of images", group=RUN, metavar="N")
 
-    dataset: str = setting("auto", f"{', '.join(NAMES)}, or a folder with four IDX files of 28×28 gray images; auto: MNIST if it is there or can be downloaded, otherwise mnist5k", group=DATA, metavar="NAME_OR_DIR")  # fmt: skip
-    known_classes: tuple[int, ...] | None = setting(None, "train and test on these classes alone (default: all)", Number(int, 0, 255), group=DATA, metavar="CLASS")  # fmt: skip
-    hold_out: int = setting(0, "keep N training images out of training, for predict.py to set its threshold on", Number(int, 0, 10**6), group=DATA, metavar="N")  # fmt: skip
-    pixel_mean: float = setting(33.32, "subtracted from gray levels, 0 to 255", Number(float, -255, 255))
-    pixel_std: float = setting(78.57, "what they are then divided by", FACTOR)
-    shift: int = setting(1, "training images are moved by up to so many pixels in both directions", Number(int, 0, 14))
-    rotation: float = setting(
-        0.0, "training images are turned by up to so many degrees, to either side", Number(float, 0, 180)
-    )
-    scaling: float = setting(0.0, "they are made larger or smaller by up to this share", Number(float, 0, 0.9))
-    shearing: float = setting(0.0, "they are slanted by up to this share of their height", Number(float, 0, 2))
-    bending: float = setting(0.0, "and bent: places in them move by up to so many pixels", Number(float, 0, 14))
+    dataset: str = setting("auto", f"{', '.join(NAMES)}, or a folder with four IDX files of 28×28 gray images; auto: MNIST if it is there or can be downloaded, otherwise mnist5k", group=DATA, metavar="NAME_OR_DIR")
+    known_classes: tuple[Class, ...] | None = setting(None, "train and test on these classes alone (default: all)", group=DATA, metavar="CLASS")
+    hold_out: Annotated[int, Meta(ge=0, le=10**6)] = setting(0, "keep N training images out of training, for predict.py to set its threshold on", group=DATA, metavar="N")
+    pixel_mean: Annotated[float, Meta(ge=-255, le=255)] = setting(33.32, "gray level that is subtracted, 0 to 255")
+    pixel_std: Positive = setting(78.57, "gray levels that one unit of the input stands for")
+    shift: Annotated[int, Meta(ge=0, le=14)] = setting(1, "largest shift of a training image in both directions, in pixels")
+    rotation: Annotated[float, Meta(ge=0, le=180)] = setting(0.0, "largest rotation of a training image to either side, in degrees")
+    scaling: Annotated[float, Meta(ge=0, le=0.9)] = setting(0.0, "largest change of its size, as a share")
+    shearing: Annotated[float, Meta(ge=0, le=2)] = setting(0.0, "largest slant, as a share of its height")
+    bending: Annotated[float, Meta(ge=0, le=14)] = setting(0.0, "largest movement of a place in it when it is bent, in pixels")
 
     model: str = setting("lenet++", "cnn is another name of lenet++", choices=("lenet++", "cnn"), group=MODEL)
-    feat_dim: int = setting(2, "feature dimension", Number(int, 1, 4096), group=MODEL, metavar="D")
+    feat_dim: Annotated[int, Meta(ge=1, le=4096)] = setting(2, "feature dimension", group=MODEL, metavar="D")
     feature_prelu: bool = setting(False, "whether a PReLU follows the feature layer")
     overlapping_pool: bool = setting(False, "whether the third pooling is 3×3 with stride 2, not 2×2")
-    init: str = setting("kaiming", "start of the network's weights", choices=("kaiming", "xavier", "torch"))
-    head: str = setting(
-        "softmax",
-        "features to logits; cosface with --recipe accurate",
-        choices=tuple(HEADS),
-        group=MODEL,
-    )
+    init: str = setting("kaiming", "initialization of the network's weights", choices=("kaiming", "xavier", "torch"))
+    head: str = setting("softmax", "features to logits; cosface with --recipe accurate", choices=tuple(HEADS), group=MODEL)
     head_bias: bool = setting(False, "whether the softmax head has a bias; without one the classes lie around a circle")
-    head_init: str = setting("spread", "start of the class weights; spread: pointing apart, at radius 5", choices=("spread", "xavier", "torch"))  # fmt: skip
-    class_order: str = setting("labels", "around the circle on which they start in two dimensions; similar: easily confused classes side by side", choices=("labels", "similar"))  # fmt: skip
-    scale: float | None = setting(None, f"scale s: {heads.defaults('scale')}", RATE, group=MODEL, metavar="S")
-    margin: float | None = setting(None, f"margin m: {heads.defaults('margin')}", Number(float, 0, 10), group=MODEL, metavar="M")  # fmt: skip
+    head_init: str = setting("spread", "initialization of the class weights; spread: pointing apart, at radius 5", choices=("spread", "xavier", "torch"))
+    class_order: str = setting("labels", "order of the classes around the circle on which they start in two dimensions; similar: easily confused classes side by side", choices=("labels", "similar"))
+    scale: Positive | None = setting(None, f"scale s: {heads.defaults('scale')}", group=MODEL, metavar="S")
+    margin: Annotated[float, Meta(ge=0, le=10)] | None = setting(None, f"margin m: {heads.defaults('margin')}", group=MODEL, metavar="M")
 
-    weight_cent: float = setting(0.1, "λ, weight of the center loss, 0 is softmax alone; 0 with a margin head, but 1 with --recipe accurate", NOT_NEGATIVE, group=OPTIMIZATION, metavar="WEIGHT")  # fmt: skip
-    lr_cent: float = setting(0.5, "learning rate of the centers, the paper's α", NOT_NEGATIVE, group=OPTIMIZATION, metavar="LR")  # fmt: skip
-    momentum_cent: float = setting(0.0, "of the centers' SGD", SHARE)
-    center_update: str = setting("paper", "how centers learn: the loss's gradient, or eq. 4", choices=("gradient", "paper"), group=OPTIMIZATION)  # fmt: skip
-    center_init: str = setting("head", "start of the centers; head: in the directions of the class weights, at radius 5", choices=("head", "normal", "xavier"))  # fmt: skip
-    center_hold: float = setting(0.25, "share of the run for which the centers are held still", SHARE)
-    center_schedule: bool = setting(True, "whether the centers' rate follows the schedule of the model's")
-    center_floor: float = setting(0.2, "share of lr_cent below which that schedule does not take it", SHARE)
+    weight_cent: NotNegative = setting(0.1, "λ, weight of the center loss, 0 is softmax alone; 0 with a margin head, but 1 with --recipe accurate", group=OPTIMIZATION, metavar="WEIGHT")
+    lr_cent: NotNegative = setting(0.5, "learning rate of the centers, the paper's α", group=OPTIMIZATION, metavar="LR")
+    momentum_cent: Share = setting(0.0, "SGD momentum of the centers")
+    center_update: str = setting("paper", "how centers learn: the loss's gradient, or eq. 4", choices=("gradient", "paper"), group=OPTIMIZATION)
+    center_init: str = setting("head", "initialization of the centers; head: in the directions of the class weights, at radius 5", choices=("head", "normal", "xavier"))
+    center_hold: Share = setting(0.25, "share of the run for which the centers are held still")
+    center_schedule: bool = setting(True, "whether the learning rate of the centers follows the schedule")
+    center_floor: Share = setting(0.2, "lowest learning rate of the centers under the schedule, as a share of lr_cent")
 
-    lr_model: float = setting(0.1, "learning rate of network and head, at its peak", RATE, group=OPTIMIZATION, metavar="LR")  # fmt: skip
-    feature_lr_factor: float = setting(0.1, "rate of the feature layer over lr_model", FACTOR)
-    bias_lr_factor: float = setting(1.0, "rate of biases over lr_model", FACTOR)
-    momentum: float = setting(0.9, "of SGD", SHARE)
-    weight_decay: float = setting(5e-4, "of SGD", SHARE)
-    bias_decay: bool = setting(True, "whether biases decay")
-    clip: float | None = setting(2.0, "largest norm of the model's and the head's gradient", FACTOR)
-    batch_size: int = setting(64, "images; 32 on mnist5k", COUNT, group=OPTIMIZATION, metavar="B")
-    max_epoch: int | None = setting(10, "epochs; 12 on mnist5k", COUNT, group=OPTIMIZATION, metavar="N")
-    max_iterations: int | None = setting(None, "length in batches, for a recipe that counts so", Number(int, 1, 10**9))
-    schedule: str = setting("one-cycle", "of the learning rate; one-cycle: up over the warm-up, then down to 0", choices=("one-cycle", "step"))  # fmt: skip
-    warmup: float = setting(0.2, "share of the run over which the rate rises", SHARE)
-    stepsize: tuple[int, ...] | None = setting(None, "multiply the learning rate by gamma every N epochs (iterations with --recipe paper), or at each of several N (default: one cycle instead of steps)", COUNT, group=OPTIMIZATION, metavar="N")  # fmt: skip
-    step_unit: str = setting("epoch", "what stepsize counts", choices=("epoch", "iteration"))
-    gamma: float | None = setting(None, "that factor (default: 0.5)", Number(float, 0, 1, open_low=True), group=OPTIMIZATION, metavar="G")  # fmt: skip
-    precision: str = setting("auto", "of the convolutions; auto: bf16 where the hardware computes it natively", choices=("auto", "fp32", "tf32", "bf16"), group=OPTIMIZATION)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """How a run is computed: kept for good, so that it goes on to the same bits."""
-
-    compile: str = setting("auto", "torch.compile the network; auto: where that has been seen to pay, nowhere so far", choices=("auto", "on", "off"), group=OPTIMIZATION)  # fmt: skip
-    convolutions: str = setting("auto", "how the CPU computes them: direct, or fourier, through the frequency domain; auto: fourier", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)  # fmt: skip
-    cuda_graph: str = setting("auto", "on a GPU record a training step once and replay it; auto: off until it has been measured", choices=("auto", "on", "off"), group=OPTIMIZATION)  # fmt: skip
-    deterministic: bool = setting(False, "the same seed gives the same bits on CUDA too, at some cost; on the CPU it always does", group=RUN)  # fmt: skip
-    threads: int | None = setting(None, "of the processor", Number(int, 1, 1024))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What a run shows of itself: kept as well, and free to change when it is resumed."""
-
-    data_root: str = setting("data", "holds MNIST/raw/…, as torchvision lays it out", group=DATA, metavar="DIR")
-    eval_freq: int = setting(1, "evaluate every N epochs and after the last", COUNT, group=RUN, metavar="N")
-    print_freq: int = setting(50, "log every N batches", COUNT, group=RUN, metavar="N")
-    plot: bool = setting(False, "draw the features of training and test set after each epoch", group=RUN)
-    plot_freq: int = setting(1, "with --plot: every N epochs and after the last", COUNT, group=RUN, metavar="N")
-    regions: bool = setting(False, "--plot, and shade what each class is taken for up to the border of the unknown; two features", group=RUN)  # fmt: skip
-    animate: bool = setting(False, "--plot, and at the end a film of the epochs, animation.gif", group=RUN)
-    tensorboard: bool = setting(False, "write TensorBoard events too (needs the package tensorboard)", group=RUN)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was asked for, and why the run has what it has."""
-
-    asked: str
-    why: str
+    lr_model: Positive = setting(0.1, "learning rate of network and head, at its peak", group=OPTIMIZATION, metavar="LR")
+    feature_lr_factor: Positive = setting(0.1, "learning rate of the feature layer, as a multiple of lr_model")
+    bias_lr_factor: Positive = setting(1.0, "learning rate of biases, as a multiple of lr_model")
+    momentum: Share = setting(0.9, "SGD momentum of the model")
+    weight_decay: Share = setting(5e-4, "weight decay of the model")
+    bias_decay: bool = setting(True, "whether weight decay applies to biases")
+    clip: Positive | None = setting(2.0, "largest norm of the model's and the head's gradient")
+    batch_size: Count = setting(64, "images in a batch; 32 on mnist5k", group=OPTIMIZATION, metavar="B")
+    max_epoch: Count | None = setting(10, "number of epochs; 12 on mnist5k", group=OPTIMIZATION, metavar="N")
+    max_iterations: Annotated[int, Meta(ge=1, le=10**9)] | None = setting(None, "length of the run in batches, in place of epochs")
+    schedule: str = setting("one-cycle", "schedule of the learning rate; one-cycle: up over the warm-up, then down to 0", choices=("one-cycle", "step"))
+    warmup: Share = setting(0.2, "share of the run over which the learning rate rises")
+    stepsize: tuple[Count, ...] | None = setting(None, "multiply the learning rate by gamma every N epochs (iterations with --recipe paper), or at each of several N (default: one cycle instead of steps)", group=OPTIMIZATION, metavar="N")
+    step_unit: str = setting("epoch", "unit of stepsize", choices=("epoch", "iteration"))
+    gamma: Annotated[float, Meta(gt=0, le=1)] | None = setting(None, "factor of --stepsize (default: 0.5)", group=OPTIMIZATION, metavar="G")
+    precision: str = setting("auto", "precision of the convolutions; auto: bf16 where the hardware computes it natively", choices=("auto", "fp32", "tf32", "bf16"), group=OPTIMIZATION)
+    # fmt: on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that makes a run, everything decided; `choices` by the name of the setting that was left open."""
+    """All that makes a run. `asked` and `why` hold, by the name of each setting that was left open, what was asked for
+    and why the run has what it has."""
 
-    settings: Settings
-    execution: Execution
-    options: Options
-    choices: Mapping[str, Choice]
+    settings: Settings = field(default_factory=Settings)
+
+    # fmt: off
+    # How the run is computed, which moves results by rounding alone: kept, so that it goes on to the same bits.
+    compile: str = setting("auto", "compile the network with torch.compile; auto: where that has been seen to pay, nowhere so far", choices=("auto", "on", "off"), group=OPTIMIZATION)
+    convolutions: str = setting("auto", "how the CPU computes convolutions: direct, or fourier, through the frequency domain; auto: fourier", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)
+    deterministic: bool = setting(False, "the same seed gives the same bits on CUDA too, at some cost; on the CPU it always does", group=RUN)
+    threads: Annotated[int, Meta(ge=1, le=1024)] | None = setting(None, "number of the processor's threads")
+
+    # What the run shows of itself: may change when it is resumed.
+    data_root: str = setting("data", "folder of the data sets: DIR/MNIST/raw/…, as torchvision lays it out", group=DATA, metavar="DIR")
+    eval_freq: Count = setting(1, "evaluate every N epochs and after the last", group=RUN, metavar="N")
+    print_freq: Count = setting(50, "log every N batches", group=RUN, metavar="N")
+    plot: bool = setting(False, "draw the features of training and test set after each epoch", group=RUN)
+    plot_freq: Count = setting(1, "with --plot: every N epochs and after the last", group=RUN, metavar="N")
+    regions: bool = setting(False, "--plot, and shade what each class is taken for up to the border of the unknown; two features", group=RUN)
+    animate: bool = setting(False, "--plot, and at the end a film of the epochs, animation.gif", group=RUN)
+    tensorboard: bool = setting(False, "write TensorBoard events too (needs the package tensorboard)", group=RUN)
+    # fmt: on
+
+    asked: Mapping[str, str] = field(default_factory=dict)
+    why: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """Return what `plan_from_json` reads."""
         return dataclasses.asdict(self)
 
-    def asked(self, name: str) -> object:
-        """Return what was asked for under a name: what is there, where nothing was left open."""
-        if name in self.choices:
-            return self.choices[name].asked
-        return getattr(self.settings, name) if hasattr(self.settings, name) else getattr(self.execution, name)
+    def asked_for(self, name: str) -> object:
+        """Return what was asked for under the name of a setting: its value, where nothing was left open."""
+        if name in self.asked:
+            return self.asked[name]
+        return getattr(self.settings if hasattr(self.settings, name) else self, name)
+
+
+COMPUTED = ("compile", "convolutions", "deterministic", "threads")
+SHOWN = ("data_root", "eval_freq", "print_freq", "plot", "plot_freq", "regions", "animate", "tensorboard")
 
 
 # ---------------------------------------------------------------- recipes
@@ -269,7 +257,7 @@ def _has_a_circle(settings: Settings) -> bool:
 
 def take(there: Kind, given: Kind, names: Collection[str]) -> Kind:
     """Return `there` with the values that `given` has under these names, as far as it knows them."""
-    return replace(there, **{f.name: getattr(given, f.name) for f in dataclasses.fields(there) if f.name in names})
+    return replace(there, **{name: getattr(given, name) for name, _, _ in declared(type(there)) if name in names})
 
 
 # ---------------------------------------------------------------- read back
@@ -296,56 +284,35 @@ def contradiction(settings: Settings) -> str | None:
     return None
 
 
-def plan_from_json(raw: object, where: str) -> Plan:
-    """Return the plan in a run's config.json or checkpoint; what an older run did not know has its default.
+def plan_from_json(raw: Mapping[str, object], where: str) -> Plan:
+    """Return the plan that config.json or a checkpoint holds.
 
     Raises:
-        UserError: for a value that no flag would take; the message names the file and the entry.
+        UserError: for an entry that is missing, unknown, or has a value that no flag would take; the message names
+            the file and the entry.
     """
-    parts = {name: _mapping(raw, name, where) for name in ("settings", "execution", "options", "choices")}
-    settings, execution = parts["settings"], parts["execution"]
-    for name in [name for name in settings if name in {f.name for f in dataclasses.fields(Execution)}]:
-        execution[name] = settings.pop(name)  # runs of 2026 had all of it in one place
-    for name in [name for name in settings if name.startswith("asked_")]:
-        key = name.removeprefix("asked_")
-        parts["choices"][key] = {"asked": settings.pop(name), "why": settings.pop(f"{key}_why", "")}
-    recipe = settings.get("recipe", "default")
-    if not isinstance(recipe, str) or recipe not in RECIPES:
-        raise UserError(f"{where}: recipe: {str(recipe)[:80]!r}: must be one of {', '.join(RECIPES)}")
-    plan = Plan(
-        settings=_filled(
-            replace(RECIPES[recipe], class_order="labels"), settings, where
-        ),  # as it was before there was a choice
-        execution=_filled(Execution(compile="off", convolutions="direct", cuda_graph="off"), execution, where),
-        options=_filled(Options(), parts["options"], where),
-        choices={name: _choice(value, name, where) for name, value in parts["choices"].items()},
-    )
+    inner = raw.get("settings")
+    if not isinstance(inner, Mapping):
+        raise UserError(f"{where}: settings: must be an object with the run's settings")
+    known = {name for name, _, _ in declared(Settings)}
+    if other := sorted(map(str, known ^ set(inner))):
+        raise UserError(f"{where}: settings: {other[0][:80]}: is {'missing' if other[0] in known else 'unknown'}")
+    reasons = {
+        name: _read(name, raw.get(name), lambda value: convert(value, dict[str, str]), where)
+        for name in ("asked", "why")
+    }
+    plan = Plan(settings=Settings(**_entries(Settings, inner, where)), **_entries(Plan, raw, where), **reasons)
     if (wrong := contradiction(plan.settings)) is not None:
         raise UserError(f"{where}: {wrong}")
     return plan
 
 
-def _mapping(raw: object, name: str, where: str) -> dict[str, object]:
-    inner = raw.get(name, None if name == "settings" else {}) if isinstance(raw, Mapping) else None
-    if not isinstance(inner, Mapping) or not all(isinstance(key, str) for key in inner):
-        raise UserError(f"{where}: {name}: must be an object with the run's {name}")
-    return dict(inner)
+def _entries(cls: type[Any], values: Mapping[str, object], where: str) -> dict[str, Any]:
+    return {name: _read(name, values.get(name), partial(check, cls, name), where) for name, _, _ in declared(cls)}
 
 
-def _filled(base: Kind, values: Mapping[str, object], where: str) -> Kind:
-    checked = {}
-    known = {f.name for f in dataclasses.fields(base)}
-    for name, value in values.items():
-        if name not in known:
-            raise UserError(f"{where}: {name}: a setting that this version does not know")
-        try:
-            checked[name] = check(type(base), name, value)
-        except ValueError as error:
-            raise UserError(f"{where}: {name}: {str(value)[:80]!r}: {error}") from None
-    return replace(base, **checked)
-
-
-def _choice(value: object, name: str, where: str) -> Choice:
-    if not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in ("asked", "why")):
-        raise UserError(f"{where}: choices: {name}: must hold asked and why")
-    return Choice(value["asked"], value["why"])
+def _read(name: str, value: object, read: Callable[[object], Any], where: str) -> Any:
+    try:
+        return read(value)
+    except ValueError as error:
+        raise UserError(f"{where}: {name}: {str(value)[:80]!r}: {error}") from None

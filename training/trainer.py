@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from center_loss import CenterLoss
 from margin_heads import MarginHead
@@ -20,6 +19,9 @@ from training.batches import normalize
 from utils import Stopped
 
 EVALUATION_BATCH = {"cpu": 250, "cuda": 2_000}  # more is no faster on a CPU
+
+
+Schedule = Callable[[int], tuple[float, float]]  # iteration → factors on the rates of the model and of the centers
 
 
 class Diverged(Stopped):
@@ -99,25 +101,32 @@ class Trainer(Network):
     center_loss: CenterLoss
     optimizer_model: torch.optim.Optimizer
     optimizer_center: torch.optim.Optimizer
-    scheduler_model: LambdaLR
-    scheduler_center: LambdaLR
+    schedule: Schedule
     clip: float | None
 
-    STATEFUL = ("model", "head", "center_loss", "optimizer_model", "optimizer_center", "scheduler_model", "scheduler_center")  # fmt: skip
+    STATEFUL = ("model", "head", "center_loss", "optimizer_model", "optimizer_center")
 
-    def train_epoch(self, batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[float, Tensor]]:
+    def train_epoch(
+        self, batches: Iterator[tuple[Tensor, Tensor]], iteration: int = 0
+    ) -> Iterator[tuple[float, Tensor]]:
         """Train on the batches; after each yield the learning rate and (loss_xent, loss_center).
 
-        The losses stay on the device, detached and unweighted: reading them waits for the device.
+        The losses stay on the device, detached and unweighted: reading them waits for the device. `iteration` says
+        how many batches of the run came before.
         """
         self.model.train()
         self.head.train()
-        for images, labels in batches:
-            lr = self.optimizer_model.param_groups[0]["lr"]
-            losses = self.step(images, labels)
-            self.scheduler_model.step()
-            self.scheduler_center.step()
-            yield lr, losses
+        for number, (images, labels) in enumerate(batches, iteration):
+            lr = self.set_rates(number)
+            yield lr, self.step(images, labels)
+
+    def set_rates(self, iteration: int) -> float:
+        """Set the learning rates of an iteration, counted from 0; return the model's."""
+        optimizers = (self.optimizer_model, self.optimizer_center)
+        for optimizer, factor in zip(optimizers, self.schedule(iteration), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+        return self.optimizer_model.param_groups[0]["lr"]
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Learn from uint8 images (B, 28, 28) and labels (B,) at the present rates; return their losses."""

@@ -16,8 +16,8 @@ from analysis.epochs import limits, loss_name
 from analysis.reader import Reader
 from models import LeNetPP
 from models.heads import HEADS
-from rundir.loading import data_of, data_root
-from rundir.reading import Run
+from rundir.network import data_of, data_root
+from rundir.run import Run
 from utils import UserError, whole
 
 HERE = Path(__file__).parent
@@ -56,7 +56,7 @@ def examples(run: Run) -> np.ndarray:
     if datasets.is_there(run.data_set, data_root(run)):
         data = data_of(run)
     elif run.data_set == "mnist":
-        data = datasets.load("mnist5k", data_root(run)).only(run.record.classes)
+        data = datasets.load("mnist5k", data_root(run)).only(run.classes)
     else:
         return np.zeros((0, 28, 28), np.uint8)
     return np.stack([data.test_images[data.test_labels == label][0].numpy() for label in range(len(data.classes))])
@@ -78,11 +78,11 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
     accuracy = 100 * float((run.arrays["test_predictions"] == labels).mean())
     return {
         "name": loss_name(run.settings),
-        "about": f"{run.record.dataset}, {run.record.epochs} epochs, test accuracy {accuracy:.2f} %",
-        "classes": list(run.record.classes),
+        "about": f"{run.dataset}, {run.epochs} epochs, test accuracy {accuracy:.2f} %",
+        "classes": list(run.classes),
         "colors": {
-            "light": palette.colors_of(run.record.classes),
-            "dark": palette.colors_of(run.record.classes, palette.ON_DARK),
+            "light": palette.colors_of(run.classes),
+            "dark": palette.colors_of(run.classes, palette.ON_DARK),
         },
         "weights": _base64(weights.tobytes()),
         "biases": [layer.bias.tolist() for layer in convolutions if layer.bias is not None],

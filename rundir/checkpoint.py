@@ -1,0 +1,250 @@
+"""``checkpoint.pt``: what a run goes on from after an epoch, written, and read back and checked."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from datasets import Digits
+from rundir.log import RunLog
+from rundir.run import FORMAT, keep_plan, other_format
+from training.arguments import Request
+from training.building import Training, build_training, length_of_run
+from training.hardware import precision_here
+from training.parallel import Group
+from training.settings import SHOWN, Plan, plan_from_json
+from training.trainer import Network
+from utils import UserError, say, whole
+
+LARGEST_CHECKPOINT = 1 << 30  # bytes
+Bytes = Annotated[int, Meta(ge=0)]
+
+
+class _Sizes(msgspec.Struct):
+    log: Bytes
+    batches: Bytes
+    epochs: Bytes
+
+
+class _Tail(msgspec.Struct):
+    log: str
+    batches: str
+    epochs: str
+
+
+class _Entries(msgspec.Struct):
+    """What a checkpoint holds beside the plan and the states."""
+
+    epoch: Annotated[int, Meta(ge=1)]
+    best: Annotated[float, Meta(ge=-1, le=100)]
+    elapsed: Annotated[float, Meta(ge=0, le=1e12)]
+    sizes: _Sizes
+    tail: _Tail
+    checksums: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run goes on from after an epoch."""
+
+    plan: Plan
+    epoch: int
+    best: float  # test accuracy so far, percent
+    elapsed: float  # seconds
+    sizes: Mapping[str, int]  # of the log and CSV files, bytes
+    tail: Mapping[str, str]  # what comes after
+    checksums: Mapping[str, str]
+    states: Mapping[str, Any]  # state_dicts by name, and the random states
+
+
+# ---------------------------------------------------------------- written
+
+
+def keep(directory: Path, plan: Plan, training: Training, log: RunLog, better: bool) -> None:
+    """Write the checkpoint of a run after an epoch, under the name of the best as well where it is `better`."""
+    state = training.trainer.state_dict() | plan.to_json()
+    state |= {
+        "random": random_states(),
+        "checksums": training.data.checksums,
+        "epoch": training.epoch,
+        "best": training.best,
+        "elapsed": training.elapsed,
+        "sizes": log.sizes(),
+        "tail": log.tail,
+    }
+    save_checkpoint(state, *([directory / "best.pt"] if better else []), directory / "checkpoint.pt")
+
+
+def save_checkpoint(state: dict[str, Any], *paths: Path) -> None:
+    """Write a checkpoint under each of the names, whole or not at all."""
+    buffer = io.BytesIO()  # torch.save hides what a failing file says
+    torch.save(state | {"format": FORMAT}, buffer)
+    for path in paths:
+        with whole(path) as unfinished:
+            unfinished.write_bytes(buffer.getbuffer())
+
+
+def random_states() -> dict[str, Any]:
+    """Return the states of torch's generators. Training draws from none of them: order and shifts
+    follow from seed and epoch."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+# ---------------------------------------------------------------- read back
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return a checkpoint's content, on the CPU; runs no code from the file.
+
+    Raises:
+        UserError: if there is none, it is not one of ours, or it holds what no run has.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent}: no such folder")
+    if not path.is_file():
+        raise UserError(f"{path}: no checkpoint here; a run writes its first after its first epoch")
+    if path.stat().st_size > LARGEST_CHECKPOINT:
+        raise UserError(f"{path}: damaged or not a checkpoint (larger than 1 GiB)")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path}: damaged or not a checkpoint (no archive of torch.save)")
+    try:
+        raw = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the bytes make it
+        raise UserError(f"{path}: damaged or not a checkpoint ({type(error).__name__})") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("format"), int):
+        raise UserError(f"{path}: not a checkpoint of main.py")
+    if raw["format"] != FORMAT:
+        raise UserError(f"{path}: {other_format(raw['format'])}")
+    plan = plan_from_json(raw, str(path))
+    try:
+        return _checked(raw, plan)
+    except Exception as error:  # an entry may be any object, and raise what it likes
+        raise UserError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
+
+
+def _checked(raw: dict[str, Any], plan: Plan) -> Checkpoint:
+    """Return the checkpoint; raise ValueError for an entry that no run has."""
+    names = _Entries.__struct_fields__
+    entries = msgspec.convert({name: raw[name] for name in names if name in raw}, _Entries)
+    last = plan.settings.max_epoch or length_of_run(plan.settings, 1)[0]
+    if entries.epoch > last:
+        raise ValueError(f"epoch: {entries.epoch!r}: must be a whole number from 1 to {last}")
+    for name in ("model", "head", "center_loss"):
+        for key, value in raw[name].items():
+            _check_tensor(f"{name}: {key}", value)
+    _check_random(raw["random"])
+    states = {key: raw[key] for key in ("random", *_stateful(raw))}
+    sizes, tail = msgspec.to_builtins(entries.sizes), msgspec.to_builtins(entries.tail)
+    return Checkpoint(plan, entries.epoch, entries.best, entries.elapsed, sizes, tail, entries.checksums, states)
+
+
+def _stateful(raw: dict[str, Any]) -> list[str]:
+    return [name for name in ("model", "head", "center_loss", "optimizer_model", "optimizer_center") if name in raw]
+
+
+def _check_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
+        raise ValueError(f"{name}: must be a tensor of numbers")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"{name}: is larger than what the file holds of it")
+
+
+def _check_random(states: Any) -> None:
+    """Raise ValueError for states of random generators that torch would not take."""
+    for state in (states["cpu"], *states["cuda"]):
+        if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1:
+            raise ValueError("random: must hold states of torch's generators")
+    torch.Generator().set_state(states["cpu"])
+
+
+# ---------------------------------------------------------------- taken up
+
+
+def take_up(checkpoint: Checkpoint, plan: Plan, data: Digits, group: Group, directory: Path) -> Training:
+    """Return the training that goes on from a checkpoint, perhaps on another machine.
+
+    Raises:
+        UserError: if the checkpoint does not fit.
+    """
+    precision, note = precision_here(plan.settings.precision, group.device)
+    if note is not None:
+        say(note)
+    here = replace(plan.settings, precision=precision, class_order="labels")  # the order is in the checkpoint
+    training = build_training(replace(plan, settings=here), data, group)
+    load_state(training.trainer, checkpoint, directory)
+    restore_random_states(checkpoint.states["random"])
+    training.epoch, training.best, training.elapsed = checkpoint.epoch, checkpoint.best, checkpoint.elapsed
+    return training
+
+
+def reopen(
+    directory: Path, checkpoint: Checkpoint, plan: Plan, training: Training, line: str, stop_after: int | None
+) -> RunLog:
+    """Return the log of a run that goes on, cut back to its checkpoint; say that it does, and keep its plan."""
+    say(f"{line}. Resuming {directory} after epoch {checkpoint.epoch}")
+    if checkpoint.epoch >= training.epochs:
+        say(f"{directory}: already finished, after epoch {training.epochs}")
+    keep_plan(directory, plan)
+    trains = checkpoint.epoch < min(training.epochs, stop_after or training.epochs)
+    return RunLog(directory, training.data.name, checkpoint.sizes, checkpoint.tail, trains)
+
+
+def load_state(network: Network, checkpoint: Checkpoint, path: Path) -> None:
+    """Load a checkpoint into a `Trainer`, or into a `Network`.
+
+    Raises:
+        UserError: if it does not fit.
+    """
+    states = dict(checkpoint.states)
+    try:
+        for name in network.STATEFUL:
+            if isinstance(optimizer := getattr(network, name), torch.optim.Optimizer):
+                states[name] = _optimizer_state(optimizer, states[name])
+        network.load_state_dict(states)
+    except (KeyError, IndexError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: the checkpoint does not fit this model ({reason})") from None
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what training has changed of an optimizer, its momentum; the rest is as the settings have it."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    momentum = {}
+    for index, kept in state["state"].items():
+        buffer = kept["momentum_buffer"]
+        if buffer is not None:
+            _check_tensor("an optimizer's momentum", buffer)
+            if buffer.shape != parameters[index].shape:
+                raise ValueError(f"an optimizer's momentum has shape {tuple(buffer.shape)}")
+        momentum[index] = {"momentum_buffer": buffer}
+    return {"state": momentum, "param_groups": optimizer.state_dict()["param_groups"]}
+
+
+def restore_random_states(states: Any) -> None:
+    """Take up the states, as far as the devices are there."""
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"] and torch.cuda.is_initialized() and torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def check_same_plan(directory: Path, plan: Plan, request: Request) -> None:
+    """Raise UserError if something asked for by hand contradicts the run that is to be continued."""
+    wrong = []
+    for name in sorted(request.by_hand - {*SHOWN, "threads"}):
+        value = getattr(request.plan.settings if hasattr(request.plan.settings, name) else request.plan, name)
+        there = getattr(plan.settings if hasattr(plan.settings, name) else plan, name)
+        if value not in (there, plan.asked_for(name)):
+            shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            wrong.append(f"--{name.replace('_', '-')} {shown} (there: {there})")
+    if wrong:
+        raise UserError(f"--resume {directory}: the run was made with other settings, leave out: {', '.join(wrong)}")

@@ -1,0 +1,97 @@
+"""Figures drawn beside a training."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+
+from rundir.features import kept_epochs
+from utils import usable_cores
+
+
+class Drawer:
+    """Draws epochs in a process that gives way to the training, and what is left at the end in as many as there are
+    cores.
+
+    Args:
+        directory: the run directory.
+        log: is told what could not be drawn.
+        draw: draws an epoch's figures, given the directory and the epoch; a function that can be pickled.
+    """
+
+    def __init__(self, directory: Path, log: Callable[[str], None], draw: Callable[[Path, int], object]) -> None:
+        self.directory = directory.resolve()
+        self.log = log
+        self.draw_epoch = draw
+        self.waiting: list[int] = []
+        self.running: list[Future[object]] = []
+        spawn = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(usable_cores(), mp_context=spawn, initializer=_give_way)
+
+    def draw(self, epoch: int) -> None:
+        """Have that epoch's figures drawn, after those that wait, when no other is being drawn."""
+        self.waiting.append(epoch)
+        if all(one.done() for one in self.running):
+            self._submit(self.draw_epoch, self.directory, self.waiting.pop(0))
+
+    def draw_missing(self) -> None:
+        """Have every epoch drawn whose features are kept and whose figures are not there."""
+        for epoch in kept_epochs(self.directory):
+            if not all((self.directory / part / f"epoch_{epoch}.png").exists() for part in ("train", "test")):
+                self.draw(epoch)
+
+    def animate(self, animate: Callable[[Path], object]) -> None:
+        """Have the film of all epochs made by that function; it is there after `close`."""
+        self._finish()
+        self._submit(animate, self.directory)
+
+    def close(self) -> None:
+        """Wait until every figure is there."""
+        self._finish()
+        self.pool.shutdown()
+
+    def _finish(self) -> None:
+        for epoch in self.waiting:
+            self._submit(self.draw_epoch, self.directory, epoch)
+        self.waiting = []
+        for one in self.running:
+            if (error := one.exception()) is not None:
+                self.log(f"A figure could not be drawn: {' '.join(str(error).split()) or type(error).__name__}")
+        self.running = []
+
+    def _submit(self, work: Callable[..., object], *arguments: object) -> None:
+        with _interrupts_ignored():
+            self.running.append(self.pool.submit(work, *arguments))
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Start processes that Ctrl-C does not end: it ends the training, not the figure that is being drawn."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _give_way() -> None:
+    """Take only the time that other processes leave, and end with the training."""
+    if hasattr(os, "nice"):
+        os.nice(19)
+    threading.Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _end_with_the_training() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)

@@ -1,0 +1,131 @@
+"""``features/epoch_N.npz``: what a network makes of the training and the test set, written and read back.
+
+A run directory may come from a stranger: sizes and shapes are looked at before anything is read.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from utils import UserError, whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.trainer import Evaluation
+
+LARGEST_ARRAYS = 1 << 30  # bytes
+LARGEST_SAMPLE = 60_000  # training images
+
+Shape = tuple[tuple[int, ...], np.dtype]
+
+
+def save_features(
+    directory: Path, epoch: int, centers: Tensor, head: Tensor, sample: np.ndarray | None, **evaluations: Evaluation
+) -> None:
+    """Write ``features/epoch_N.npz`` from an evaluation each of ``train`` and ``test``, and the `head`'s
+    decision; `sample` says which of the training images were evaluated, where not all were."""
+    arrays: dict[str, Any] = {
+        "centers": centers.detach().float().cpu().numpy(),
+        "head": head.detach().float().cpu().numpy(),
+    }
+    if sample is not None:
+        arrays["train_sample"] = sample.astype(np.int32)
+    for key, evaluation in evaluations.items():
+        with np.errstate(over="ignore"):  # beyond float16 a feature is infinite, and is said to be where it is read
+            arrays[f"{key}_features"] = evaluation.features.cpu().numpy().astype(np.float16)
+        arrays[f"{key}_labels"] = evaluation.labels.cpu().numpy().astype(np.uint8)
+        arrays[f"{key}_predictions"] = evaluation.predictions.cpu().numpy().astype(np.uint8)
+        arrays[f"{key}_scores"] = evaluation.scores.float().cpu().numpy()
+    (directory / "features").mkdir(exist_ok=True)
+    with whole(directory / "features" / f"epoch_{epoch}.npz") as unfinished, open(unfinished, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def training_sample(count: int) -> np.ndarray:
+    """Return which of so many training images stand for all of them between the first and the last epoch, rising:
+    always the same, a sixth, but no more than 10,000 and no fewer than 1,000."""
+    size = max(1_000, min(10_000, count // 6))
+    return np.sort(np.random.default_rng(0).permutation(count)[:size])
+
+
+def kept_epochs(path: Path) -> list[int]:
+    """Return the epochs whose features a run directory keeps."""
+    names = [file.stem.removeprefix("epoch_") for file in (path / "features").glob("epoch_*.npz")]
+    return sorted(int(name) for name in names if name.isdecimal() and len(name) < 8)
+
+
+def read_features(path: Path, epoch: int, classes: int, feat_dim: int) -> dict[str, np.ndarray]:
+    """Return the arrays of ``features/epoch_N.npz``: for ``train`` and ``test`` the features (N, D), labels
+    and predictions (N,) in [0, C) and scores (N,), and the centers (C, D); where only some of the training
+    images were evaluated, ``train_sample`` (N,) says which; ``head`` (C, D + 1), see `Network.decision`.
+
+    Raises:
+        UserError: if the file is missing, damaged, or does not fit the run.
+    """
+    file = path / "features" / f"epoch_{epoch}.npz"
+    if not file.is_file():
+        raise UserError(f"{file}: missing, or not a regular file")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            shapes = {member.filename.removesuffix(".npy"): _shape(archive, member) for member in archive.infolist()}
+        _check_shapes(shapes, classes, feat_dim)
+        with np.load(file) as data:
+            arrays = {key: data[key] for key in shapes}
+    except Exception as error:  # zipfile, zlib and NumPy's header reader raise whatever the bytes make them
+        raise UserError(f"{file}: damaged ({str(error)[:200] or type(error).__name__})") from None
+    for key in ("train_labels", "train_predictions", "test_labels", "test_predictions"):
+        _check_range(file, key, arrays[key], classes)
+    if "train_sample" in arrays:
+        _check_range(file, "train_sample", arrays["train_sample"], LARGEST_SAMPLE)
+    return arrays
+
+
+def _check_range(file: Path, key: str, values: np.ndarray, high: int) -> None:
+    for value in (values.min(), values.max()):
+        if not 0 <= value < high:
+            raise UserError(f"{file}: damaged ({key} must lie in [0, {high}); got {value})")
+
+
+def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Shape:
+    """Return what the header of an array promises, if the archive has room for just that."""
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or size > LARGEST_ARRAYS or member.file_size != stream.tell() + size:
+            held = f"its header promises {size:,} bytes, the file holds {member.file_size:,}"
+            raise ValueError(f"{member.filename}: {held}")
+    return shape, dtype
+
+
+def _check_shapes(shapes: dict[str, Shape], classes: int, feat_dim: int) -> None:
+    """Raise ValueError for arrays that are not a run's."""
+    expected: dict[str, tuple[tuple[int, ...], str]] = {
+        "centers": ((classes, feat_dim), "f"),
+        "head": ((classes, feat_dim + 1), "f"),
+    }
+    for part in ("train", "test"):
+        if f"{part}_features" not in shapes:
+            raise ValueError(f"{part}_features is missing")
+        count = shapes[f"{part}_features"][0][:1]
+        expected[f"{part}_features"] = ((*count, feat_dim), "f")
+        expected |= {f"{part}_{name}": (count, "iu") for name in ("labels", "predictions")}
+        expected[f"{part}_scores"] = (count, "f")
+        if count == (0,):
+            raise ValueError(f"{part}_features is empty")
+    if "train_sample" in shapes:
+        expected["train_sample"] = (shapes["train_features"][0][:1], "iu")
+    for key, (shape, kinds) in expected.items():
+        if key not in shapes:
+            raise ValueError(f"{key} is missing")
+        if shapes[key][0] != shape or shapes[key][1].kind not in kinds:
+            raise ValueError(f"{key} must have shape {shape}; got {shapes[key][0]} of {shapes[key][1]}")
+    if sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values()) > LARGEST_ARRAYS:
+        raise ValueError("its arrays hold more than 1 GiB")

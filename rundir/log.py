@@ -1,0 +1,242 @@
+"""``log_<dataset>.txt``, ``batches.csv`` and ``epochs.csv``, written while a run trains, and read back."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rundir.directory import PARTIAL, remove
+from utils import UserError, naming, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.building import Training
+    from training.settings import Plan
+
+
+class Silent:
+    """The log of a process that another one speaks for."""
+
+    def __call__(self, line: str) -> None:
+        """Say nothing."""
+
+    def row(self, key: str, values: tuple[Any, ...]) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+class RunLog(Silent):
+    """Lines for the screen and for ``log_<dataset>.txt``, and the rows of the two CSV files.
+
+    Args:
+        directory: the run directory, which this process has for itself.
+        dataset: name of the data set.
+        sizes: how much of each file to keep, in bytes, when a run is resumed.
+        tail: what the checkpoint says comes after that, by file.
+        cut: whether what comes after that is cut off; not where there is nothing left to train.
+    """
+
+    BATCHES = ("epoch", "batch", "loss", "loss_xent", "loss_center", "lr")
+    EPOCHS = ("epoch", "train_loss", "test_loss", "test_accuracy", "seconds")
+
+    def __init__(
+        self,
+        directory: Path,
+        dataset: str,
+        sizes: Mapping[str, int] | None = None,
+        tail: Mapping[str, str] | None = None,
+        cut: bool = True,
+    ) -> None:
+        names = {"log": f"log_{dataset}.txt", "batches": "batches.csv", "epochs": "epochs.csv"}
+        for name in names.values():
+            if (directory / name).is_dir():
+                raise UserError(f"{directory / name}: is a folder, and the run writes a file of that name; remove it")
+        self.files = {
+            key: open(directory / name, "a", newline="", encoding="utf-8", errors="backslashreplace")
+            for key, name in names.items()
+        }
+        self.tail: dict[str, str] = {}
+        remove(directory, PARTIAL)
+        if sizes is None:
+            self.row("batches", self.BATCHES)
+            self.row("epochs", self.EPOCHS)
+            return
+        for key, file in self.files.items():
+            size = os.fstat(file.fileno()).st_size
+            if size < sizes[key]:
+                self.close()
+                raise UserError(f"{file.name}: is shorter than when the checkpoint was written")
+            if cut or size == sizes[key]:
+                file.truncate(sizes[key])
+                file.write((tail or {}).get(key, ""))
+
+    def __call__(self, line: str) -> None:
+        """Print a line and log it."""
+        self._write("log", line + "\n")
+        say(line)
+
+    def row(self, key: str, values: tuple[Any, ...]) -> None:
+        """Add a row to ``batches`` or ``epochs``."""
+        with naming(self.files[key].name):
+            csv.writer(self.files[key], lineterminator="\n").writerow(values)
+
+    def _write(self, key: str, text: str) -> None:
+        with naming(self.files[key].name):
+            self.files[key].write(text)
+            self.files[key].flush()
+
+    def prepare_epoch(
+        self, epoch: int, train_loss: float, test_loss: float | None, accuracy: float | None, seconds: float
+    ) -> None:
+        """Take what there is to say of an epoch; it is said by `report_epoch`, when its checkpoint is on the
+        disk. What was not evaluated is left empty."""
+        losses = ["" if loss is None else f"{loss:.6g}" for loss in (train_loss, test_loss)]
+        cells = (str(epoch), *losses, "" if accuracy is None else f"{accuracy:.4f}", f"{seconds:.2f}")
+        line = "" if accuracy is None else f"Accuracy (%): {accuracy:.2f}\t Error rate (%): {100 - accuracy:.2f}\n"
+        self.tail = {"log": line, "batches": "", "epochs": ",".join(cells) + "\n"}
+
+    def report_epoch(self) -> None:
+        """Write and print what was prepared."""
+        for key, text in self.tail.items():
+            self._write(key, text)
+        if self.tail.get("log"):
+            say(self.tail["log"].rstrip("\n"))
+        self.tail = {}
+
+    def close(self) -> None:
+        """Close the files; nothing can be logged any more."""
+        for file in self.files.values():
+            file.close()
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size of each file in bytes, everything written to the disk."""
+        for file in self.files.values():
+            with naming(file.name):
+                file.flush()
+                os.fsync(file.fileno())
+        return {key: os.fstat(file.fileno()).st_size for key, file in self.files.items()}
+
+
+def greet(log: RunLog, plan: Plan, training: Training, directory: Path, first_lines: list[str]) -> None:
+    """Log what is about to be trained."""
+    from training.order import order_around
+
+    data, settings, why = training.data, plan.settings, plan.why
+    for line in itertools.chain.from_iterable(map(str.splitlines, first_lines)):
+        log(line)
+    classes = "" if not settings.known_classes else f" of the classes {', '.join(map(str, data.classes))}"
+    held = f"; {settings.hold_out} training images held out" if settings.hold_out else ""
+    log(f"{len(data.train_labels)} training and {len(data.test_labels)} test images{classes}{held}")
+    log(f"Creating model: {settings.model} ({settings.feat_dim}-D features, {settings.head} head)")
+    log(f"Recipe: {settings.recipe}, seed {settings.seed}")
+    if settings.class_order != "labels":
+        order = (str(data.classes[k]) for k in order_around(training.trainer.head.weight.detach()))
+        log(f"Classes around the circle: {' '.join(order)} ({settings.class_order})")
+    log(
+        f"Precision: {settings.precision}, {why['precision']}. Compile: {plan.compile}, {why['compile']}. "
+        f"Convolutions: {plan.convolutions}, {why['convolutions']}"
+    )
+    log(f"Loss = XentLoss + {settings.weight_cent:g} * CenterLoss (centers: {settings.center_update} update)")
+    log(f"Run directory: {directory}")
+
+
+class LossMeter:
+    """The losses of one epoch: kept on the device, read and logged every `print_freq` batches."""
+
+    def __init__(self, log: Silent, epoch: int, batches: int, weight_cent: float, print_freq: int) -> None:
+        self.log = log
+        self.epoch = epoch
+        self.batches = batches
+        self.weight_cent = weight_cent
+        self.print_freq = print_freq
+        self.pending: list[tuple[float, Tensor]] = []
+        self.rows: list[tuple[float, ...]] = []
+        self.count = 0
+        self.sums = np.zeros(3)
+
+    def add(self, lr: float, losses: Tensor) -> bool:
+        """Take a batch's learning rate and (loss_xent, loss_center); False if one is not finite."""
+        import torch
+
+        self.pending.append((lr, losses))
+        batch = self.count + len(self.pending)
+        if batch % self.print_freq and batch != self.batches:
+            return True
+        values = torch.stack([losses for _, losses in self.pending]).cpu().double().numpy()
+        for (lr, _), (loss_xent, loss_center) in zip(self.pending, values, strict=True):
+            now = np.array([loss_xent + self.weight_cent * loss_center, loss_xent, loss_center])
+            self.count += 1
+            self.sums += now
+            self.rows.append((*now, lr))
+            self.log.row("batches", (self.epoch, self.count, *(f"{value:.6g}" for value in self.rows[-1])))
+            if not np.isfinite(now).all():
+                return False
+        self.pending.clear()
+        if batch % self.print_freq == 0:
+            terms = zip(("Loss", "XentLoss", "CenterLoss"), now, self.sums / self.count, strict=True)
+            line = " ".join(f"{name} {value:.6f} ({mean:.6f})" for name, value, mean in terms)
+            self.log(f"Batch {batch}/{self.batches}\t {line}")
+        return True
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean total loss of the batches read so far."""
+        return float(self.sums[0] / max(self.count, 1))
+
+
+# ---------------------------------------------------------------- read back
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """A row of epochs.csv; what was not measured is nan."""
+
+    epoch: int
+    train_loss: float
+    test_loss: float
+    test_accuracy: float  # percent
+    seconds: float  # of training alone
+
+
+def read_epochs(path: Path) -> list[EpochRow]:
+    """Return the rows of a run's epochs.csv, none where there is no such file.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    file = path / "epochs.csv"
+    if not file.is_file():
+        return []
+    try:
+        header, *lines = file.read_text(encoding="utf-8").splitlines()
+        names = header.split(",")
+        rows = []
+        for number, line in enumerate(lines, 1):
+            cells = {key: float(cell or "nan") for key, cell in zip(names, line.split(","), strict=True)}
+            rows.append(EpochRow(epoch=int(cells.pop("epoch")), **cells))
+            if rows[-1].epoch != number:
+                raise ValueError(f"line {number + 1} is of epoch {rows[-1].epoch}")
+        return rows
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise UserError(f"{file}: damaged: {str(error)[:200]}") from None
+
+
+def last_batch(path: Path) -> tuple[int, int]:
+    """Return the epoch and the batch of the last whole row of a run's batches.csv, zeros where there is none."""
+    try:
+        with open(path / "batches.csv", "rb") as file:
+            file.seek(-min(200, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            epoch, batch, *_ = file.read().decode().splitlines()[-2].split(",")  # the last may be cut
+        return int(epoch), int(batch)
+    except (OSError, ValueError, IndexError):
+        return 0, 0

@@ -1,0 +1,73 @@
+"""A finished run's network, and the data that it was trained on."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import datasets
+from rundir.checkpoint import load_checkpoint, load_state
+from rundir.run import Run
+from training.building import build_network, specialize
+from training.hardware import autocast, precision_here
+from training.trainer import Network
+from utils import UserError, command_line, complain
+
+
+def load_network(run: Run, device: torch.device) -> Network:
+    """Return a finished run's network, ready to evaluate on the device.
+
+    Raises:
+        UserError: if its checkpoint is missing, damaged or not of its last epoch.
+    """
+    checkpoint = load_checkpoint(run.path / "checkpoint.pt")
+    if checkpoint.epoch != run.epochs:
+        go_on = command_line("main.py", "--resume", run.path)
+        raise UserError(f"{run.path}: its checkpoint is of another epoch; go on with {go_on}")
+    settings = checkpoint.plan.settings
+    if settings != run.settings:
+        raise UserError(f"{run.path / 'checkpoint.pt'}: is of another run, with other settings than config.json has")
+    precision, note = precision_here(settings.precision, device)
+    if note is not None:
+        complain(f"{run.path}: {note}")
+    network = build_network(settings, len(run.classes), autocast(precision, device))
+    load_state(network, checkpoint, run.path)
+    network.model.to(device)
+    network.head.to(device)
+    specialize(network.model, checkpoint.plan, device)
+    return network
+
+
+_load = functools.cache(datasets.load)  # several runs have the same data
+
+
+def load_data(run: Run) -> datasets.Digits:
+    """Return the whole data set that a run was trained on, all classes of it.
+
+    Raises:
+        UserError: if it cannot be had, or is not the same.
+    """
+    data = _load(run.data_set, data_root(run))
+    if data.checksums != run.checksums:
+        raise UserError(f"{run.path}: was trained on other data than there is in {data_root(run)}")
+    return data
+
+
+def data_of(run: Run) -> datasets.Digits:
+    """Return the samples that a run was trained and tested on, in the order of its features."""
+    data, _, _ = held_out_of(run)
+    return data
+
+
+def held_out_of(run: Run) -> tuple[datasets.Digits, Tensor, Tensor]:
+    """Return the same, and the images and labels that --hold-out kept out of training."""
+    return load_data(run).for_training(run.settings.known_classes, run.settings.hold_out)
+
+
+def data_root(run: Run) -> Path:
+    """Return where the run's data are: where it found them, or in the default place."""
+    root = Path(run.plan.data_root)
+    return root if root.is_dir() else Path("data")

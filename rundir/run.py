@@ -1,0 +1,310 @@
+"""A run as its directory tells of it: config.json, written and read back, and what has become of the run."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+import datasets
+from rundir.features import kept_epochs, read_features
+from rundir.log import last_batch, read_epochs
+from training.settings import Count, Plan, Settings, plan_from_json
+from utils import HERE, UserError, command_line, processor_name, usable_cores, whole
+
+if TYPE_CHECKING:
+    import torch
+
+    from training.building import Training
+
+FORMAT = 3  # of config.json and checkpoint.pt
+LARGEST_JSON = 1 << 20  # bytes
+Natural = Annotated[int, Meta(ge=0, le=10**9)]
+
+
+@dataclass(eq=False)
+class Run:
+    """What is read back from a run directory."""
+
+    path: Path
+    command: str
+    plan: Plan
+    dataset: str
+    classes: tuple[int, ...]  # the original label of each class
+    unseen: tuple[int, ...]  # those of the data set that a run with --known-classes has not
+    train: int  # images
+    test: int
+    checksums: Mapping[str, str]
+    epochs: int
+    made_on: str  # machine, versions, precision
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        return self.plan.settings
+
+    @property
+    def data_set(self) -> str:
+        """What `datasets.load` finds its data by: a name, or the path of a folder."""
+        asked = self.settings.dataset
+        return self.dataset if asked in datasets.NAMES else asked
+
+    @functools.cached_property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The features of the last epoch, see `read_features`."""
+        return read_features(self.path, self.epochs, len(self.classes), self.settings.feat_dim)
+
+
+def read_run(path: Path) -> Run:
+    """Return the finished run in a directory.
+
+    Raises:
+        UserError: if there is none, it is not finished, or it is damaged.
+    """
+    run = read_config(path)
+    kept, done = kept_epochs(path), len(read_epochs(path))
+    if run.epochs not in kept or done < run.epochs:
+        raise UserError(f"{path}: has finished {done} of {run.epochs} epochs. {how_to_go_on(path)}")
+    assert run.arrays  # reads them now
+    return run
+
+
+def run_name(plan: Plan) -> str:
+    """Return what a run's directory is called: its losses."""
+    settings = plan.settings
+    center = ["center"] if settings.weight_cent > 0 else []
+    head = [] if settings.head == "softmax" and center else [settings.head]
+    return "+".join(head + center)
+
+
+def how_to_go_on(directory: Path) -> str:
+    """Return what to do about a run that has stopped early."""
+    if (directory / "checkpoint.pt").exists():
+        return f"Continue with: {command_line('main.py', '--resume', directory)}"
+    again = command_line("main.py", "--save-dir", directory, "--overwrite")
+    return f"No epoch was finished, so there is nothing to continue; start again with {again} and the same flags"
+
+
+# ---------------------------------------------------------------- config.json
+
+
+class _Dataset(msgspec.Struct):
+    name: str
+    classes: Annotated[list[Natural], Meta(min_length=2, max_length=1000)]
+    unseen: list[Natural]
+    train: Natural
+    test: Natural
+    md5: dict[str, str]
+
+
+class _Versions(msgspec.Struct):
+    python: str
+    torch: str
+    numpy: str
+
+
+class _Machine(msgspec.Struct):
+    processor: str
+    threads: Natural
+    cores: Natural
+    gpu: str | None
+
+
+class _Config(msgspec.Struct):
+    """What stands in config.json beside the plan."""
+
+    command: str
+    dataset: _Dataset
+    epochs: Count
+    device: str
+    processes: Count
+    versions: _Versions
+    machine: _Machine
+    git_commit: str | None
+    started: str
+
+
+def write_config(
+    directory: Path, plan: Plan, training: Training, unseen: list[int], device: torch.device, processes: int
+) -> None:
+    """Write config.json: command, plan, data, versions, machine.
+
+    Raises:
+        UserError: if there is one, as there may be where a `Guard` could not lock and keeps nobody out.
+    """
+    import torch
+
+    from training.hardware import gpu_name
+
+    data = training.data
+    gpu = gpu_name(device) if device.type == "cuda" else None
+    config = _Config(
+        command=command_line(*sys.argv),
+        dataset=_Dataset(
+            name=data.name,
+            classes=list(data.classes),
+            unseen=unseen,
+            train=len(data.train_labels),
+            test=len(data.test_labels),
+            md5=dict(data.checksums),
+        ),
+        epochs=training.epochs,
+        device=str(device),
+        processes=processes,
+        versions=_Versions(platform.python_version(), str(torch.__version__), np.__version__),
+        machine=_Machine(processor_name(), torch.get_num_threads(), usable_cores(), gpu),
+        git_commit=_git_commit(),
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    )
+    try:  # "x": two new runs never share a directory
+        with open(directory / "config.json", "x", encoding="utf-8") as file:
+            file.write(_as_text({"format": FORMAT, **plan.to_json(), **msgspec.to_builtins(config)}))
+    except FileExistsError:
+        raise UserError(f"{directory}: another run has just been started here; name another folder") from None
+
+
+def keep_plan(directory: Path, plan: Plan) -> None:
+    """Write the plan with which a run goes on into its config.json, where it is another.
+
+    Raises:
+        UserError: if there is none, or it is damaged.
+    """
+    path = directory / "config.json"
+    config = _read_json(path)
+    if plan_from_json(config, str(path)) != plan:
+        with whole(path) as unfinished:
+            unfinished.write_text(_as_text({**config, **plan.to_json()}), encoding="utf-8")
+
+
+def read_config(path: Path) -> Run:
+    """Return what a run's config.json tells, of a run that need not be finished.
+
+    Raises:
+        UserError: if there is none, or it is damaged; the message names the file and the entry.
+    """
+    file = path / "config.json"
+    raw = _read_json(file)
+    plan = plan_from_json(raw, str(file))
+    try:
+        config = msgspec.convert(raw, _Config)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{file}: damaged: {error}") from None
+    data = config.dataset
+    if len(set(data.classes)) != len(data.classes):
+        raise UserError(f"{file}: damaged: dataset: classes: must be different")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,40}", data.name):
+        names = f"{', '.join(datasets.SOURCES)}, or a folder's name of plain letters"
+        raise UserError(f"{file}: damaged: dataset: name: {data.name[:40]!r}: must be one of {names}")
+    return Run(
+        path=path,
+        command=config.command,
+        plan=plan,
+        dataset=data.name,
+        classes=tuple(data.classes),
+        unseen=tuple(data.unseen),
+        train=data.train,
+        test=data.test,
+        checksums=data.md5,
+        epochs=config.epochs,
+        made_on=_made_on(config, plan),
+    )
+
+
+def _read_json(file: Path) -> dict[str, object]:
+    """Return the object in a config.json of this format; raise UserError if it is something else."""
+    if not file.is_file():
+        raise UserError(f"{file.parent}: holds no run (no config.json)")
+    try:
+        if file.stat().st_size > LARGEST_JSON:
+            raise ValueError("larger than 1 MiB")
+        raw = msgspec.json.decode(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: damaged: {str(error)[:200] or type(error).__name__}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{file}: damaged: must be an object with the run's settings")
+    if raw.get("format") != FORMAT:
+        raise UserError(f"{file}: {other_format(raw.get('format'))}")
+    return raw
+
+
+def other_format(found: object) -> str:
+    """Return what to do about a run that another version of this program has made."""
+    if isinstance(found, int) and found > FORMAT:
+        return f"of format {found}, and this version of main.py reads {FORMAT}: get a newer one"
+    return "of a run that an earlier version of main.py has made; train it again"
+
+
+def _as_text(config: Mapping[str, object]) -> str:
+    return json.dumps(config, indent=2) + "\n"
+
+
+def _made_on(config: _Config, plan: Plan) -> str:
+    """Return where and how a run was made: machine, versions, precision."""
+    how = ", compiled" if plan.compile == "on" else ""
+    how += ", fourier" if plan.convolutions == "fourier" else ""
+    machine = config.machine
+    threads = f"{machine.threads} thread{'s' if machine.threads != 1 else ''}"
+    return (
+        f"{machine.gpu or machine.processor} ({config.device}, {threads}), "
+        f"torch {config.versions.torch}, {plan.settings.precision}{how}"
+    )
+
+
+def _git_commit() -> str | None:
+    """Return the commit of this code, with ``-dirty`` if it has been changed since."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        git = ["git", "-C", str(HERE)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        return commit + ("-dirty" if changed.stdout.strip() else "")
+    return None
+
+
+# ---------------------------------------------------------------- how far a run is
+
+
+def epochs_of(path: Path) -> tuple[int, int]:
+    """Return how many epochs a run has finished, and how many it is to have; zeros for no run."""
+    try:
+        return len(read_epochs(path)), read_config(path).epochs
+    except UserError:
+        return 0, 0
+
+
+def progress_of(path: Path) -> float:
+    """Return how many epochs a run has trained, with the part of the one that it is in."""
+    done, epochs = epochs_of(path)
+    epoch, batch = last_batch(path)
+    if not done < epochs or epoch != done + 1:
+        return done
+    run = read_config(path)
+    return done + min(batch * run.settings.batch_size / max(run.train, 1), 1.0)
+
+
+def is_finished(path: Path, every_epoch: bool = False) -> bool:
+    """Return whether a run has all its epochs, and the features of the last, or of every one that
+    --plot keeps."""
+    done, epochs = epochs_of(path)
+    if not 0 < epochs <= done or epochs not in kept_epochs(path):
+        return False
+    return keeps_every_epoch(path) if every_epoch else True
+
+
+def keeps_every_epoch(path: Path) -> bool:
+    """Return whether a run keeps the features of each epoch so far that --plot keeps."""
+    done, _ = epochs_of(path)
+    step = read_config(path).plan.plot_freq
+    return {*range(step, done + 1, step)} <= {*kept_epochs(path)}
