@@ -12,6 +12,7 @@ Recognition, ECCV 2016. Needs torch and nothing else. MIT license.
 from __future__ import annotations
 
 import math
+import operator
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 
@@ -25,8 +26,11 @@ _LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 def _whole(name: str, value: object, low: int | None = None) -> None:
     """Raise ValueError unless a value is a whole number of at least `low`."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or (low is not None and value < low):  # type: ignore[operator]
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or (low is not None and number < low):
         least = "" if low is None else f" of at least {low}"
         raise ValueError(f"{name} must be a whole number{least}; got {value!r}")
 
@@ -78,9 +82,10 @@ class CenterLoss(nn.Module):
 
     Under DistributedDataParallel wrap the loss as well as the network; with ``sparse=True`` do not wrap it, for it
     exchanges the rows itself: start it from the same centers in every process. The centers then stay the same in
-    every process, and those of one process with all the samples: with ``sparse=True``, with ``update="paper"``,
-    and else with batches of one size, none of it ignored, since DistributedDataParallel takes the mean of the
-    processes' means. With ``reduction="sum"`` and ``update="gradient"`` they move by the mean of the processes' sums.
+    every process. They are those of one process with all the samples with ``sparse=True`` or ``update="paper"``. Else
+    batches must have one size, without ignored samples: DistributedDataParallel takes the mean of the processes'
+    means. Under that condition the mean of the processes' losses and the gradients are those of one process, too.
+    With ``reduction="sum"`` and ``update="gradient"`` the centers move by the mean of the processes' sums.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -110,7 +115,7 @@ class CenterLoss(nn.Module):
         _whole("feat_dim", feat_dim, 1)
         if ignore_index is not None:
             _whole("ignore_index", ignore_index)
-        if half not in (None, True, False):
+        if half is not None and not isinstance(half, bool):
             raise ValueError(f"half must be True, False or None; got {half!r}")
         if update not in ("gradient", "paper"):
             raise ValueError(f"update must be 'gradient' or 'paper'; got {update!r}")

@@ -6,6 +6,7 @@ import math
 import pickle
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -439,3 +440,7 @@ def test_without_contents_on_the_meta_device(update: str, weight: float) -> None
     value.backward()
     assert value.shape == ()
     assert (features.grad.shape, loss.centers.grad.shape) == ((4, 3), (5, 3))
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers() -> None:
+    assert CenterLoss(np.int64(4), np.int32(3)).centers.shape == (4, 3)

@@ -45,20 +45,32 @@ def make(update: str, reduction: str, sparse: bool, ignore: bool) -> tuple[Cente
 
 
 def trained(case: tuple, sizes: tuple[int, ...], rank: int | None) -> list[Tensor]:
-    """Return the centers after each step, of one process among several, or of one with all samples."""
+    """Return the centers after each step, of one process among several, or of one with all samples; then the mean of
+    the processes' losses at the first step, and the gradient of a layer before the loss."""
     update, reduction, sparse, _, ignore = case
     loss, optimizer = make(update, reduction, sparse, ignore)
     called = loss if sparse or rank is None else DistributedDataParallel(loss)
+    layer = torch.nn.Linear(3, 3).double()
+    network = layer if rank is None else DistributedDataParallel(layer)
     start = sum(sizes[:rank]) if rank is not None else 0
     own = slice(start, start + sizes[rank]) if rank is not None else slice(None)
     found = []
     for step in range(STEPS):
         features, labels = batch(step, sum(sizes), ignore)
         optimizer.zero_grad()
-        called(features[own].requires_grad_(), labels[own]).backward()
+        layer.zero_grad()
+        value = called(network(features[own]), labels[own])
+        value.backward()
+        if step == 0:
+            mean, gradient = value.detach().clone(), layer.weight.grad.clone()
         optimizer.step()
         found.append(loss.centers.detach().clone())
-    return found
+        if rank == 0:
+            with torch.no_grad():  # evaluation in one process alone does not wait for the others
+                loss(features, labels)
+    if rank is not None:
+        dist.all_reduce(mean)
+    return [*found, mean / len(sizes if rank is not None else [1]), gradient]
 
 
 def work(rank: int, world: int, folder: str) -> None:
@@ -93,7 +105,9 @@ def test_centers(processes: tuple[int, list], number: int) -> None:
     sizes = SIZES[world][case[3]]
     one = trained(case, sizes, None)
     start, _ = make(*case[:3], case[4])
-    assert not torch.equal(one[-1], start.centers)
+    assert not torch.equal(one[STEPS - 1], start.centers)
+    if case[1] == "mean" and case[3] == "equal" and not case[4]:
+        torch.testing.assert_close(found[0][number][STEPS:], one[STEPS:], rtol=1e-9, atol=1e-12)
     for step in range(STEPS):
         for rank in range(1, world):
             torch.testing.assert_close(found[rank][number][step], found[0][number][step], rtol=1e-12, atol=1e-12)
