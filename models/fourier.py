@@ -1,4 +1,4 @@
-"""LeNet++'s 5×5 convolutions through the frequency domain, for CPUs, in float32.
+"""LeNet++'s 5×5 convolutions through the frequency domain, for CPUs, in float32 or bfloat16.
 
 The convolution theorem: on a cyclic grid a correlation is a product, frequency by frequency. With x̂ and ŵ
 the discrete Fourier transforms of the maps and of the kernels, each frequency has a small complex matrix
@@ -20,7 +20,7 @@ Everything is a matrix product of real numbers, which is what processors are fas
   a spectrum is (P, 2C, B), a filter bank (P, 2C', 2C).
 - Frequencies k other than 0 and n/2 stand for their complex conjugates too, so they count twice. With them
   scaled by √2 and all of it by 1/n the transform A has AᵀA = 1: the way back is Aᵀ, and the same two
-  functions, `_to_spectrum` and `_to_maps`, serve values and gradients:
+  functions, `to_spectrum` and `to_maps`, serve values and gradients:
 
     y = Aᵀ F A x        dx = Aᵀ Fᵀ A dy        dF = (A dy) (A x)ᵀ
 
@@ -241,7 +241,7 @@ class FourierConv2d(nn.Conv2d):
     side in `GRIDS`, for others the ordinary one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return maps (B, C', S, S) for maps (B, C, S, S), float32 both; in memory the batch is innermost."""
+        """Return maps (B, C', S, S) for maps (B, C, S, S), in the type of autocast; in memory the batch is innermost."""
         if x.shape[2] != x.shape[3] or x.shape[2] not in GRIDS:
             return super().forward(x)
         if torch.is_autocast_enabled("cpu"):

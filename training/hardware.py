@@ -106,7 +106,7 @@ def precision_here(precision: str, device: torch.device) -> tuple[str, str | Non
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """Return what makes the context of a forward pass in that precision; set what float32 convolutions are."""
+    """Return the context of a forward pass in that precision; on CUDA, allow float32 convolutions TF32 or not."""
     if device.type == "cuda":  # torch's own default is tf32
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if precision != "bf16":
@@ -200,8 +200,8 @@ def compiled(features: Callable[[Tensor], Tensor], batch_size: int, device: torc
 
 
 def vectorize_prelu(model: nn.Module) -> None:
-    """Replace each `nn.PReLU` that has one slope by one whose backward pass CPUs compute in vectors, as they do
-    not torch's own, a tenth of a step on two cores: the same parameter, values and gradients.
+    """Replace each `nn.PReLU` that has one slope by one with the same parameter, values and gradients. CPUs compute its
+    backward pass in vectors, unlike that of torch's own, which saves a tenth of a step on two cores.
     """
     for module in model.modules():
         for name, layer in module.named_children():
