@@ -94,8 +94,7 @@ def train(request: Request) -> int:
 
 def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, stop_after: int | None) -> None:
     """Train what is left of a run, and keep and draw what has become of it."""
-    last = min(training.epochs, stop_after or training.epochs)
-    first = training.epoch + 1
+    first, last = training.epoch + 1, min(training.epochs, stop_after or training.epochs)
     began = time.monotonic() - training.elapsed
     with closing(Figures(directory, plan, log, draw_epoch, film)) as figures:
         for epoch in range(first, last + 1):
@@ -105,10 +104,7 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
             meter = LossMeter(log, epoch, count, plan.settings.weight_cent, plan.print_freq)
             for lr, losses in utils.progress_bar(steps, count, f"Epoch {epoch}/{training.epochs}"):
                 if not meter.add(lr, losses):
-                    raise Diverged(
-                        f"the loss is not finite at batch {meter.count} of epoch {epoch}. Try a smaller --lr-model, "
-                        f"a smaller --weight-cent or --precision fp32. {how_to_go_on(directory)}"
-                    )
+                    raise Diverged(epoch, meter.count, how_to_go_on(directory))
             training.epoch, training.elapsed = epoch, time.monotonic() - began
             if isinstance(log, RunLog):
                 test = keep_epoch(directory, plan, training, log, meter, time.monotonic() - start, epoch == last)

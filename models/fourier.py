@@ -241,7 +241,7 @@ class FourierConv2d(nn.Conv2d):
     side in `GRIDS`, for others the ordinary one."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return maps (B, C', S, S) for maps (B, C, S, S), in the type of autocast; in memory the batch is innermost."""
+        """Return maps (B, C', S, S) for maps (B, C, S, S), in autocast's type; in memory the batch is innermost."""
         if x.shape[2] != x.shape[3] or x.shape[2] not in GRIDS:
             return super().forward(x)
         if torch.is_autocast_enabled("cpu"):

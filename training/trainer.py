@@ -25,7 +25,13 @@ Schedule = Callable[[int], tuple[float, float]]  # iteration → factors on the 
 
 
 class Diverged(Stopped):
-    """A loss that is not finite; the message names the batch."""
+    """A loss that is not finite; the message names the batch, and what to do."""
+
+    def __init__(self, epoch: int, batch: int, go_on: str) -> None:
+        super().__init__(
+            f"the loss is not finite at batch {batch} of epoch {epoch}. Try a smaller --lr-model, "
+            f"a smaller --weight-cent or --precision fp32. {go_on}"
+        )
 
 
 @dataclass(kw_only=True)
