@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, rows, run_here, spawn, wait_until
+from conftest import ROOT, rows, spawn, wait_until
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -325,9 +325,11 @@ def test_devices_in_one_word() -> None:
         assert (request.gpu, request.use_cpu) == (gpu, use_cpu)
 
 
-def test_version() -> None:
-    done = run_here(lambda argv: parse_arguments(argv) and 0, "--version")
+@pytest.mark.parametrize("program", ["main.py", "compare.py", "predict.py"])
+def test_version(program: str) -> None:
+    done = spawn(program, "--version")
     assert done.returncode == 0
+    assert done.stdout.startswith(f"{program} ")
     assert f'version = "{done.stdout.split()[1]}"' in (ROOT / "pyproject.toml").read_text()
 
 

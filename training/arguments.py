@@ -68,6 +68,11 @@ class Request:
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, with the flag that may have been meant."""
 
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        if self.add_help:
+            self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Return the arguments; end with a suggestion where one is unknown."""
         parsed, unknown = self.parse_known_args(args, namespace)
@@ -161,7 +166,6 @@ def build_parser() -> Parser:
     run.add_argument("--stop-after", type=of_type(Count), metavar="N", help=stop)
     run.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in this directory")
     run.add_argument("--overwrite", action="store_true", help="replace the run that --save-dir holds")
-    run.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     return parser
 
 
