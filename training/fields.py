@@ -72,7 +72,7 @@ def convert(value: object, kind: Any, strict: bool = True) -> Any:
     """Return a value as that type, a text as what it says unless `strict`; raise ValueError with what it must be."""
     try:
         found = msgspec.convert(value, kind, strict=strict)
-    except (msgspec.ValidationError, RecursionError):
+    except Exception:  # a checkpoint's entry may be any object, and raise what it likes
         raise ValueError(f"must be {in_words(kind)}") from None
     if isinstance(found, float) and not math.isfinite(found):
         raise ValueError(f"must be {in_words(kind)}")
