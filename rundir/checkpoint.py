@@ -22,7 +22,7 @@ from training.building import Training, build_training, length_of_run
 from training.hardware import precision_here
 from training.parallel import Group
 from training.settings import SHOWN, Plan, plan_from_json
-from training.trainer import Network
+from training.trainer import Network, Trainer
 from utils import UserError, say, whole
 
 LARGEST_CHECKPOINT = 1 << 30  # bytes
@@ -143,13 +143,9 @@ def _checked(raw: dict[str, Any], plan: Plan) -> Checkpoint:
         for key, value in raw[name].items():
             _check_tensor(f"{name}: {key}", value)
     _check_random(raw["random"])
-    states = {key: raw[key] for key in ("random", *_stateful(raw))}
+    states = {key: raw[key] for key in ("random", *Trainer.STATEFUL) if key in raw}
     sizes, tail = msgspec.to_builtins(entries.sizes), msgspec.to_builtins(entries.tail)
     return Checkpoint(plan, entries.epoch, entries.best, entries.elapsed, sizes, tail, entries.checksums, states)
-
-
-def _stateful(raw: dict[str, Any]) -> list[str]:
-    return [name for name in ("model", "head", "center_loss", "optimizer_model", "optimizer_center") if name in raw]
 
 
 def _check_tensor(name: str, value: object) -> None:
