@@ -47,7 +47,7 @@ choose() { # docs/reproduction.md, "More accurate": settings held against each o
     train $OUT/choose/bent $length --set $WARP bending=2
     train $OUT/choose/bent-decay-1e-3 $length --set $WARP bending=2 weight_decay=1e-3
     train $OUT/choose/cosface $length --head cosface --weight-cent 1 --set center_hold=1 $WARP
-    $PYTHON benchmarks/held_out.py $OUT/choose/*
+    $PYTHON benchmarks/score.py held-out $OUT/choose/*
     for seed in 1 2; do # orders set by hand are not made here
         length="-d mnist --hold-out 20000 --eval-freq 100 --max-epoch 10 --seed $seed"
         for order in labels similar; do
@@ -57,7 +57,7 @@ choose() { # docs/reproduction.md, "More accurate": settings held against each o
         train $OUT/order/cosface-learned-$seed $length --head cosface --weight-cent 0.1 --set $WARP
         train $OUT/order/cosface-$seed $length --head cosface --set $WARP
     done
-    $PYTHON benchmarks/held_out.py $OUT/order/*
+    $PYTHON benchmarks/score.py held-out $OUT/order/*
 }
 
 accurate() { # docs/reproduction.md, "More accurate". 5 runs of 30 epochs, held against those of `losses`
@@ -79,9 +79,9 @@ open_set() { # docs/reproduction.md, "Unseen digits as unknowns". 20 runs of 10 
     $PYTHON compare.py --open-set --losses center --out $OUT/open-set-accurate -- -d mnist --recipe accurate --max-epoch 10
     $PYTHON compare.py --runs $OUT/open-set-accurate/runs/*-split[1-5]-1 $OUT/open-set-{warped,long}/runs/*-split[1-5]-1 --out $OUT/open-set-tried
     for kind in md csv; do cp $OUT/open-set-tried/open_set.$kind docs/results/open_set/tried.$kind; done
-    $PYTHON benchmarks/unseen_digits.py $OUT/open-set-warped/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit.md
-    $PYTHON benchmarks/unseen_digits.py $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_long.md
-    $PYTHON benchmarks/unseen_digits.py --views $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_views.md
+    $PYTHON benchmarks/score.py unseen $OUT/open-set-warped/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit.md
+    $PYTHON benchmarks/score.py unseen $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_long.md
+    $PYTHON benchmarks/score.py unseen --views $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_views.md
 }
 
 letters() { # docs/reproduction.md, "Letters and clothes as unknowns": runs of `losses`; notMNIST under data/notMNIST
@@ -96,7 +96,7 @@ reference() { # docs/reproduction.md, "The widely copied settings". 30 epochs, a
     was="--batch-size 128 --set center_schedule=false --convolutions direct"
     train $OUT/as-it-was-3 -d mnist --seed 3 $was
     train $OUT/two-as-it-was-1 -d mnist --max-epoch 2 $was
-    $PYTHON benchmarks/reference_recipe.py $OUT/reference-1 $OUT/as-it-was-3 $OUT/two-as-it-was-1
+    $PYTHON benchmarks/score.py time $OUT/reference-1 $OUT/as-it-was-3 $OUT/two-as-it-was-1 > docs/results/reference/accuracy.md
 }
 
 convolutions() { # docs/speed.md: what convolutions through the frequency domain cost in accuracy. 10 runs of 2 epochs
