@@ -132,10 +132,10 @@ def naming(path: Path | str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give a file to write in place of `path`: afterwards its name holds all of it, after an error what it held.
+def atomically(path: Path) -> Iterator[Path]:
+    """Give a file to write, which takes the place of `path` when it is complete; after an error `path` is unchanged.
 
-    The file has a name of its own, ``.partial-…``, and is made anew: no link is followed.
+    The file, ``.partial-…``, is made anew: no link is followed.
     """
     unfinished = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
     with naming(path):

@@ -23,7 +23,7 @@ from training.hardware import precision_here
 from training.parallel import Group
 from training.settings import SHOWN, Plan, plan_from_json
 from training.trainer import Network, Trainer
-from utils import UserError, say, whole
+from utils import UserError, atomically, say
 
 LARGEST_CHECKPOINT = 1 << 30  # bytes
 Bytes = Annotated[int, Meta(ge=0)]
@@ -89,7 +89,7 @@ def save_checkpoint(state: dict[str, Any], *paths: Path) -> None:
     buffer = io.BytesIO()  # torch.save hides what a failing file says
     torch.save(state | {"format": FORMAT}, buffer)
     for path in paths:
-        with whole(path) as unfinished:
+        with atomically(path) as unfinished:
             unfinished.write_bytes(buffer.getbuffer())
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils import UserError, whole
+from utils import UserError, atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ def save_features(
         arrays[f"{key}_predictions"] = evaluation.predictions.cpu().numpy().astype(np.uint8)
         arrays[f"{key}_scores"] = evaluation.scores.float().cpu().numpy()
     (directory / "features").mkdir(exist_ok=True)
-    with whole(directory / "features" / f"epoch_{epoch}.npz") as unfinished, open(unfinished, "wb") as file:
+    with atomically(directory / "features" / f"epoch_{epoch}.npz") as unfinished, open(unfinished, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 

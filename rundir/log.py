@@ -129,7 +129,7 @@ class RunLog(Silent):
 
 def greet(log: RunLog, plan: Plan, training: Training, directory: Path, first_lines: list[str]) -> None:
     """Log what is about to be trained."""
-    from training.order import order_around
+    from training.class_order import order_around
 
     data, settings, why = training.data, plan.settings, plan.why
     for line in itertools.chain.from_iterable(map(str.splitlines, first_lines)):

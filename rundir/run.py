@@ -23,7 +23,7 @@ import datasets
 from rundir.features import kept_epochs, read_features
 from rundir.log import last_batch, read_epochs
 from training.settings import Count, Plan, Settings, plan_from_json
-from utils import HERE, UserError, command_line, processor_name, usable_cores, whole
+from utils import HERE, UserError, atomically, command_line, processor_name, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -185,7 +185,7 @@ def keep_plan(directory: Path, plan: Plan) -> None:
     path = directory / "config.json"
     config = _read_json(path)
     if plan_from_json(config, str(path)) != plan:
-        with whole(path) as unfinished:
+        with atomically(path) as unfinished:
             unfinished.write_text(_as_text({**config, **plan.to_json()}), encoding="utf-8")
 
 

@@ -21,8 +21,8 @@ from margin_heads import MarginHead
 from models import SoftmaxHead, spread_directions, through_frequency
 from models.heads import HEADS
 from training.batches import Batches, Warp
+from training.class_order import similar_side_by_side
 from training.hardware import autocast, compiled, make_deterministic, vectorize_prelu
-from training.order import similar_side_by_side
 from training.parallel import Group
 from training.settings import START_RADIUS, Plan, Settings
 from training.trainer import Network, Schedule, Trainer
