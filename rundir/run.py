@@ -20,6 +20,7 @@ import numpy as np
 from msgspec import Meta
 
 import datasets
+from rundir.directory import how_to_go_on
 from rundir.features import kept_epochs, read_features
 from rundir.log import last_batch, read_epochs
 from training.settings import Count, Plan, Settings, plan_from_json
@@ -80,22 +81,6 @@ def read_run(path: Path) -> Run:
         raise UserError(f"{path}: has finished {done} of {run.epochs} epochs. {how_to_go_on(path)}")
     assert run.arrays  # reads them now
     return run
-
-
-def run_name(plan: Plan) -> str:
-    """Return what a run's directory is called: its losses."""
-    settings = plan.settings
-    center = ["center"] if settings.weight_cent > 0 else []
-    head = [] if settings.head == "softmax" and center else [settings.head]
-    return "+".join(head + center)
-
-
-def how_to_go_on(directory: Path) -> str:
-    """Return what to do about a run that has stopped early."""
-    if (directory / "checkpoint.pt").exists():
-        return f"Continue with: {command_line('main.py', '--resume', directory)}"
-    again = command_line("main.py", "--save-dir", directory, "--overwrite")
-    return f"No epoch was finished, so there is nothing to continue; start again with {again} and the same flags"
 
 
 # ---------------------------------------------------------------- config.json
