@@ -1,4 +1,4 @@
-"""``checkpoint.pt``: what a run goes on from after an epoch, written, and read back and checked."""
+"""``checkpoint.pt``, from which a run continues after an epoch: written, read back and checked."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class _Entries(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run goes on from after an epoch."""
+    """The state after an epoch, from which a run continues."""
 
     plan: Plan
     epoch: int
     best: float  # test accuracy so far, percent
     elapsed: float  # seconds
     sizes: Mapping[str, int]  # of the log and CSV files, bytes
-    tail: Mapping[str, str]  # what comes after
+    tail: Mapping[str, str]  # text to add to them
     checksums: Mapping[str, str]
     states: Mapping[str, Any]  # state_dicts by name, and the random states
 

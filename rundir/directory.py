@@ -38,7 +38,7 @@ PARTIAL = (".partial-*", *(f"{folder}/.partial-*" for folder in FOLDERS))  # wha
 
 
 def run_name(plan: Plan) -> str:
-    """Return what a run's directory is called: its losses."""
+    """Return the name of a run's directory: its losses."""
     settings = plan.settings
     center = ["center"] if settings.weight_cent > 0 else []
     head = [] if settings.head == "softmax" and center else [settings.head]
@@ -46,7 +46,7 @@ def run_name(plan: Plan) -> str:
 
 
 def how_to_go_on(directory: Path) -> str:
-    """Return what to do about a run that has stopped early."""
+    """Return what to do about a run that stopped early."""
     if (directory / "checkpoint.pt").exists():
         return f"Continue with: {command_line('main.py', '--resume', directory)}"
     again = command_line("main.py", "--save-dir", directory, "--overwrite")
@@ -147,7 +147,7 @@ class Guard:
             self._lock = None
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Release the directory."""
         if self._lock is not None:
             self._lock.release()
 

@@ -1,4 +1,4 @@
-"""``features/epoch_N.npz``: what a network makes of the training and the test set, written and read back.
+"""``features/epoch_N.npz``: features and predictions of the training and the test set, written and read back.
 
 A run directory may come from a stranger: sizes and shapes are looked at before anything is read.
 """
@@ -48,8 +48,8 @@ def save_features(
 
 
 def training_sample(count: int) -> np.ndarray:
-    """Return which of so many training images stand for all of them between the first and the last epoch, rising:
-    always the same, a sixth, but no more than 10,000 and no fewer than 1,000."""
+    """Return the indices, rising, of the training images that are evaluated before the last epoch: always the same, a
+    sixth of `count`, but at least 1,000 and at most 10,000."""
     size = max(1_000, min(10_000, count // 6))
     return np.sort(np.random.default_rng(0).permutation(count)[:size])
 

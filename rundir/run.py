@@ -1,4 +1,4 @@
-"""A run as its directory tells of it: config.json, written and read back, and what has become of the run."""
+"""A run as its directory describes it: config.json, written and read back, and how far the run is."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class _Machine(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    """What stands in config.json beside the plan."""
+    """What config.json holds beside the plan."""
 
     command: str
     dataset: _Dataset
@@ -175,7 +175,7 @@ def keep_plan(directory: Path, plan: Plan) -> None:
 
 
 def read_config(path: Path) -> Run:
-    """Return what a run's config.json tells, of a run that need not be finished.
+    """Return what config.json says of a run, which need not be finished.
 
     Raises:
         UserError: if there is none, or it is damaged; the message names the file and the entry.
@@ -226,7 +226,7 @@ def _read_json(file: Path) -> dict[str, object]:
 
 
 def other_format(found: object) -> str:
-    """Return what to do about a run that another version of this program has made."""
+    """Return what to do about a run that another version of this program made."""
     if isinstance(found, int) and found > FORMAT:
         return f"of format {found}, and this version of main.py reads {FORMAT}: get a newer one"
     return "of a run that an earlier version of main.py has made; train it again"
@@ -262,7 +262,7 @@ def _git_commit() -> str | None:
 
 
 def epochs_of(path: Path) -> tuple[int, int]:
-    """Return how many epochs a run has finished, and how many it is to have; zeros for no run."""
+    """Return how many epochs a run has finished, and how many it will have; zeros if there is no run."""
     try:
         return len(read_epochs(path)), read_config(path).epochs
     except UserError:
@@ -270,7 +270,7 @@ def epochs_of(path: Path) -> tuple[int, int]:
 
 
 def progress_of(path: Path) -> float:
-    """Return how many epochs a run has trained, with the part of the one that it is in."""
+    """Return how many epochs a run has trained, with the finished part of the current one."""
     done, epochs = epochs_of(path)
     epoch, batch = last_batch(path)
     if not done < epochs or epoch != done + 1:

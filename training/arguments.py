@@ -51,8 +51,8 @@ Index = Annotated[int, Meta(ge=-1, le=1024)]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a command line asks for: a plan in which `auto` may stand where the run will decide, and the names of what
-    was given by hand."""
+    """What a command line asks for: a plan, in which ``auto`` leaves a decision to the run, and the names of the
+    settings that were given by hand."""
 
     plan: Plan
     by_hand: frozenset[str]

@@ -30,7 +30,7 @@ from training.trainer import Network, Schedule, Trainer
 
 @dataclass
 class Training:
-    """What is alive while a run trains: its data on the device, their batches and the trainer; and how far it is."""
+    """All that a training run works with: data on the device, batches, trainer; and how far it is."""
 
     data: Digits
     batches: Batches
@@ -104,7 +104,7 @@ def build_trainer(plan: Plan, batches: Batches, num_classes: int, group: Group) 
 
 
 def prepare(plan: Plan, device: torch.device) -> None:
-    """Set what torch has once for the whole process: kernels and threads."""
+    """Set what holds for the whole process in torch: kernels and threads."""
     if plan.deterministic:
         make_deterministic()
     elif device.type == "cuda":
