@@ -34,7 +34,8 @@ from training.arguments import parse_arguments
 from training.building import Training, build_training
 from training.hardware import choose_device, plan_for
 from training.parallel import Group
-from training.settings import Plan, resolve
+from training.recipes import resolve
+from training.settings import Plan
 from utils import HERE
 
 RUNS = (

@@ -17,7 +17,8 @@ from models import LeNetPP
 from training.batches import Batches, normalize
 from training.building import build_head, build_optimizers, initial_centers, length_of_run, lr_schedule, schedule_of
 from training.hardware import autocast, compiled, vectorize_prelu
-from training.settings import RECIPES, Settings, resolve
+from training.recipes import RECIPES, resolve
+from training.settings import Settings
 from training.trainer import Trainer
 
 

@@ -17,18 +17,17 @@ from msgspec import Meta
 import datasets
 from models import heads
 from training.fields import convert, declared, is_list, parse, types
+from training.recipes import RECIPES, resolve
 from training.settings import (
     COMPUTED,
     DATA,
     MODEL,
     OPTIMIZATION,
-    RECIPES,
     RUN,
     Count,
     Plan,
     Settings,
     contradiction,
-    resolve,
     take,
 )
 from utils import VERSION

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from training.arguments import Request
-from training.settings import SHOWN, Plan, resolve, take
+from training.recipes import resolve
+from training.settings import SHOWN, Plan, take
 from utils import UserError, say, usable_cores
 
 
