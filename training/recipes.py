@@ -12,7 +12,7 @@ DEFAULT = Settings()
 
 # The most accurate that was found with two features: CosFace with its features held near a circle by center loss,
 # confusable classes side by side on it, and digits turned, scaled and slanted a little, for three times as long.
-# Chosen on training digits held out (docs/reproduction.md).
+# Chosen on training digits held out (docs/reproduction/accurate.md).
 ACCURATE = replace(
     DEFAULT,
     recipe="accurate",

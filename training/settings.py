@@ -43,7 +43,7 @@ class Settings:
     since what enters it has a large part common to all images, and at the full rate every step would throw all the
     features to one side together. Class weights and centers start on one circle, with nothing to pull them to the
     origin, and the centers are held until the features have found their class; that, and the rest, is not needed
-    for it (docs/reproduction.md).
+    for it (docs/reproduction/ablation.md).
     """
 
     # fmt: off
