@@ -48,7 +48,7 @@ class Request:
 
     plan: Plan
     by_hand: frozenset[str]
-    gpu: int
+    gpu: int | str  # or mps, xpu
     use_cpu: bool
     save_dir: Path | None
     resume: Path | None
@@ -93,18 +93,22 @@ def add_device_flags(parser: Any) -> None:
     gpu = "CUDA device; without one, and for -1, the CPU is used (default: 0)"
     parser.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help=gpu)
     parser.add_argument("--use-cpu", "--cpu", action="store_true", help="use the CPU even if there is a GPU")
-    device = "the same in one word: cpu, cuda or cuda:INDEX"
-    parser.add_argument("--device", type=argument(parse_device), dest="gpu", default=(0, None), help=device)
+    device = "device in one word: cpu, cuda, cuda:INDEX; untested: mps, xpu"
+    parser.add_argument(
+        "--device", type=argument(parse_device), dest="gpu", default=(0, None), metavar="NAME", help=device
+    )
 
 
-def parse_device(text: str) -> tuple[int, None]:
-    """Return the index of the GPU that a word such as cuda:1 names, -1 for the CPU."""
+def parse_device(text: str) -> tuple[int | str, None]:
+    """Return the index of the GPU that a word such as cuda:1 names, -1 for the CPU; mps and xpu as they are."""
     name, _, index = text.partition(":")
     if text == "cpu":
         return -1, None
     if name == "cuda":
         return convert(index or "0", Annotated[int, Meta(ge=0, le=1024)], strict=False), None
-    raise ValueError("must be cpu, cuda or cuda:INDEX")
+    if text in ("mps", "xpu"):
+        return text, None
+    raise ValueError("must be cpu, cuda, cuda:INDEX, mps or xpu")
 
 
 def add_flags(groups: dict[str, Any], cls: Any) -> None:

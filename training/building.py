@@ -20,9 +20,10 @@ from datasets import Digits
 from margin_heads import MarginHead
 from models import SoftmaxHead, spread_directions, through_frequency
 from models.heads import HEADS
+from models.prelu import vectorize_prelu
 from training.batches import Batches, Warp
 from training.class_order import similar_side_by_side
-from training.hardware import autocast, compiled, make_deterministic, vectorize_prelu
+from training.hardware import UNTESTED, autocast, compiled, make_deterministic
 from training.parallel import Group
 from training.settings import START_RADIUS, Plan, Settings
 from training.trainer import Network, Schedule, Trainer
@@ -119,6 +120,8 @@ def specialize(model: nn.Module, plan: Plan, device: torch.device) -> None:
         vectorize_prelu(model)
     if device.type == "cpu" and plan.convolutions == "fourier":
         through_frequency(model)
+    if device.type in UNTESTED:
+        model.to(memory_format=torch.contiguous_format)
 
 
 def build_network(
