@@ -301,11 +301,21 @@ def test_a_driver_that_does_not_start_is_not_asked_for_random_states() -> None:
 
 
 @pytest.mark.slow
-def test_the_benchmark_for_a_gpu_is_rehearsed() -> None:
-    """Its steps, but for the tests that a GPU runs and the ordinary loop, on the CPU."""
-    only = ["--only", "same_as_cpu", "accuracy", "with_figures"]
-    command = [sys.executable, str(HERE / "benchmarks/gpu.py"), "--rehearse", *only]
+def test_the_benchmark_for_a_gpu_is_rehearsed(tmp_path: Path) -> None:
+    """Its parts, but for the tests that a GPU runs and the ordinary loop, on the CPU."""
+    only = ["--only", "steps", "accuracy", "figures"]
+    command = [sys.executable, str(HERE / "benchmarks/gpu.py"), "--rehearse", "--out", str(tmp_path), *only]
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert page.count("\n## ") == 3
+    assert page == "\n".join((tmp_path / f"{name}.md").read_text() for name in only[1:]) + "\n"
+    assert page.count("## ") == 3
+    assert "Stopped" not in page
     assert re.search(r"Mean accuracy of at least 98\.51 %: \d+\.\d\d ± \d+\.\d\d s of training", page), page
-    assert page.count(" | 4 |") == 1, "figures of the run with --plot"
+
+
+def test_the_benchmark_for_a_gpu_wants_one(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    command = [sys.executable, str(HERE / "benchmarks/gpu.py"), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "no CUDA device was found" in done.stderr or "built without CUDA" in done.stderr

@@ -169,6 +169,7 @@ def test_initial_centers(name: str) -> None:
 def test_compiled_training_is_the_same_training(mnist5k: Digits, device: str) -> None:
     """Four batches in float32, the last smaller than the others."""
     digits = mnist5k.to(torch.device(device))
+    autocast("fp32", torch.device(device))  # no TF32
     trainers = []
     for compile_ in (False, True):
         trainer, _ = make_trainer(digits, 0.1, device=device)
