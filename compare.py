@@ -154,9 +154,14 @@ def write_comparison(comparison: Comparison, rows: tables.Rows) -> list[Path]:
     """Write comparison.png, .md and .csv, runs.csv, curve.png where the runs make a curve, and seeds.md where a row
     has several; return their paths."""
     out, runs = comparison.out, [run for group in rows.values() for run in group]
-    firsts = [group[0].path for group in rows.values()]
+    firsts = {drawable(name): group[0].path for name, group in rows.items()}
     figures = [out / "comparison.png"]
-    columns = [run.path for run in runs] if comparison.runs and len(runs) <= COLUMNS else firsts
+    every = {
+        f"{drawable(name)}, seed {run.settings.seed}" if len(group) > 1 else drawable(name): run.path
+        for name, group in rows.items()
+        for run in group
+    }
+    columns = every if comparison.runs and len(runs) == len(every) <= COLUMNS else firsts
     plots.grid(columns, figures[0], regions=comparison.regions)
     if comparison.weights_cent:
         figures.append(out / "lambda_sweep.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,16 +117,27 @@ def draw_part(
         shade(ax, epoch, size)
     labels = arrays[f"{part}_labels"]
     scatter(ax, points[f"{part}_features"], labels, points["centers"], record.classes, size, across)
-    accuracy = 100 * np.mean(arrays["test_predictions"] == arrays["test_labels"])
-    which, break_ = {"train": "training set", "test": "test set"}[part], " " if size > 0.3 else "\n"
-    if part == "train" and "train_sample" in arrays:
-        which, break_ = f"{len(labels):,} of {record.train:,} training images", "\n"
+    sampled = part == "train" and "train_sample" in arrays
+    break_ = "\n" if sampled or size <= 0.3 else " "
     xlabel, ylabel = axis_labels(epoch.axis)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(
         f"{loss_name(record.plan.settings)}\n"
-        f"{record.dataset} {which},{break_}epoch {epoch.number}, test accuracy {accuracy:.2f} %"
+        f"{record.dataset} {set_of(epoch, part)},{break_}epoch {epoch.number}, "
+        f"test accuracy {accuracy_of(epoch):.2f} %"
     )
+
+
+def accuracy_of(epoch: Epoch) -> float:
+    """Return an epoch's accuracy on the test set, percent."""
+    return 100 * float(np.mean(epoch.arrays["test_predictions"] == epoch.arrays["test_labels"]))
+
+
+def set_of(epoch: Epoch, part: str) -> str:
+    """Return in words which images are drawn."""
+    if part == "train" and "train_sample" in epoch.arrays:
+        return f"{len(epoch.arrays['train_labels']):,} of {epoch.record.train:,} training images"
+    return {"train": "training set", "test": "test set"}[part]
 
 
 def shade(ax: Axes, epoch: Epoch, size: float) -> None:
@@ -189,15 +201,17 @@ def draw_epoch(run: Path, epoch: int, regions: bool = False) -> None:
             save(figure, run / part / f"epoch_{epoch}.png", dpi=150)
 
 
-def grid(runs: list[Path], path: Path, parts: tuple[str, ...] = ("train", "test"), regions: bool = False) -> None:
-    """Draw the last epochs of several runs into one file: a column a run, a row a part, for a paper."""
-    epochs = [read_epoch(run, kept_epochs(run)[-1]) for run in runs]
+def grid(runs: dict[str, Path], path: Path, parts: tuple[str, ...] = ("train", "test"), regions: bool = False) -> None:
+    """Draw the last epochs of several runs, by the names of their columns, into one file: a row a part."""
+    epochs = [read_epoch(run, kept_epochs(run)[-1]) for run in runs.values()]
     widest = max(epochs, key=lambda read: len(read.record.classes))
     side_by_side = columns(len(widest.record.classes), 19 * len(parts))
     with canvas(3.2 * len(runs) + 0.3 + 0.4 * side_by_side, 3.1 * len(parts) + 0.3, SMALL) as figure:
         axes = figure.subplots(len(parts), len(runs), squeeze=False)
         for row, part in zip(axes, parts, strict=True):
             _draw_row(row, epochs, part, regions)
+        for ax, name, read in zip(axes[0], runs, epochs, strict=True):
+            ax.set_title(f"{textwrap.fill(name, 36)}\ntest accuracy {accuracy_of(read):.2f} %")
         handles, labels = axes[0, epochs.index(widest)].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center", frameon=False, ncols=side_by_side, **CLOSE)
         save(figure, path, dpi=200)
@@ -210,14 +224,28 @@ def _draw_row(row: Sequence[Axes], epochs: Sequence[Epoch], part: str, regions: 
     same = max(widths) <= ONE_SCALE * min(widths)
     every = np.array(boxes)  # (runs, 2, 2)
     low, high = every[:, :, 0].min(axis=0), every[:, :, 1].max(axis=0)
+    square = {"xlim": (low[0], high[0]), "ylim": (low[1], high[1])}
     for ax, read, width in zip(row, epochs, widths, strict=True):
         draw_part(ax, read, part, 0.25, regions, float((high - low).max()) if same else width)
+        first = ax is row[0]
+        ax.set(title="", ylabel=f"{set_of(read, part)}\n{ax.get_ylabel()}" if first else "")
         if same and len(epochs) > 1:
-            ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), adjustable="box")
+            ax.set(**square, adjustable="box")
         elif len(epochs) > 1:
             box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
             how: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 7.5, "fontweight": "bold", "bbox": box}
             ax.text(0.02, 0.02, f"{width:.3g} units wide", **how)
+            if width * ONE_SCALE < max(widths):
+                _inset(ax, read, part, square)
+
+
+def _inset(ax: Axes, read: Epoch, part: str, square: Mapping[str, Any]) -> None:
+    """Show a panel's features once more in its middle, which spots leave empty, at the scale of the widest panel."""
+    inset = ax.inset_axes((0.39, 0.4, 0.22, 0.22), xticks=[], yticks=[], **square)
+    colors = np.array(colors_of(read.record.classes))[read.arrays[f"{part}_labels"]]
+    x, y = read.points[f"{part}_features"].T
+    inset.scatter(x, y, s=0.5, c=colors, linewidths=0, rasterized=True)
+    inset.set_xlabel("at the widest panel's scale", fontsize=5, labelpad=1.5)
 
 
 def score_bins(values: dict[str, np.ndarray]) -> np.ndarray:
@@ -226,25 +254,41 @@ def score_bins(values: dict[str, np.ndarray]) -> np.ndarray:
     return np.linspace(low, max(high, low + 1e-6), 60)
 
 
+def pooled(sets: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the values of several sets in one array."""
+    return np.concatenate(list(sets.values()))
+
+
 def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) -> None:
-    """Draw histograms of scores for known and unknown samples: a column a run, a row a score.
+    """Draw histograms of scores for known and unknown samples: a column a run, a row a score on one scale. A line
+    marks what 95 % of the known samples pass; each panel says the AUROC of each unknown set.
 
     Args:
-        panels: of each run, of each score, the values (N,) of each set of samples.
+        panels: of each run, of each score, the values (N,) of each set of samples, the known ones first.
     """
+    from analysis.metrics import open_set
+
     scores = list(next(iter(panels.values())))
     with canvas(3.2 * len(panels), 1.7 * len(scores) + 0.6, SMALL | {"axes.titlesize": 8}) as figure:
         axes = figure.subplots(len(scores), len(panels), squeeze=False)
         for column, (run, of_run) in enumerate(panels.items()):
             for row, score in enumerate(scores):
                 ax = axes[row, column]
-                bins = score_bins(of_run[score])
+                bins = score_bins({key: values for key, one in panels.items() for values in [pooled(one[score])]})
                 for number, (name, values) in enumerate(of_run[score].items()):
                     style = dict(histtype="stepfilled", alpha=0.5) if number == 0 else dict(histtype="step", lw=1.2)
                     shown = np.clip(values, bins[0], bins[-1])
                     ax.hist(shown, bins, density=True, color=COLORS[number], label=name, **style)
+                (_, known), *unknown = of_run[score].items()
+                ax.axvline(np.quantile(known, 0.05), color="black", lw=0.8, ls="--", label="95 % of the known pass")
+                every = np.ones(len(known), bool)
+                told = [(name, open_set(known, every, values)["AUROC"], len(values)) for name, values in unknown]
+                said = "\n".join(f"{name}: AUROC {value:.1f} %, n = {n:,}" for name, value, n in told)
+                ax.text(0.02, 0.96, said, transform=ax.transAxes, va="top", fontsize=6)
+                ax.set_ylim(top=1.3 * ax.get_ylim()[1])
                 ax.set_xlabel(SCORE_AXES.get(score, score))
                 ax.set_yticks([])
+                ax.set_ylabel("" if column else "density")
             axes[0, column].set_title(run)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=len(labels))
