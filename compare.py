@@ -36,7 +36,7 @@ from rundir.log import read_epochs
 from rundir.network import data_root
 from rundir.run import Run, read_run
 from training.hardware import choose_device
-from utils import Interrupted, UserError, complain, progress_bar, run_command, say, whole
+from utils import Interrupted, UserError, atomically, complain, progress_bar, run_command, say
 
 COLUMNS = 6  # of a figure with one for every run; more runs get one for each row of the table
 PAIRED = {name: metrics.METRICS[name] for name in ("accuracy", "nearest-center accuracy", "EER", "EER (cos)")}
@@ -271,7 +271,7 @@ def write_pages(comparison: Comparison, runs: list[Run], scored: list[Scored], f
 def publish(path: Path, parts: Parts, shown: bool = False) -> Path:
     """Write a page as Markdown, whole or not at all, and print it if asked to, on a terminal in columns that fit."""
     text = tables.as_markdown(parts)
-    with whole(path) as unfinished:
+    with atomically(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     if shown and sys.stdout.isatty():
         text = tables.for_terminal(parts, shutil.get_terminal_size().columns)

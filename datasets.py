@@ -47,11 +47,11 @@ MNIST_MD5 = {
 
 
 class DataError(UserError):
-    """Data that cannot be had or cannot be trusted."""
+    """Data that is missing, damaged or not what it should be."""
 
 
 class Unavailable(DataError):
-    """Data that is not there and cannot be fetched, as opposed to data that is damaged."""
+    """Data that is missing and cannot be downloaded, as opposed to damaged data."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Source:
     """A row of the table of data sets.
 
     Attributes:
-        folder: where it lies under the data root, its files in ``raw``; "" for one that comes in a package.
-        torchvision_name: the class that downloads it; "" for one that nobody does.
+        folder: its folder under the data root, with the files in ``raw``; "" for one that comes in a package.
+        torchvision_name: the torchvision class that downloads it; "" if there is none.
         classes: the label of each class, as its files have them.
         sizes: how many training and test images it has, None for any.
         md5: of the unpacked files, as far as they are known.
@@ -102,7 +102,7 @@ class Digits:
 
     @property
     def source(self) -> str:
-        """What `load` finds this data set by."""
+        """The name or folder to give to `load` for this data set."""
         return self.folder or self.name
 
     def to(self, device: torch.device) -> Digits:
@@ -119,8 +119,7 @@ class Digits:
         return Digits(self.name, tuple(classes), *parts, self.checksums, self.folder)
 
     def for_training(self, known_classes: Sequence[int] | None, hold_out: int) -> tuple[Digits, Tensor, Tensor]:
-        """Return what a run with these flags trains and tests on, and the images and labels that it keeps
-        out of its training."""
+        """Return the data of a run with these flags, and the images and labels that it holds out."""
         return (self.only(known_classes) if known_classes else self).hold_out(hold_out)
 
     def hold_out(self, count: int) -> tuple[Digits, Tensor, Tensor]:
@@ -154,7 +153,7 @@ def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits
     with a notice. A folder holds four IDX files, see `find_file`, in itself or in its ``raw``, with 2 to 100 classes.
 
     Raises:
-        DataError: if the data cannot be had, or a file is damaged.
+        DataError: if the data is missing and cannot be downloaded, or a file is damaged.
     """
     source = "mnist" if name == "auto" else name
     if source not in SOURCES:

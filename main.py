@@ -26,11 +26,11 @@ import utils
 from analysis.draw import draw_epoch, film
 from rundir import checkpoint as checkpoints
 from rundir.checkpoint import Checkpoint
-from rundir.directory import Guard, check_save_dir, make_run_directory, refuse_links
+from rundir.directory import Guard, check_save_dir, how_to_go_on, make_run_directory, refuse_links, run_name
 from rundir.epoch import Figures, keep_epoch
 from rundir.events import require_tensorboard
 from rundir.log import LossMeter, RunLog, Silent, greet
-from rundir.run import how_to_go_on, run_name, write_config
+from rundir.run import write_config
 from training.building import Training, build_training
 from training.hardware import choose_device, plan_for, plan_from
 from training.parallel import Group
@@ -83,7 +83,6 @@ def train(request: Request) -> int:
             write_config(directory, plan, training, unseen, device, group.size)
             log = RunLog(directory, data.name)
             greet(log, plan, training, directory, lines)
-
         with closing(log):
             try:
                 train_epochs(plan, training, directory, log, request.stop_after)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
-from training.arguments import Parser, argument, number, parse_gpu
+from training.arguments import parse_gpu
+from training.parser import Parser, argument, number
 from utils import HERE
 
 FIGURE = "predictions.png"

@@ -1,4 +1,4 @@
-"""What all rooms share: the user's error and where a command ends, whole files, small words for the screen."""
+"""What all rooms share: errors and exit statuses, atomic writing, lines for the screen, the machine."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ VERSION = "1.0"  # pyproject.toml says it too
 
 
 class UserError(Exception):
-    """What a person can mend: bad input. The message is one line that says what was wrong and what to do."""
+    """Bad input. The message is one line that says what was wrong and what to do."""
 
     status = 2
 
 
 class Stopped(UserError):
-    """A command that began and could not go on: a loss that is not finite, a disk that is full."""
+    """A command that started and could not continue: a loss that is not finite, a full disk."""
 
     status = 1
 
@@ -45,7 +45,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 def processes() -> tuple[int, int]:
-    """Return which of torchrun's processes this is and how many there are: 0 and 1 without all that torchrun says."""
+    """Return this process's rank and the number of processes: 0 and 1 unless torchrun started it."""
     if not all(name in os.environ for name in TORCHRUN):
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -89,7 +89,7 @@ def run_command(name: str, work: Callable[[], int]) -> int:
 
 
 def _mend_streams() -> None:
-    """Give a stream that the caller has closed (``>&-``) a place to write to, and one without λ a question mark."""
+    """Replace a stream that the caller has closed (``>&-``), and print ? for a letter that a console lacks."""
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
@@ -98,7 +98,7 @@ def _mend_streams() -> None:
 
 
 def _hear_signals() -> dict[signal.Signals, Any]:
-    """Let the signals that end a command interrupt it as Ctrl-C does; return what they did before.
+    """Let the signals that end a command interrupt it as Ctrl-C does; return the previous handlers.
 
     SIGHUP is a closed terminal, SIGUSR1 what schedulers send before the end. One that is ignored stays so, as
     nohup wants it. A command in another thread than the main one, as in a server, hears none.
@@ -118,7 +118,7 @@ def _end(line: str, status: int) -> int:
     return status
 
 
-# ---------------------------------------------------------------- whole files
+# ---------------------------------------------------------------- atomic writing
 
 
 @contextlib.contextmanager
@@ -132,10 +132,10 @@ def naming(path: Path | str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Give a file to write in place of `path`: afterwards its name holds all of it, after an error what it held.
+def atomically(path: Path) -> Iterator[Path]:
+    """Give a file to write, which takes the place of `path` when it is complete; after an error `path` is unchanged.
 
-    The file has a name of its own, ``.partial-…``, and is made anew: no link is followed.
+    The file, ``.partial-…``, is made anew: no link is followed.
     """
     unfinished = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
     with naming(path):
@@ -158,13 +158,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def progress_bar(steps: Iterable[T], total: int, title: str, unit: str = "batch") -> Iterable[T]:
-    """Return the same steps, with a bar on a terminal; of several processes the first shows it."""
+    """Return the same steps, with a bar on a terminal; only the first process shows it."""
     hidden = not sys.stderr.isatty() or processes()[0] > 0
     return tqdm(steps, desc=title, total=total, unit=unit, leave=False, disable=hidden)
 
 
 def say(line: str) -> None:
-    """Print a line above a bar that may be there; of several processes the first speaks."""
+    """Print a line above any progress bar; only the first process prints."""
     if processes()[0] > 0:
         return
     tqdm.write(printable(line), file=sys.stdout)
@@ -177,8 +177,8 @@ def complain(line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a line as a terminal can show it: what is no letter, sign or tab is escaped, as in ``\\x1b``. It may
-    hold names that somebody else chose."""
+    """Return a line that is safe on a terminal: control characters are escaped, as in ``\\x1b``. Names of files and
+    settings may come from a stranger."""
     shown = (c if c.isprintable() or c == "\t" else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return "".join(shown)
 
@@ -197,7 +197,7 @@ def mean_and_std(values: list[float]) -> tuple[float, float | None]:
 
 
 def plus_minus(values: list[float], digits: int) -> str:
-    """Return the same in words: mean ± standard deviation."""
+    """Return "mean ± standard deviation"."""
     mean, std = mean_and_std(values)
     return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
 

@@ -15,8 +15,10 @@ from typing import Any
 
 from analysis.wanted import LOSSES, SPLITS, Wanted
 from models.heads import with_margin
-from training.arguments import Parser, Request, argument, number, one_of, parse_arguments, parse_gpu
-from training.settings import RECIPES, Settings, resolve
+from training.arguments import Request, parse_arguments, parse_gpu
+from training.parser import Parser, argument, number, one_of
+from training.recipes import RECIPES, resolve
+from training.settings import Settings
 from utils import printable
 
 HELP = {

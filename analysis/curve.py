@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.tables import ASIDE, Row, rows_of
 from rundir.run import Run
-from utils import mean_and_std, whole
+from utils import atomically, mean_and_std
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def draw_curve(path: Path, lines: pd.DataFrame, runs: Sequence[Run], numbers: Se
                 draw_panel(ax, rows, number)
                 ax.set_title(f"{number}, {unknown}" if unknown else number)
         figure.supxlabel(f"{NAMES.get(setting, setting)}\n{caption(rows)}", fontsize=8)
-        with whole(path) as unfinished:
+        with atomically(path) as unfinished:
             figure.savefig(unfinished, dpi=200, format="png")
     return [path]
 

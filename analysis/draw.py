@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from rundir.features import kept_epochs
-from training.arguments import Parser
+from training.parser import Parser
 from utils import UserError, complain, run_command
 
 

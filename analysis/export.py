@@ -16,7 +16,7 @@ from analysis.reader import Reader
 from rundir.run import Run
 from training.building import build_network
 from training.trainer import Network
-from utils import UserError, whole
+from utils import UserError, atomically
 
 OUTPUTS = ("features", "probabilities", "distances")
 
@@ -59,7 +59,7 @@ def export(path: Path, run: Run, reader: Reader) -> None:
     exported = Exported(network, torch.from_numpy(reader.centers)).eval()
     batch = torch.export.Dim("batch")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with whole(path) as unfinished, warnings.catch_warnings():
+    with atomically(path) as unfinished, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, about itself
         shapes: Any = {"input_names": ["images"], "output_names": OUTPUTS, "dynamic_shapes": ({0: batch},)}
         try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from analysis.epochs import Epoch, limits, read_epochs
 from analysis.plots import SMALL, canvas, draw_part
 from rundir.features import kept_epochs, training_sample
-from utils import UserError, complain, whole
+from utils import UserError, atomically, complain
 
 if TYPE_CHECKING:
     from matplotlib.animation import AbstractMovieWriter
@@ -54,7 +54,7 @@ def _film(
     axes = figure.subplots(len(rows), 2, squeeze=False)
     keys = ("train_features", "test_features")
     places = [limits([epoch.points[key] for epoch in row.values() for key in keys]) for row in rows]
-    with _noted(file), whole(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
+    with _noted(file), atomically(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
         for frame in [*frames, frames[-1], frames[-1]]:  # the end stays a while
             for row, (xlim, ylim), pair in zip(rows, places, axes, strict=True):
                 epoch = max((e for e in row if e <= frame), default=min(row))

@@ -15,7 +15,7 @@ from analysis import regions as plane
 from analysis.epochs import Epoch, axis_labels, limits, loss_name, read_epoch, regions_of
 from analysis.palette import COLORS, colors_of
 from rundir.features import kept_epochs
-from utils import whole
+from utils import atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -253,5 +253,5 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
 
 def save(figure: Figure, path: Path, dpi: int) -> None:
     """Write a figure as PNG, whole or not at all."""
-    with whole(path) as unfinished:
+    with atomically(path) as unfinished:
         figure.savefig(unfinished, dpi=dpi, format="png")

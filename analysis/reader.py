@@ -15,7 +15,7 @@ from analysis.pictures import READING, BadImage, from_gray, to_digit
 from rundir.network import held_out_of, load_network
 from rundir.run import Run
 from training.trainer import Evaluation
-from utils import UserError, progress_bar, whole
+from utils import UserError, atomically, progress_bar
 
 CALIBRATION = 1_000  # digits that set the threshold
 FILE = "calibration.json"
@@ -120,7 +120,7 @@ class Reader:
 def write_calibration(path: Path, key: str, calibration: Calibration) -> None:
     """Write calibration.json into a run directory; `key` says for which checkpoint and centers it holds."""
     distances = [round(float(distance), 4) for distance in calibration.distances]
-    with whole(path / FILE) as unfinished:
+    with atomically(path / FILE) as unfinished:
         unfinished.write_text(json.dumps({"of": key, "held_out": calibration.held_out, "distances": distances}))
 
 

@@ -22,7 +22,7 @@ from analysis.report_curves import curves, histograms
 from analysis.report_figures import LABELS, PARTS, SHEET, panels, sample, shown_epochs
 from rundir.run import Run
 from training.settings import COMPUTED
-from utils import printable, whole
+from utils import atomically, printable
 
 HERE = Path(__file__).resolve().parent
 WRONG, AMBIGUOUS = 100, 40  # digits that are listed
@@ -65,7 +65,7 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
         behavior=(HERE / "report_page.js").read_text(encoding="utf-8"),
         data=json.dumps(facts),
     )
-    with whole(path) as unfinished:
+    with atomically(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
     return [path]
 

@@ -21,7 +21,8 @@ from analysis.wanted import Wanted
 from rundir.directory import is_being_trained
 from rundir.run import epochs_of, is_finished, keeps_every_epoch, progress_of, read_config
 from training.arguments import Request, parse_arguments
-from training.settings import Plan, Settings, resolve
+from training.recipes import resolve
+from training.settings import Plan, Settings
 from utils import HERE, UserError, hours, say, usable_cores
 
 MAIN = HERE / "main.py"

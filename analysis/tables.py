@@ -19,7 +19,7 @@ from analysis.metrics import Metric, accuracy, has_collapsed
 from analysis.plots import loss_name
 from rundir.run import Run
 from training.settings import Settings
-from utils import mean_and_std, plus_minus, printable, whole
+from utils import atomically, mean_and_std, plus_minus, printable
 
 Rows = dict[str, list[Run]]
 ASIDE = {"seed": 0, "known_classes": None}  # settings that the runs of a row may differ in
@@ -214,5 +214,5 @@ def means_csv(path: Path, lines: pd.DataFrame, names: Iterable[str], labels: Seq
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
     """Write a table as CSV, ten significant digits, whole or not at all."""
-    with whole(path) as unfinished:
+    with atomically(path) as unfinished:
         table.to_csv(unfinished, index=False, float_format="%.10g", lineterminator="\n", errors="backslashreplace")

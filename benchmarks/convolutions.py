@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -20,9 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import machine
-from benchmarks.train import BATCH, CONVOLUTIONS
+from benchmarks.timing import by_turns, machine
+from benchmarks.train import BATCH
 from models.fourier import FourierConv2d
+
+CONVOLUTIONS = ((1, 32, 28), (32, 32, 28), (32, 64, 14), (64, 64, 14), (64, 128, 7), (128, 128, 7))  # in, out, side
 
 
 def layer(inputs: int, outputs: int, fourier: bool) -> nn.Conv2d:
@@ -52,6 +54,12 @@ def exact(made: nn.Conv2d, x: Tensor, dy: Tensor) -> list[Tensor]:
     return [y.detach(), w.grad, *([x.grad] if x.shape[1] > 1 else [])]
 
 
+def largest_error(found: list[Tensor], wanted: list[Tensor]) -> float:
+    """Return the largest error of any tensor, over its largest value."""
+    errors = [(one - right).abs().max() / right.abs().max() for one, right in zip(found, wanted, strict=True)]
+    return float(max(errors))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, metavar="N")
@@ -67,21 +75,10 @@ def main() -> None:
         wanted = exact(rivals[0], x, dy)
         for dtype in (torch.float32, torch.bfloat16):
             given = [(x, dy.contiguous(memory_format=torch.channels_last)), tuple(innermost)]
-            errors, times = [], ([], [])
-            for made, some in zip(rivals, given, strict=True):
-                found = run(made, *some, dtype)
-                errors.append(
-                    max(
-                        float((one - right).abs().max() / right.abs().max())
-                        for one, right in zip(found, wanted, strict=True)
-                    )
-                )
-            for _ in range(args.rounds):
-                for made, some, taken in zip(rivals, given, times, strict=True):
-                    start = time.perf_counter()
-                    run(made, *some, dtype)
-                    taken.append(1000 * (time.perf_counter() - start))
-            direct, fourier = map(statistics.median, times)
+            works = [partial(run, made, *some, dtype) for made, some in zip(rivals, given, strict=True)]
+            errors = [largest_error(work(), wanted) for work in works]
+            seconds = by_turns(dict(zip(("direct", "fourier"), works, strict=True)), args.rounds)
+            direct, fourier = (1000 * statistics.median(taken) for taken in seconds.values())
             name, precision = f"{inputs}→{outputs} at {side}×{side}", str(dtype).split(".")[1]
             print(f"| {name} | {precision} | {direct:.1f} | {fourier:.1f} | {errors[0]:.1e} | {errors[1]:.1e} |")
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The commands behind the published numbers, by the place where they stand. Those of the default recipe as it was
-# stand in benchmarks/results/default_recipe.md.
+# The commands behind the published numbers, by the page where they stand. Those of an earlier default recipe stand in
+# benchmarks/results/default_recipe.md.
 #
 #   bash benchmarks/published.sh losses lambda      # some of them
 #   bash benchmarks/published.sh                    # what there is, and about how long it takes
@@ -25,20 +25,20 @@ train() ( # DIRECTORY FLAGS: a run of main.py; one that is finished stays as it 
     fi
 )
 
-losses() { # docs/reproduction.md, "Five losses". 19 runs of 10 epochs
+losses() { # docs/reproduction/losses.md. 19 runs of 10 epochs
     $PYTHON compare.py --losses softmax center --seeds 1 2 3 4 5 --out $OUT/ten -- -d mnist
     $PYTHON compare.py --losses arcface cosface arcface+center --seeds 1 2 3 --out $OUT/ten -- -d mnist
     $PYTHON compare.py --runs $OUT/ten/runs/{softmax,center,arcface,cosface,arcface+center}-[1-5] --out docs/results/losses
 }
 
-lambda() { # docs/reproduction.md, "The weight of the center loss", and the figure that heads the README. 12 runs of 10 epochs, 6 of them those of `losses`
+lambda() { # docs/reproduction/lambda_and_alpha.md, and the figure that heads the README. 12 runs of 10 epochs, 6 of them those of `losses`
     $PYTHON compare.py --weights-cent 0 0.01 0.1 1 --seeds 1 2 3 --out $OUT/ten -- -d mnist
     cp $OUT/ten/comparison.md $OUT/ten/comparison.csv $OUT/ten/runs.csv $OUT/ten/lambda_sweep.png docs/results/lambda
     $PYTHON compare.py --weights-cent 0 0.1 1 --out $OUT/ten -- -d mnist
     cp $OUT/ten/comparison.png docs/figures/softmax_vs_center.png
 }
 
-choose() { # docs/reproduction.md, "More accurate": settings held against each other on digits held out of training. 7 runs of 20 epochs, 12 of 10
+choose() { # docs/reproduction/accurate.md: settings held against each other on digits held out of training. 7 runs of 20 epochs, 12 of 10
     length="-d mnist --hold-out 5000 --eval-freq 100 --max-epoch 20"
     train $OUT/choose/warped $length --set $WARP
     train $OUT/choose/warped-more $length --set rotation=15 scaling=0.15 shearing=0.2 shift=2
@@ -47,7 +47,7 @@ choose() { # docs/reproduction.md, "More accurate": settings held against each o
     train $OUT/choose/bent $length --set $WARP bending=2
     train $OUT/choose/bent-decay-1e-3 $length --set $WARP bending=2 weight_decay=1e-3
     train $OUT/choose/cosface $length --head cosface --weight-cent 1 --set center_hold=1 $WARP
-    $PYTHON benchmarks/held_out.py $OUT/choose/*
+    $PYTHON benchmarks/score.py held-out $OUT/choose/*
     for seed in 1 2; do # orders set by hand are not made here
         length="-d mnist --hold-out 20000 --eval-freq 100 --max-epoch 10 --seed $seed"
         for order in labels similar; do
@@ -57,10 +57,10 @@ choose() { # docs/reproduction.md, "More accurate": settings held against each o
         train $OUT/order/cosface-learned-$seed $length --head cosface --weight-cent 0.1 --set $WARP
         train $OUT/order/cosface-$seed $length --head cosface --set $WARP
     done
-    $PYTHON benchmarks/held_out.py $OUT/order/*
+    $PYTHON benchmarks/score.py held-out $OUT/order/*
 }
 
-accurate() { # docs/reproduction.md, "More accurate". 5 runs of 30 epochs, held against those of `losses`
+accurate() { # docs/reproduction/accurate.md. 5 runs of 30 epochs, held against those of `losses`
     for seed in 1 2 3 4 5; do
         train $OUT/accurate/runs/accurate-$seed -d mnist --recipe accurate --eval-freq 100 --seed $seed
     done
@@ -72,31 +72,31 @@ film() { # README: docs/figures/learning.gif, from the runs of `shipped`
     cp $OUT/film/animation.gif docs/figures/learning.gif
 }
 
-open_set() { # docs/reproduction.md, "Unseen digits as unknowns". 20 runs of 10 epochs and 5 of 30 on six digits
+open_set() { # docs/reproduction/open_set.md. 20 runs of 10 epochs and 5 of 30 on six digits
     $PYTHON compare.py --open-set --out $OUT/open-set -- -d mnist
     $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-warped -- -d mnist --set $WARP
     $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-long -- -d mnist --max-epoch 30 --set $WARP
     $PYTHON compare.py --open-set --losses center --out $OUT/open-set-accurate -- -d mnist --recipe accurate --max-epoch 10
     $PYTHON compare.py --runs $OUT/open-set-accurate/runs/*-split[1-5]-1 $OUT/open-set-{warped,long}/runs/*-split[1-5]-1 --out $OUT/open-set-tried
     for kind in md csv; do cp $OUT/open-set-tried/open_set.$kind docs/results/open_set/tried.$kind; done
-    $PYTHON benchmarks/unseen_digits.py $OUT/open-set-warped/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit.md
-    $PYTHON benchmarks/unseen_digits.py $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_long.md
-    $PYTHON benchmarks/unseen_digits.py --views $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_views.md
+    $PYTHON benchmarks/score.py unseen $OUT/open-set-warped/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit.md
+    $PYTHON benchmarks/score.py unseen $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_long.md
+    $PYTHON benchmarks/score.py unseen --views $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_views.md
 }
 
-letters() { # docs/reproduction.md, "Letters and clothes as unknowns": runs of `losses`; notMNIST under data/notMNIST
+letters() { # docs/reproduction/open_set.md: runs of `losses`; notMNIST under data/notMNIST
     $PYTHON compare.py --runs $OUT/ten/runs/softmax-[123] $OUT/ten/runs/center-[123] \
         --unknowns data/notMNIST fashion-mnist --out docs/results/letters
 }
 
-reference() { # docs/reproduction.md, "The widely copied settings". 30 epochs, and 10 and 2 of the default recipe as it was
+reference() { # docs/reproduction/copied_settings.md. 30 epochs, and 10 and 2 of an earlier default recipe
     if [ ! -e $OUT/reference-1/checkpoint.pt ]; then
         $PYTHON main.py -d mnist --recipe reference --precision bf16 --convolutions direct --stop-after 30 --save-dir $OUT/reference-1
     fi
-    was="--batch-size 128 --set center_schedule=false --convolutions direct"
-    train $OUT/as-it-was-3 -d mnist --seed 3 $was
-    train $OUT/two-as-it-was-1 -d mnist --max-epoch 2 $was
-    $PYTHON benchmarks/reference_recipe.py $OUT/reference-1 $OUT/as-it-was-3 $OUT/two-as-it-was-1
+    earlier="--batch-size 128 --set center_schedule=false --convolutions direct"
+    train $OUT/earlier-3 -d mnist --seed 3 $earlier
+    train $OUT/two-earlier-1 -d mnist --max-epoch 2 $earlier
+    $PYTHON benchmarks/score.py time $OUT/reference-1 $OUT/earlier-3 $OUT/two-earlier-1 > docs/results/reference/accuracy.md
 }
 
 convolutions() { # docs/speed.md: what convolutions through the frequency domain cost in accuracy. 10 runs of 2 epochs
@@ -104,7 +104,7 @@ convolutions() { # docs/speed.md: what convolutions through the frequency domain
         --variants "fourier: " "direct: --convolutions direct" -- -d mnist --max-epoch 2
 }
 
-departures() { # docs/reproduction.md, "What cures the collapse". 33 runs of 2 epochs, 2 of 10
+departures() { # docs/reproduction/ablation.md. 33 runs of 2 epochs, 2 of 10
     $PYTHON compare.py --seeds 1 2 3 --out $OUT/departures --variants "default: " \
         "start anywhere: --set head_init=xavier center_init=normal" "bias: --set head_bias=true" \
         "PReLU on the features: --set feature_prelu=true" "feature layer at the full rate: --set feature_lr_factor=1" \
@@ -121,7 +121,7 @@ departures() { # docs/reproduction.md, "What cures the collapse". 33 runs of 2 e
     $PYTHON compare.py --out $OUT/start --variants "circle: " "anywhere: --set head_init=xavier center_init=normal" -- -d mnist
 }
 
-paper() { # docs/reproduction.md, "The authors' recipe to its end". 9 runs of 22 epochs
+paper() { # docs/reproduction/paper_settings.md. 9 runs of 22 epochs
     recipe="-d mnist --recipe paper --precision bf16"
     $PYTHON compare.py --weights-cent 0 0.01 --seeds 1 2 3 --out $OUT/paper -- $recipe
     cp $OUT/paper/seeds.md docs/results/paper
@@ -133,7 +133,7 @@ paper() { # docs/reproduction.md, "The authors' recipe to its end". 9 runs of 22
     cp $OUT/paper-two/comparison.png docs/results/paper
 }
 
-precision() { # docs/speed.md: what fast arithmetic costs in accuracy, with the default recipe as it was. 15 runs of 2 epochs
+precision() { # docs/speed.md: what fast arithmetic costs in accuracy, with an earlier default recipe. 15 runs of 2 epochs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/precision \
         --variants "fp32: --precision fp32" "bf16: --precision bf16" "bf16, compiled: --precision bf16 --compile on" \
         -- -d mnist --max-epoch 2 --batch-size 128 --set center_schedule=false --convolutions direct
@@ -155,7 +155,7 @@ shipped() { # models/shipped, docs/draw.html, docs/figures/draw.gif. 2 runs of 1
     $PYTHON benchmarks/film_page.py docs/figures/draw.gif
 }
 
-small() { # docs/reproduction.md: the 5,000 digits; centers that follow the schedule or not, other floors, and momentum. 22 runs of a minute
+small() { # docs/reproduction/losses.md: the 5,000 digits; centers that follow the schedule or not, other floors, and momentum. 22 runs of a minute
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/small --variants "scheduled: " "constant: --set center_schedule=false" -- -d mnist5k
     $PYTHON compare.py --seeds 1 2 3 --out $OUT/centers --variants "as it is: " "floor 0: --set center_floor=0" \
         "floor 0.05: --set center_floor=0.05" "momentum 0.9: --set momentum_cent=0.9" -- -d mnist5k
@@ -171,7 +171,7 @@ questions() { # docs/using_center_loss.md, "Questions": 2,048 features, batches 
     train $OUT/questions/lambda-200-unclipped -d mnist5k --weight-cent 200 --set clip=none || true # it fails, and says why
 }
 
-arcface() { # docs/reproduction.md, "A margin head and center loss". 4 runs of a minute or two
+arcface() { # docs/reproduction/losses.md. 4 runs of a minute or two
     train $OUT/arcface/learned-0.1 -d mnist5k --head arcface --weight-cent 0.1
     for weight in 0.1 1 3; do
         train $OUT/arcface/held-$weight -d mnist5k --head arcface --weight-cent $weight --set center_hold=1

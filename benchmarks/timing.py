@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine in words, and programs that take its cores meanwhile."""
+"""What the benchmarks share: the machine in words, the clock, and programs that take its cores meanwhile."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -16,7 +17,7 @@ import torch
 
 from utils import processor_name
 
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 def machine() -> str:
@@ -32,6 +33,22 @@ def machine() -> str:
 def command(program: str) -> str:
     """Return this program's command line, in backticks."""
     return f"`{shlex.join(['python', f'benchmarks/{program}', *sys.argv[1:]])}`"
+
+
+def clock(work: Callable[[], object]) -> float:
+    """Return how long some work takes, in seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def by_turns(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds that each work takes in each round; in a round each has its turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            seconds[name].append(clock(work))
+    return seconds
 
 
 @contextlib.contextmanager

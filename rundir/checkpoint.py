@@ -1,4 +1,4 @@
-"""``checkpoint.pt``: what a run goes on from after an epoch, written, and read back and checked."""
+"""``checkpoint.pt``, from which a run continues after an epoch: written, read back and checked."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from training.hardware import precision_here
 from training.parallel import Group
 from training.settings import SHOWN, Plan, plan_from_json
 from training.trainer import Network, Trainer
-from utils import UserError, say, whole
+from utils import UserError, atomically, say
 
 LARGEST_CHECKPOINT = 1 << 30  # bytes
 Bytes = Annotated[int, Meta(ge=0)]
@@ -54,14 +54,14 @@ class _Entries(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run goes on from after an epoch."""
+    """The state after an epoch, from which a run continues."""
 
     plan: Plan
     epoch: int
     best: float  # test accuracy so far, percent
     elapsed: float  # seconds
     sizes: Mapping[str, int]  # of the log and CSV files, bytes
-    tail: Mapping[str, str]  # what comes after
+    tail: Mapping[str, str]  # text to add to them
     checksums: Mapping[str, str]
     states: Mapping[str, Any]  # state_dicts by name, and the random states
 
@@ -89,7 +89,7 @@ def save_checkpoint(state: dict[str, Any], *paths: Path) -> None:
     buffer = io.BytesIO()  # torch.save hides what a failing file says
     torch.save(state | {"format": FORMAT}, buffer)
     for path in paths:
-        with whole(path) as unfinished:
+        with atomically(path) as unfinished:
             unfinished.write_bytes(buffer.getbuffer())
 
 

@@ -7,10 +7,14 @@ import itertools
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from utils import UserError
+from utils import UserError, command_line
+
+if TYPE_CHECKING:
+    from training.settings import Plan
 
 LOCK = ".lock"
 FOLDERS = ("features", "train", "test")
@@ -31,6 +35,22 @@ RUN_FILES = (
     "animation.mp4",
 )
 PARTIAL = (".partial-*", *(f"{folder}/.partial-*" for folder in FOLDERS))  # what it was writing when it was killed
+
+
+def run_name(plan: Plan) -> str:
+    """Return the name of a run's directory: its losses."""
+    settings = plan.settings
+    center = ["center"] if settings.weight_cent > 0 else []
+    head = [] if settings.head == "softmax" and center else [settings.head]
+    return "+".join(head + center)
+
+
+def how_to_go_on(directory: Path) -> str:
+    """Return what to do about a run that stopped early."""
+    if (directory / "checkpoint.pt").exists():
+        return f"Continue with: {command_line('main.py', '--resume', directory)}"
+    again = command_line("main.py", "--save-dir", directory, "--overwrite")
+    return f"No epoch was finished, so there is nothing to continue; start again with {again} and the same flags"
 
 
 def check_save_dir(save_dir: Path | None, overwrite: bool) -> None:
@@ -127,7 +147,7 @@ class Guard:
             self._lock = None
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Release the directory."""
         if self._lock is not None:
             self._lock.release()
 

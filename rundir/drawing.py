@@ -1,4 +1,4 @@
-"""Figures drawn beside a training."""
+"""Figures that other processes draw while the training goes on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from utils import usable_cores
 
 
 class Drawer:
-    """Draws epochs in a process that gives way to the training, and what is left at the end in as many as there are
-    cores.
+    """Draws epochs in one process of low priority during the training, and the rest at its end with every core.
 
     Args:
         directory: the run directory.
-        log: is told what could not be drawn.
+        log: called with a line about each figure that could not be drawn.
         draw: draws an epoch's figures, given the directory and the epoch; a function that can be pickled.
     """
 
@@ -35,24 +34,24 @@ class Drawer:
         self.pool = ProcessPoolExecutor(usable_cores(), mp_context=spawn, initializer=_give_way)
 
     def draw(self, epoch: int) -> None:
-        """Have that epoch's figures drawn, after those that wait, when no other is being drawn."""
+        """Queue an epoch's figures; they are drawn one epoch at a time."""
         self.waiting.append(epoch)
         if all(one.done() for one in self.running):
             self._submit(self.draw_epoch, self.directory, self.waiting.pop(0))
 
     def draw_missing(self) -> None:
-        """Have every epoch drawn whose features are kept and whose figures are not there."""
+        """Queue every epoch that has features and no figures."""
         for epoch in kept_epochs(self.directory):
             if not all((self.directory / part / f"epoch_{epoch}.png").exists() for part in ("train", "test")):
                 self.draw(epoch)
 
     def animate(self, animate: Callable[[Path], object]) -> None:
-        """Have the film of all epochs made by that function; it is there after `close`."""
+        """Have that function make the film of all epochs; it exists after `close`."""
         self._finish()
         self._submit(animate, self.directory)
 
     def close(self) -> None:
-        """Wait until every figure is there."""
+        """Wait until every figure is drawn."""
         self._finish()
         self.pool.shutdown()
 
@@ -84,7 +83,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _give_way() -> None:
-    """Take only the time that other processes leave, and end with the training."""
+    """Give this process the lowest priority, and end it with the training."""
     if hasattr(os, "nice"):
         os.nice(19)
     threading.Thread(target=_end_with_the_training, daemon=True).start()

@@ -1,4 +1,4 @@
-"""What a run keeps and shows after each epoch."""
+"""What a run keeps and draws after each epoch."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def is_drawn(plan: Plan, epoch: int, last: bool) -> bool:
 def keep_epoch(
     directory: Path, plan: Plan, training: Training, log: RunLog, meter: LossMeter, seconds: float, last: bool
 ) -> Evaluation | None:
-    """Evaluate, keep features and checkpoint, and, when they are on the disk, say how the epoch went; return what the
-    test set gave, if it was its turn."""
+    """Evaluate, save features and checkpoint, then log the epoch; return the evaluation of the test set, or None if
+    this epoch is not evaluated."""
     data, trainer, epoch = training.data, training.trainer, training.epoch
     test = None
     if last or is_drawn(plan, epoch, last) or epoch % plan.eval_freq == 0:
@@ -50,12 +50,12 @@ def keep_epoch(
 
 
 class Figures:
-    """The figures, the film and the TensorBoard events of a run while it trains, as far as they are asked for.
+    """The figures, the film and the TensorBoard events of a run while it trains, those that the plan asks for.
 
     Args:
         directory: the run directory.
         plan: says what is asked for.
-        log: that of the process that writes; for the others' there are no figures.
+        log: a `RunLog` in the process that writes; the others draw nothing.
         draw_epoch: draws an epoch, given the directory, the epoch, and whether with regions.
         film: makes the film, given the directory, and whether with regions.
     """
@@ -86,12 +86,12 @@ class Figures:
             self.events.scalars(epoch, meter, test)
 
     def animate(self, again: bool) -> None:
-        """Make the film, if it is asked for; `again` if it is there."""
+        """Make the film if the plan asks for it; `again` even if the file exists."""
         if self.drawer and self.plan.animate and (again or not (self.directory / "animation.gif").exists()):
             self.drawer.animate(self.film)
 
     def close(self) -> None:
-        """Wait until all of it is there."""
+        """Wait until all files are written."""
         if self.drawer:
             self.drawer.close()
         if self.events:

@@ -1,4 +1,4 @@
-"""``features/epoch_N.npz``: what a network makes of the training and the test set, written and read back.
+"""``features/epoch_N.npz``: features and predictions of the training and the test set, written and read back.
 
 A run directory may come from a stranger: sizes and shapes are looked at before anything is read.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils import UserError, whole
+from utils import UserError, atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,13 +43,13 @@ def save_features(
         arrays[f"{key}_predictions"] = evaluation.predictions.cpu().numpy().astype(np.uint8)
         arrays[f"{key}_scores"] = evaluation.scores.float().cpu().numpy()
     (directory / "features").mkdir(exist_ok=True)
-    with whole(directory / "features" / f"epoch_{epoch}.npz") as unfinished, open(unfinished, "wb") as file:
+    with atomically(directory / "features" / f"epoch_{epoch}.npz") as unfinished, open(unfinished, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
 def training_sample(count: int) -> np.ndarray:
-    """Return which of so many training images stand for all of them between the first and the last epoch, rising:
-    always the same, a sixth, but no more than 10,000 and no fewer than 1,000."""
+    """Return the indices, rising, of the training images that are evaluated before the last epoch: always the same, a
+    sixth of `count`, but at least 1,000 and at most 10,000."""
     size = max(1_000, min(10_000, count // 6))
     return np.sort(np.random.default_rng(0).permutation(count)[:size])
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Silent:
-    """The log of a process that another one speaks for."""
+    """A log that stays silent, for every process but the first."""
 
     def __call__(self, line: str) -> None:
         """Say nothing."""
@@ -42,8 +42,8 @@ class RunLog(Silent):
         directory: the run directory, which this process has for itself.
         dataset: name of the data set.
         sizes: how much of each file to keep, in bytes, when a run is resumed.
-        tail: what the checkpoint says comes after that, by file.
-        cut: whether what comes after that is cut off; not where there is nothing left to train.
+        tail: text from the checkpoint to add after the kept part, by file.
+        cut: whether to cut off what a file has beyond its size; not when there is nothing left to train.
     """
 
     BATCHES = ("epoch", "batch", "loss", "loss_xent", "loss_center", "lr")
@@ -98,15 +98,15 @@ class RunLog(Silent):
     def prepare_epoch(
         self, epoch: int, train_loss: float, test_loss: float | None, accuracy: float | None, seconds: float
     ) -> None:
-        """Take what there is to say of an epoch; it is said by `report_epoch`, when its checkpoint is on the
-        disk. What was not evaluated is left empty."""
+        """Prepare the lines about an epoch; `report_epoch` writes them once its checkpoint is on the disk. None: not
+        evaluated, and left empty."""
         losses = ["" if loss is None else f"{loss:.6g}" for loss in (train_loss, test_loss)]
         cells = (str(epoch), *losses, "" if accuracy is None else f"{accuracy:.4f}", f"{seconds:.2f}")
         line = "" if accuracy is None else f"Accuracy (%): {accuracy:.2f}\t Error rate (%): {100 - accuracy:.2f}\n"
         self.tail = {"log": line, "batches": "", "epochs": ",".join(cells) + "\n"}
 
     def report_epoch(self) -> None:
-        """Write and print what was prepared."""
+        """Write and print the prepared lines."""
         for key, text in self.tail.items():
             self._write(key, text)
         if self.tail.get("log"):
@@ -128,8 +128,8 @@ class RunLog(Silent):
 
 
 def greet(log: RunLog, plan: Plan, training: Training, directory: Path, first_lines: list[str]) -> None:
-    """Log what is about to be trained."""
-    from training.order import order_around
+    """Log what this run will train."""
+    from training.class_order import order_around
 
     data, settings, why = training.data, plan.settings, plan.why
     for line in itertools.chain.from_iterable(map(str.splitlines, first_lines)):

@@ -1,4 +1,4 @@
-"""A run as its directory tells of it: config.json, written and read back, and what has become of the run."""
+"""A run as its directory describes it: config.json, written and read back, and how far the run is."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ import numpy as np
 from msgspec import Meta
 
 import datasets
+from rundir.directory import how_to_go_on
 from rundir.features import kept_epochs, read_features
 from rundir.log import last_batch, read_epochs
 from training.settings import Count, Plan, Settings, plan_from_json
-from utils import HERE, UserError, command_line, processor_name, usable_cores, whole
+from utils import HERE, UserError, atomically, command_line, processor_name, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -82,22 +83,6 @@ def read_run(path: Path) -> Run:
     return run
 
 
-def run_name(plan: Plan) -> str:
-    """Return what a run's directory is called: its losses."""
-    settings = plan.settings
-    center = ["center"] if settings.weight_cent > 0 else []
-    head = [] if settings.head == "softmax" and center else [settings.head]
-    return "+".join(head + center)
-
-
-def how_to_go_on(directory: Path) -> str:
-    """Return what to do about a run that has stopped early."""
-    if (directory / "checkpoint.pt").exists():
-        return f"Continue with: {command_line('main.py', '--resume', directory)}"
-    again = command_line("main.py", "--save-dir", directory, "--overwrite")
-    return f"No epoch was finished, so there is nothing to continue; start again with {again} and the same flags"
-
-
 # ---------------------------------------------------------------- config.json
 
 
@@ -124,7 +109,7 @@ class _Machine(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    """What stands in config.json beside the plan."""
+    """What config.json holds beside the plan."""
 
     command: str
     dataset: _Dataset
@@ -185,12 +170,12 @@ def keep_plan(directory: Path, plan: Plan) -> None:
     path = directory / "config.json"
     config = _read_json(path)
     if plan_from_json(config, str(path)) != plan:
-        with whole(path) as unfinished:
+        with atomically(path) as unfinished:
             unfinished.write_text(_as_text({**config, **plan.to_json()}), encoding="utf-8")
 
 
 def read_config(path: Path) -> Run:
-    """Return what a run's config.json tells, of a run that need not be finished.
+    """Return what config.json says of a run, which need not be finished.
 
     Raises:
         UserError: if there is none, or it is damaged; the message names the file and the entry.
@@ -241,7 +226,7 @@ def _read_json(file: Path) -> dict[str, object]:
 
 
 def other_format(found: object) -> str:
-    """Return what to do about a run that another version of this program has made."""
+    """Return what to do about a run that another version of this program made."""
     if isinstance(found, int) and found > FORMAT:
         return f"of format {found}, and this version of main.py reads {FORMAT}: get a newer one"
     return "of a run that an earlier version of main.py has made; train it again"
@@ -277,7 +262,7 @@ def _git_commit() -> str | None:
 
 
 def epochs_of(path: Path) -> tuple[int, int]:
-    """Return how many epochs a run has finished, and how many it is to have; zeros for no run."""
+    """Return how many epochs a run has finished, and how many it will have; zeros if there is no run."""
     try:
         return len(read_epochs(path)), read_config(path).epochs
     except UserError:
@@ -285,7 +270,7 @@ def epochs_of(path: Path) -> tuple[int, int]:
 
 
 def progress_of(path: Path) -> float:
-    """Return how many epochs a run has trained, with the part of the one that it is in."""
+    """Return how many epochs a run has trained, with the finished part of the current one."""
     done, epochs = epochs_of(path)
     epoch, batch = last_batch(path)
     if not done < epochs or epoch != done + 1:

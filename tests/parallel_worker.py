@@ -19,7 +19,8 @@ from training import building
 from training import trainer as loop
 from training.batches import Batches, normalize
 from training.parallel import Group
-from training.settings import Plan, Settings, resolve
+from training.recipes import resolve
+from training.settings import Plan, Settings
 
 
 def train(group: Group, path: Path, recipe: str) -> None:

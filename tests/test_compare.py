@@ -100,7 +100,7 @@ def test_unseen_digits_are_scored_one_by_one(compared: tuple[Path, str]) -> None
     runs = [out / "runs" / f"center-{seed}" for seed in (1, 2)]
     said = {}
     for flags in ([], ["--views"]):
-        done = spawn("benchmarks/unseen_digits.py", *flags, *runs)
+        done = spawn("benchmarks/score.py", "unseen", *flags, *runs)
         assert done.returncode == 0, done.stderr
         lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
         assert [line[0] for line in lines[2:]] == [*"01245679", "all"]

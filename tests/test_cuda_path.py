@@ -10,6 +10,7 @@ import itertools
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,12 +31,14 @@ from center_loss import CenterLoss
 from datasets import Digits
 from rundir import checkpoint
 from rundir.log import RunLog, read_epochs
+from training import hardware
 from training.arguments import parse_arguments
 from training.building import Training, build_training
 from training.hardware import choose_device, plan_for
 from training.parallel import Group
-from training.settings import Plan, resolve
-from utils import HERE
+from training.recipes import resolve
+from training.settings import Plan
+from utils import HERE, UserError
 
 RUNS = (
     "",
@@ -219,6 +222,58 @@ def test_evaluation_reads_twice(tmp_path: Path, stack: Any) -> None:
     found = training.trainer.evaluate(training.data.test_images, training.data.test_labels)
     assert watch.kinds() == {"read": 2}
     assert found.features.device.type == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "hip", "warned", "said"),
+    [
+        ("13.0", None, "", "no CUDA device was found"),
+        (None, "7.1", "", "no ROCm device was found"),
+        (None, None, "", "this torch was built without CUDA, pytorch.org/get-started has others"),
+        (
+            "13.0",
+            None,
+            "CUDA initialization: The NVIDIA driver on your system is too old (found version 12020). Please update",
+            "the NVIDIA driver is too old, it supports CUDA 12.2 and this torch was built for CUDA 13.0: "
+            "update the driver, or install a torch for CUDA 12.2",
+        ),
+    ],
+)
+def test_why_there_is_no_gpu(
+    cuda: str | None, hip: str | None, warned: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_available() -> bool:
+        if warned:
+            warnings.warn(warned, stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", is_available)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert choose_device(0, False) == (torch.device("cpu"), f"Currently using CPU (--gpu 0: {said})")
+
+
+def test_an_apple_gpu_is_taken_when_asked_for_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as it goes without one: what is said, and that a device which computes nothing is left alone."""
+    with pytest.raises(UserError, match="--device mps: an Apple GPU was not found"):
+        choose_device("mps", False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device(0, False)[1].endswith("an Apple GPU is here and unused, --device mps would take it, untested)")
+    device, line = choose_device("mps", False)
+    assert device.type == "cpu"
+    assert line.startswith("Currently using CPU (--device mps: ")
+    for computed, type_ in ((torch.ones(3), "mps"), (torch.ones(3) + 0.01, "cpu"), (torch.ones(3) * torch.nan, "cpu")):
+        answers = iter([computed, torch.ones(3)])
+        monkeypatch.setattr(hardware, "gradient_of_a_batch", lambda device, answers=answers: next(answers))
+        assert choose_device("mps", False)[0].type == type_
+    mps = torch.device("mps")
+    assert hardware.choose_precision("auto", mps)[0] == "fp32"
+    assert hardware.choose_convolutions("auto", mps, "off")[0] == "direct"
+    for choose in (lambda: hardware.choose_precision("bf16", mps), lambda: hardware.choose_compile("on", mps)):
+        with pytest.raises(UserError, match="--device mps"):
+            choose()
 
 
 def test_a_gpu_that_torch_has_no_kernels_for_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

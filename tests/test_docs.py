@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,12 +66,23 @@ def test_lambda_is_carried_over(name: str) -> None:
         torch.testing.assert_close(pull(lambda x, ours=ours: ours(x, labels), "mean"), there)
 
 
-def test_files_and_flags_that_the_readme_names_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
-    for path in re.findall(r"\]\(((?!https?:)[^)#]+)\)", readme):
-        assert (ROOT / path).exists(), path
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(((?!https?:)[^)]+)\)", page.read_text()):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, link
+
+
+def test_flags_that_the_readme_names_exist() -> None:
     usage = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for command in re.findall(r"python main\.py ([^\n`]*)", readme):
+    for command in re.findall(r"python main\.py ([^\n`]*)", (ROOT / "README.md").read_text()):
         for flag in re.findall(r"--[a-z-]+", command):
             assert flag in usage.stdout, flag
 

@@ -125,7 +125,7 @@ def test_unfinished_file_leaves_the_old_one(tmp_path: Path) -> None:
     checkpoint.save_checkpoint({"epoch": 3}, path)
 
     def fail() -> None:
-        with utils.whole(path) as unfinished:
+        with utils.atomically(path) as unfinished:
             unfinished.write_bytes(b"half")
             raise OSError(28, "No space left on device")
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from models.heads import HEADS
-from training.settings import PAPER, RECIPES, REFERENCE, Settings, contradiction, resolve
+from training.recipes import PAPER, RECIPES, REFERENCE, resolve
+from training.settings import Settings, contradiction
 
 
 def test_reference_is_as_published() -> None:

@@ -14,10 +14,12 @@ from torch import nn
 from center_loss import CenterLoss
 from datasets import Digits
 from models import LeNetPP
+from models.prelu import vectorize_prelu
 from training.batches import Batches, normalize
 from training.building import build_head, build_optimizers, initial_centers, length_of_run, lr_schedule, schedule_of
-from training.hardware import autocast, compiled, vectorize_prelu
-from training.settings import RECIPES, Settings, resolve
+from training.hardware import autocast, compiled
+from training.recipes import RECIPES, resolve
+from training.settings import Settings
 from training.trainer import Trainer
 
 

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import itertools
-import sys
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from msgspec import Meta
 
 import datasets
 from models import heads
 from training.fields import convert, declared, is_list, parse, types
+from training.parser import Parser, argument, nearest, number, of_type, one_of
+from training.recipes import RECIPES, resolve
 from training.settings import (
     COMPUTED,
     DATA,
     MODEL,
     OPTIMIZATION,
-    RECIPES,
     RUN,
     Count,
     Plan,
     Settings,
     contradiction,
-    resolve,
     take,
 )
-from utils import VERSION
 
 ALIASES = {  # what people type as well
     "dataset": ("-d",),
@@ -41,101 +37,24 @@ ALIASES = {  # what people type as well
     "max_epoch": ("--epochs", "--epoch"),
     "batch_size": ("--batch",),
 }
-MEANT = {  # what has no flag of its own here
-    "--gpus": "--gpu; several GPUs: torchrun --nproc-per-node=N main.py",
-    "--loss": "--head and --weight-cent",
-}
 CLASSES: tuple[Any, ...] = (Settings, Plan)
 Index = Annotated[int, Meta(ge=-1, le=1024)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a command line asks for: a plan in which `auto` may stand where the run will decide, and the names of what
-    was given by hand."""
+    """What a command line asks for: a plan, in which ``auto`` leaves a decision to the run, and the names of the
+    settings that were given by hand."""
 
     plan: Plan
     by_hand: frozenset[str]
-    gpu: int
+    gpu: int | str  # or mps, xpu
     use_cpu: bool
     save_dir: Path | None
     resume: Path | None
     overwrite: bool
     stop_after: int | None
     notes: tuple[str, ...]  # for the screen
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the flag that may have been meant."""
-
-    def __init__(self, **more: Any) -> None:
-        super().__init__(**more)
-        if self.add_help:
-            self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
-
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Return the arguments; end with a suggestion where one is unknown."""
-        parsed, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            self.error(self.unknown(unknown[0]))
-        return parsed
-
-    def unknown(self, argument: str) -> str:
-        """Return what to say of an argument that this command does not know."""
-        word = argument.split("=")[0]
-        return f"unrecognized arguments: {argument}{nearest(word, self._option_string_actions)}"
-
-    def error(self, message: str) -> NoReturn:
-        """End with status 2 and one line."""
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """Print for any console: what it has no letter for becomes a question mark."""
-        file = file or sys.stderr
-        encoding = getattr(file, "encoding", None) or "utf-8"
-        file.write(message.encode(encoding, "replace").decode(encoding))
-
-
-def nearest(word: str, names: Iterable[str]) -> str:
-    """Return a suggestion for a word that is close to one of the names, or nothing."""
-    if word in MEANT:
-        return f"; did you mean {MEANT[word]}?"
-    close = difflib.get_close_matches(word, names, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def argument(parse_text: Callable[[str], Any], names: Iterable[str] = ()) -> Callable[[str], Any]:
-    """Return an argparse type whose error says what was typed, what it must be, and which name is close."""
-
-    def parse_argument(text: str) -> Any:
-        try:
-            return parse_text(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r}: {error}{nearest(text, names)}") from None
-
-    return parse_argument
-
-
-def one_of(names: Iterable[str]) -> dict[str, Any]:
-    """Return what makes an argument one of the names: argparse's choices, with a suggestion in the error."""
-    names = tuple(names)
-
-    def parse_name(text: str) -> str:
-        if text not in names:
-            raise ValueError(f"must be one of {', '.join(names)}")
-        return text
-
-    return {"type": argument(parse_name, names), "metavar": f"{{{','.join(names)}}}"}
-
-
-def number(kind: type, low: float, high: float | None = None) -> Callable[[str], Any]:
-    """Return an argparse type: a finite number of at least `low`, and at most `high`."""
-    return of_type(Annotated[kind, Meta(ge=low, le=high)])
-
-
-def of_type(kind: Any) -> Callable[[str], Any]:
-    """Return an argparse type for a type with its bounds."""
-    return argument(partial(convert, kind=kind, strict=False))
 
 
 def parse_arguments(argv: list[str] | None = None) -> Request:
@@ -174,18 +93,22 @@ def add_device_flags(parser: Any) -> None:
     gpu = "CUDA device; without one, and for -1, the CPU is used (default: 0)"
     parser.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help=gpu)
     parser.add_argument("--use-cpu", "--cpu", action="store_true", help="use the CPU even if there is a GPU")
-    device = "the same in one word: cpu, cuda or cuda:INDEX"
-    parser.add_argument("--device", type=argument(parse_device), dest="gpu", default=(0, None), help=device)
+    device = "device in one word: cpu, cuda, cuda:INDEX; untested: mps, xpu"
+    parser.add_argument(
+        "--device", type=argument(parse_device), dest="gpu", default=(0, None), metavar="NAME", help=device
+    )
 
 
-def parse_device(text: str) -> tuple[int, None]:
-    """Return the index of the GPU that a word such as cuda:1 names, -1 for the CPU."""
+def parse_device(text: str) -> tuple[int | str, None]:
+    """Return the index of the GPU that a word such as cuda:1 names, -1 for the CPU; mps and xpu as they are."""
     name, _, index = text.partition(":")
     if text == "cpu":
         return -1, None
     if name == "cuda":
         return convert(index or "0", Annotated[int, Meta(ge=0, le=1024)], strict=False), None
-    raise ValueError("must be cpu, cuda or cuda:INDEX")
+    if text in ("mps", "xpu"):
+        return text, None
+    raise ValueError("must be cpu, cuda, cuda:INDEX, mps or xpu")
 
 
 def add_flags(groups: dict[str, Any], cls: Any) -> None:

@@ -20,9 +20,10 @@ from datasets import Digits
 from margin_heads import MarginHead
 from models import SoftmaxHead, spread_directions, through_frequency
 from models.heads import HEADS
+from models.prelu import vectorize_prelu
 from training.batches import Batches, Warp
-from training.hardware import autocast, compiled, make_deterministic, vectorize_prelu
-from training.order import similar_side_by_side
+from training.class_order import similar_side_by_side
+from training.hardware import UNTESTED, autocast, compiled, make_deterministic
 from training.parallel import Group
 from training.settings import START_RADIUS, Plan, Settings
 from training.trainer import Network, Schedule, Trainer
@@ -30,7 +31,7 @@ from training.trainer import Network, Schedule, Trainer
 
 @dataclass
 class Training:
-    """What is alive while a run trains: its data on the device, their batches and the trainer; and how far it is."""
+    """All that a training run works with: data on the device, batches, trainer; and how far it is."""
 
     data: Digits
     batches: Batches
@@ -104,7 +105,7 @@ def build_trainer(plan: Plan, batches: Batches, num_classes: int, group: Group) 
 
 
 def prepare(plan: Plan, device: torch.device) -> None:
-    """Set what torch has once for the whole process: kernels and threads."""
+    """Set what holds for the whole process in torch: kernels and threads."""
     if plan.deterministic:
         make_deterministic()
     elif device.type == "cuda":
@@ -119,6 +120,8 @@ def specialize(model: nn.Module, plan: Plan, device: torch.device) -> None:
         vectorize_prelu(model)
     if device.type == "cpu" and plan.convolutions == "fourier":
         through_frequency(model)
+    if device.type in UNTESTED:
+        model.to(memory_format=torch.contiguous_format)
 
 
 def build_network(

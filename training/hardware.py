@@ -6,6 +6,8 @@ import contextlib
 import functools
 import logging
 import os
+import re
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -13,16 +15,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch import Tensor
 
+from center_loss import CenterLoss
+from models import LeNetPP
 from training.arguments import Request
-from training.settings import SHOWN, Plan, resolve, take
-from utils import UserError, say, usable_cores
+from training.recipes import resolve
+from training.settings import SHOWN, Plan, take
+from utils import UserError, processes, say, usable_cores
+
+UNTESTED = {"mps": "an Apple GPU", "xpu": "an Intel GPU"}  # nobody has run this code there
 
 
-def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
+def choose_device(gpu: int | str, use_cpu: bool) -> tuple[torch.device, str]:
     """Return the device and the line for the log. Under torchrun a process takes the GPU of its local rank.
+
+    Args:
+        gpu: index of a CUDA device, or ``mps`` or ``xpu``.
+        use_cpu: wins over `gpu`.
 
     Raises:
         UserError: if there are GPUs, but not that one.
@@ -30,10 +40,15 @@ def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
     cpu = torch.device("cpu")
     if use_cpu:
         return cpu, "Currently using CPU"
+    if isinstance(gpu, str):
+        return untested_device(gpu)
     asked = "torchrun's local rank" if "LOCAL_RANK" in os.environ else "--gpu"
     gpu = int(os.environ.get("LOCAL_RANK", gpu))
-    if not torch.cuda.is_available():
-        return cpu, f"Currently using CPU ({asked} {gpu}: no CUDA device was found)"
+    with warnings.catch_warnings(record=True) as said:  # what torch says of a driver that is too old
+        warnings.simplefilter("always")
+        found = torch.cuda.is_available()
+    if not found:
+        return cpu, f"Currently using CPU ({asked} {gpu}: {why_no_gpu(' '.join(str(one.message) for one in said))})"
     count = torch.cuda.device_count()
     if gpu >= count:
         raise UserError(f"{asked} {gpu}: there are {count} CUDA devices here, numbered from 0; or use --use-cpu")
@@ -47,6 +62,57 @@ def choose_device(gpu: int, use_cpu: bool) -> tuple[torch.device, str]:
     return device, f"Currently using GPU: {gpu} ({gpu_name(device)})"
 
 
+def why_no_gpu(said: str) -> str:
+    """Return why torch sees no GPU, given what it said when it looked, and which other accelerator lies idle."""
+    kind = "ROCm" if torch.version.hip else "CUDA"
+    other = torch.accelerator.current_accelerator()
+    idle = ""
+    if other is not None and other.type in UNTESTED and torch.accelerator.is_available():
+        idle = f"; {UNTESTED[other.type]} is here and unused, --device {other.type} would take it, untested"
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"this torch was built without CUDA, pytorch.org/get-started has others{idle}"
+    if old := re.search(r"driver .* too old \(found version (\d+)\)", said):
+        supports = f"{int(old[1]) // 1000}.{int(old[1]) % 1000 // 10}"
+        return (
+            f"the NVIDIA driver is too old, it supports CUDA {supports} and this torch was built for CUDA "
+            f"{torch.version.cuda}: update the driver, or install a torch for CUDA {supports}"
+        )
+    return f"no {kind} device was found{idle}"
+
+
+def untested_device(name: str) -> tuple[torch.device, str]:
+    """Return an Apple or Intel GPU and the line for the log; the CPU if a batch does not come out as on the CPU.
+
+    Raises:
+        UserError: if it is not there, or several processes train.
+    """
+    there = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if there is None or there.type != name:
+        raise UserError(f"--device {name}: {UNTESTED[name]} was not found by this torch; use --device cpu")
+    if processes()[1] > 1:
+        raise UserError(f"--device {name}: trains in one process, without torchrun")
+    cpu, device = torch.device("cpu"), torch.device(name)
+    try:
+        difference = (gradient_of_a_batch(device) - gradient_of_a_batch(cpu)).abs().max().item()
+    except RuntimeError as error:  # an operator that the device lacks
+        return cpu, f"Currently using CPU (--device {name}: {str(error).strip().splitlines()[0]})"
+    if not difference < 1e-3:
+        return cpu, f"Currently using CPU (--device {name}: a batch differs by {difference:.1e} from the CPU's)"
+    return device, f"Currently using {UNTESTED[name]} (--device {name}, untested; a batch came out as on the CPU)"
+
+
+def gradient_of_a_batch(device: torch.device) -> Tensor:
+    """Return features, loss and gradients of a batch of noise, in one vector on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, center_loss = LeNetPP(), CenterLoss(10, 2)
+        images, labels = torch.randn(32, 1, 28, 28).to(device), torch.arange(32).to(device) % 10
+    features = model.to(device)(images)
+    loss = F.cross_entropy(features, labels % 2) + center_loss.to(device)(features, labels)
+    gradients = torch.autograd.grad(loss, [*model.parameters(), *center_loss.parameters()])
+    return torch.cat([one.detach().float().flatten().cpu() for one in (features, loss, *gradients)])
+
+
 def why_unusable(device: torch.device) -> str | None:
     """Return why a GPU computes nothing with this torch, or None: one that is older than the kernels that torch
     was built with is found, and fails at the first of them."""
@@ -58,9 +124,10 @@ def why_unusable(device: torch.device) -> str | None:
 
 
 def gpu_name(device: torch.device) -> str:
-    """Return a GPU's name, its memory and the CUDA version of this torch."""
+    """Return a GPU's name, its memory and the CUDA or ROCm version of this torch."""
     memory = torch.cuda.get_device_properties(device).total_memory / 2**30
-    return f"{torch.cuda.get_device_name(device)}, {memory:.0f} GiB, CUDA {torch.version.cuda}"
+    version = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
+    return f"{torch.cuda.get_device_name(device)}, {memory:.0f} GiB, {version}"
 
 
 def make_deterministic() -> None:
@@ -75,15 +142,19 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     """Return ``fp32``, ``tf32`` or ``bf16`` and why; ``auto`` is bf16 where the hardware computes it natively.
 
     Raises:
-        UserError: for tf32 without a GPU.
+        UserError: for tf32 where the device lacks it, and for bf16 on an untested device.
     """
-    if wanted == "tf32" and device.type != "cuda":
-        raise UserError("--precision tf32: only NVIDIA GPUs have it; use fp32, bf16 or auto")
+    if device.type in UNTESTED and wanted not in ("auto", "fp32"):
+        raise UserError(f"--precision {wanted}: --device {device.type} has fp32 alone")
+    if wanted == "tf32" and not has_tf32(device):
+        raise UserError("--precision tf32: NVIDIA GPUs have it, from Ampere on; use fp32, bf16 or auto")
     if wanted != "auto":
         return wanted, "as asked for"
     if device.type == "cuda":
         native = ("bf16", "this GPU computes it natively")
         return native if has_bf16(device) else ("fp32", "no native bf16 on this GPU")
+    if device.type in UNTESTED:
+        return "fp32", "this device is untested"
     native = ("bf16", "this processor computes it natively")
     return native if has_bf16(device) else ("fp32", "not known to compute bf16 natively")
 
@@ -92,14 +163,21 @@ def has_bf16(device: torch.device) -> bool:
     """Return whether the hardware computes bf16 natively, as far as torch can tell."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Return whether the device has TF32."""
+    return device.type == "cuda" and torch.cuda.is_tf32_supported()
 
 
 def precision_here(precision: str, device: torch.device) -> tuple[str, str | None]:
     """Return the precision that a run made in `precision` has on this device, and a line where that is another:
     without the hardware bf16 is slow, and tf32 is not there at all."""
-    there = {"bf16": has_bf16(device), "tf32": device.type == "cuda"}.get(precision, True)
+    there = {"bf16": has_bf16(device), "tf32": has_tf32(device)}.get(precision, True)
     if there:
         return precision, None
     return "fp32", f"Note: the run was made in {precision}, which this device does not have: float32 is used"
@@ -117,9 +195,11 @@ def autocast(precision: str, device: torch.device) -> Callable[[], AbstractConte
 def choose_compile(wanted: str, device: torch.device) -> tuple[str, str]:
     """Return ``on`` or ``off`` and why; ``auto`` is on where torch.compile has been seen to win its time
     back: nowhere so far (benchmarks/results/train_cpu.txt)."""
+    if wanted == "on" and device.type in UNTESTED:
+        raise UserError(f"--compile on: not with --device {device.type}")
     if wanted != "auto":
         return wanted, "as asked for"
-    return "off", "not yet measured on GPUs" if device.type == "cuda" else "no faster on the CPU that was measured"
+    return "off", "not yet measured on GPUs" if device.type != "cpu" else "no faster on the CPU that was measured"
 
 
 def choose_convolutions(wanted: str, device: torch.device, compile: str) -> tuple[str, str]:
@@ -129,13 +209,13 @@ def choose_convolutions(wanted: str, device: torch.device, compile: str) -> tupl
     Raises:
         UserError: for fourier on a GPU or compiled.
     """
-    if wanted == "fourier" and device.type == "cuda":
+    if wanted == "fourier" and device.type != "cpu":
         raise UserError("--convolutions fourier: is for CPUs; use direct or auto, or --use-cpu")
     if wanted == "fourier" and compile == "on":
         raise UserError("--convolutions fourier: is not for --compile on; use direct or auto")
     if wanted != "auto":
         return wanted, "as asked for"
-    if device.type == "cuda":
+    if device.type != "cpu":
         return "direct", "GPUs have fast ones of their own"
     return ("direct", "those that torch.compile knows") if compile == "on" else ("fourier", "faster on CPUs")
 
@@ -197,37 +277,3 @@ def compiled(features: Callable[[Tensor], Tensor], batch_size: int, device: torc
     mode = "reduce-overhead" if device.type == "cuda" else None
     fast = torch.compile(features, dynamic=False, mode=mode)
     return lambda images: fast(images) if len(images) == batch_size else features(images)
-
-
-def vectorize_prelu(model: nn.Module) -> None:
-    """Replace each `nn.PReLU` that has one slope by one with the same parameter, values and gradients. CPUs compute its
-    backward pass in vectors, unlike that of torch's own, which saves a tenth of a step on two cores.
-    """
-    for module in model.modules():
-        for name, layer in module.named_children():
-            if type(layer) is nn.PReLU and layer.num_parameters == 1:
-                setattr(module, name, _PReLU(layer.weight))
-
-
-class _PReLU(nn.PReLU):
-    def __init__(self, weight: nn.Parameter) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _PReLUFunction.apply(x, self.weight.to(x.dtype))
-
-
-class _PReLUFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
-        ctx.slope = slope.item()
-        ctx.save_for_backward(x)
-        return F.leaky_relu(x, ctx.slope)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
-        (x,) = ctx.saved_tensors
-        dx = torch.ops.aten.leaky_relu_backward(dy, x, ctx.slope, False)
-        return dx, x.clamp(max=0).mul_(dy).sum().view(1)

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils import UserError, processes
 
-PATIENCE = timedelta(hours=6)  # for what the first process does alone: a download, figures
+PATIENCE = timedelta(hours=6)  # for what the first process does alone, as a download
 
 
 class Group:
@@ -45,7 +45,7 @@ class Group:
             dist.destroy_process_group()
 
     def agree(self, work: Callable[[], Any]) -> Any:
-        """Return what the first process has for the work, in every process; an error of the user is everybody's."""
+        """Return in every process what the work gives in the first; a `UserError` there is raised everywhere."""
         if self.size == 1:
             return work()
         box: list[Any] = [None, None]

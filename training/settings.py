@@ -1,4 +1,4 @@
-"""What a run is: every setting once, with its type, unit, default and meaning; the recipes; to and from JSON.
+"""What a run is: every setting once, with its type, unit, default and meaning; to and from JSON.
 
 `Settings` says what is trained: two runs whose settings are equal but for the seed are the same experiment. A `Plan`
 is all that makes a run: its settings, how they are computed, and what it shows of itself.
@@ -43,7 +43,7 @@ class Settings:
     since what enters it has a large part common to all images, and at the full rate every step would throw all the
     features to one side together. Class weights and centers start on one circle, with nothing to pull them to the
     origin, and the centers are held until the features have found their class; that, and the rest, is not needed
-    for it (docs/reproduction.md).
+    for it (docs/reproduction/ablation.md).
     """
 
     # fmt: off
@@ -52,33 +52,33 @@ class Settings:
 
     dataset: str = setting("auto", f"{', '.join(NAMES)}, or a folder with four IDX files of 28×28 gray images; auto: MNIST if it is there or can be downloaded, otherwise mnist5k", group=DATA, metavar="NAME_OR_DIR")
     known_classes: tuple[Class, ...] | None = setting(None, "train and test on these classes alone (default: all)", group=DATA, metavar="CLASS")
-    hold_out: Annotated[int, Meta(ge=0, le=10**6)] = setting(0, "keep N training images out of training, for predict.py to set its threshold on", group=DATA, metavar="N")
+    hold_out: Annotated[int, Meta(ge=0, le=10**6)] = setting(0, "number of training images to keep out of training; predict.py sets its threshold on them", group=DATA, metavar="N")
     pixel_mean: Annotated[float, Meta(ge=-255, le=255)] = setting(33.32, "gray level that is subtracted, 0 to 255")
-    pixel_std: Positive = setting(78.57, "gray levels that one unit of the input stands for")
-    shift: Annotated[int, Meta(ge=0, le=14)] = setting(1, "largest shift of a training image in both directions, in pixels")
-    rotation: Annotated[float, Meta(ge=0, le=180)] = setting(0.0, "largest rotation of a training image to either side, in degrees")
-    scaling: Annotated[float, Meta(ge=0, le=0.9)] = setting(0.0, "largest change of its size, as a share")
-    shearing: Annotated[float, Meta(ge=0, le=2)] = setting(0.0, "largest slant, as a share of its height")
-    bending: Annotated[float, Meta(ge=0, le=14)] = setting(0.0, "largest movement of a place in it when it is bent, in pixels")
+    pixel_std: Positive = setting(78.57, "gray levels to divide by after that")
+    shift: Annotated[int, Meta(ge=0, le=14)] = setting(1, "largest shift of a training image along each axis, in pixels")
+    rotation: Annotated[float, Meta(ge=0, le=180)] = setting(0.0, "largest rotation of a training image in either direction, in degrees")
+    scaling: Annotated[float, Meta(ge=0, le=0.9)] = setting(0.0, "largest change of a training image's size, as a share of the size")
+    shearing: Annotated[float, Meta(ge=0, le=2)] = setting(0.0, "largest slant of a training image, as a share of its height")
+    bending: Annotated[float, Meta(ge=0, le=14)] = setting(0.0, "largest displacement of a pixel when a training image is bent, in pixels")
 
-    model: str = setting("lenet++", "cnn is another name of lenet++", choices=("lenet++", "cnn"), group=MODEL)
+    model: str = setting("lenet++", "network; cnn is another name for lenet++", choices=("lenet++", "cnn"), group=MODEL)
     feat_dim: Annotated[int, Meta(ge=1, le=4096)] = setting(2, "feature dimension", group=MODEL, metavar="D")
     feature_prelu: bool = setting(False, "whether a PReLU follows the feature layer")
-    overlapping_pool: bool = setting(False, "whether the third pooling is 3×3 with stride 2, not 2×2")
+    overlapping_pool: bool = setting(False, "whether the third pooling is 3×3 with stride 2 instead of 2×2")
     init: str = setting("kaiming", "initialization of the network's weights", choices=("kaiming", "xavier", "torch"))
-    head: str = setting("softmax", "features to logits; cosface with --recipe accurate", choices=tuple(HEADS), group=MODEL)
+    head: str = setting("softmax", "layer that turns features into logits; cosface with --recipe accurate", choices=tuple(HEADS), group=MODEL)
     head_bias: bool = setting(False, "whether the softmax head has a bias; without one the classes lie around a circle")
     head_init: str = setting("spread", "initialization of the class weights; spread: pointing apart, at radius 5", choices=("spread", "xavier", "torch"))
-    class_order: str = setting("labels", "order of the classes around the circle on which they start in two dimensions; similar: easily confused classes side by side", choices=("labels", "similar"))
+    class_order: str = setting("labels", "order of the classes around the starting circle in two dimensions; similar: easily confused classes side by side", choices=("labels", "similar"))
     scale: Positive | None = setting(None, f"scale s: {heads.defaults('scale')}", group=MODEL, metavar="S")
     margin: Annotated[float, Meta(ge=0, le=10)] | None = setting(None, f"margin m: {heads.defaults('margin')}", group=MODEL, metavar="M")
 
-    weight_cent: NotNegative = setting(0.1, "λ, weight of the center loss, 0 is softmax alone; 0 with a margin head, but 1 with --recipe accurate", group=OPTIMIZATION, metavar="WEIGHT")
+    weight_cent: NotNegative = setting(0.1, "λ, weight of the center loss; 0: no center loss; a margin head has 0 unless you say otherwise, --recipe accurate has 1", group=OPTIMIZATION, metavar="WEIGHT")
     lr_cent: NotNegative = setting(0.5, "learning rate of the centers, the paper's α", group=OPTIMIZATION, metavar="LR")
     momentum_cent: Share = setting(0.0, "SGD momentum of the centers")
-    center_update: str = setting("paper", "how centers learn: the loss's gradient, or eq. 4", choices=("gradient", "paper"), group=OPTIMIZATION)
+    center_update: str = setting("paper", "how the centers learn; gradient: from the loss; paper: by eq. 4", choices=("gradient", "paper"), group=OPTIMIZATION)
     center_init: str = setting("head", "initialization of the centers; head: in the directions of the class weights, at radius 5", choices=("head", "normal", "xavier"))
-    center_hold: Share = setting(0.25, "share of the run for which the centers are held still")
+    center_hold: Share = setting(0.25, "share of the run, from its start, during which the centers do not move")
     center_schedule: bool = setting(True, "whether the learning rate of the centers follows the schedule")
     center_floor: Share = setting(0.2, "lowest learning rate of the centers under the schedule, as a share of lr_cent")
 
@@ -88,13 +88,13 @@ class Settings:
     momentum: Share = setting(0.9, "SGD momentum of the model")
     weight_decay: Share = setting(5e-4, "weight decay of the model")
     bias_decay: bool = setting(True, "whether weight decay applies to biases")
-    clip: Positive | None = setting(2.0, "largest norm of the model's and the head's gradient")
+    clip: Positive | None = setting(2.0, "gradients of model and head are scaled down to this norm; none: no clipping")
     batch_size: Count = setting(64, "images in a batch; 32 on mnist5k", group=OPTIMIZATION, metavar="B")
     max_epoch: Count | None = setting(10, "number of epochs; 12 on mnist5k", group=OPTIMIZATION, metavar="N")
     max_iterations: Annotated[int, Meta(ge=1, le=10**9)] | None = setting(None, "length of the run in batches, in place of epochs")
     schedule: str = setting("one-cycle", "schedule of the learning rate; one-cycle: up over the warm-up, then down to 0", choices=("one-cycle", "step"))
-    warmup: Share = setting(0.2, "share of the run over which the learning rate rises")
-    stepsize: tuple[Count, ...] | None = setting(None, "multiply the learning rate by gamma every N epochs (iterations with --recipe paper), or at each of several N (default: one cycle instead of steps)", group=OPTIMIZATION, metavar="N")
+    warmup: Share = setting(0.2, "share of the run during which the learning rate rises")
+    stepsize: tuple[Count, ...] | None = setting(None, "multiply the learning rate by gamma every N epochs (iterations with --recipe paper), or once at each of several N (default: the one-cycle schedule)", group=OPTIMIZATION, metavar="N")
     step_unit: str = setting("epoch", "unit of stepsize", choices=("epoch", "iteration"))
     gamma: Annotated[float, Meta(gt=0, le=1)] | None = setting(None, "factor of --stepsize (default: 0.5)", group=OPTIMIZATION, metavar="G")
     precision: str = setting("auto", "precision of the convolutions; auto: bf16 where the hardware computes it natively", choices=("auto", "fp32", "tf32", "bf16"), group=OPTIMIZATION)
@@ -110,19 +110,19 @@ class Plan:
 
     # fmt: off
     # How the run is computed, which moves results by rounding alone: kept, so that it goes on to the same bits.
-    compile: str = setting("auto", "compile the network with torch.compile; auto: where that has been seen to pay, nowhere so far", choices=("auto", "on", "off"), group=OPTIMIZATION)
-    convolutions: str = setting("auto", "how the CPU computes convolutions: direct, or fourier, through the frequency domain; auto: fourier", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)
-    deterministic: bool = setting(False, "the same seed gives the same bits on CUDA too, at some cost; on the CPU it always does", group=RUN)
-    threads: Annotated[int, Meta(ge=1, le=1024)] | None = setting(None, "number of the processor's threads")
+    compile: str = setting("auto", "compile the network with torch.compile; auto: off, since no measured machine was faster with it", choices=("auto", "on", "off"), group=OPTIMIZATION)
+    convolutions: str = setting("auto", "how the CPU computes convolutions; direct; fourier: through the frequency domain; auto: fourier", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)
+    deterministic: bool = setting(False, "make the same seed give the same bits on CUDA too, at some cost; on the CPU it always does", group=RUN)
+    threads: Annotated[int, Meta(ge=1, le=1024)] | None = setting(None, "number of CPU threads")
 
     # What the run shows of itself: may change when it is resumed.
-    data_root: str = setting("data", "folder of the data sets: DIR/MNIST/raw/…, as torchvision lays it out", group=DATA, metavar="DIR")
+    data_root: str = setting("data", "folder that holds the data sets as torchvision lays them out: DIR/MNIST/raw/…", group=DATA, metavar="DIR")
     eval_freq: Count = setting(1, "evaluate every N epochs and after the last", group=RUN, metavar="N")
     print_freq: Count = setting(50, "log every N batches", group=RUN, metavar="N")
     plot: bool = setting(False, "draw the features of training and test set after each epoch", group=RUN)
     plot_freq: Count = setting(1, "with --plot: every N epochs and after the last", group=RUN, metavar="N")
-    regions: bool = setting(False, "--plot, and shade what each class is taken for up to the border of the unknown; two features", group=RUN)
-    animate: bool = setting(False, "--plot, and at the end a film of the epochs, animation.gif", group=RUN)
+    regions: bool = setting(False, "like --plot, and shade the region of each class up to the border of the unknown; needs two features", group=RUN)
+    animate: bool = setting(False, "like --plot, and make a film of the epochs at the end, animation.gif", group=RUN)
     tensorboard: bool = setting(False, "write TensorBoard events too (needs the package tensorboard)", group=RUN)
     # fmt: on
 
@@ -144,120 +144,14 @@ COMPUTED = ("compile", "convolutions", "deterministic", "threads")
 SHOWN = ("data_root", "eval_freq", "print_freq", "plot", "plot_freq", "regions", "animate", "tensorboard")
 
 
-# ---------------------------------------------------------------- recipes
-
-DEFAULT = Settings()
-
-# The most accurate that was found with two features: CosFace with its features held near a circle by center loss,
-# confusable classes side by side on it, and digits turned, scaled and slanted a little, for three times as long.
-# Chosen on training digits held out (docs/reproduction.md).
-ACCURATE = replace(
-    DEFAULT,
-    recipe="accurate",
-    max_epoch=30,
-    rotation=10.0,
-    scaling=0.1,
-    shearing=0.15,
-    head="cosface",
-    scale=30.0,
-    margin=0.1,
-    class_order="similar",
-    weight_cent=1.0,
-    center_hold=1.0,
-)
-
-# The settings of the widely copied PyTorch repository, plateau at 10 % and all.
-REFERENCE = replace(
-    DEFAULT,
-    recipe="reference",
-    batch_size=128,
-    max_epoch=100,
-    lr_model=0.001,
-    clip=None,
-    schedule="step",
-    warmup=0.0,
-    stepsize=(20,),
-    gamma=0.5,
-    center_update="gradient",
-    center_init="normal",
-    center_hold=0.0,
-    center_schedule=False,
-    weight_cent=1.0,
-    init="torch",
-    head_init="torch",
-    head_bias=True,
-    feature_lr_factor=1.0,
-    feature_prelu=True,
-    pixel_mean=0.1307 * 255,
-    pixel_std=0.3081 * 255,
-    shift=0,
-    precision="fp32",
-)
-
-# The settings of the authors' released Caffe example. Its centers learn at 0.01 with momentum, where the
-# paper's text says α = 0.5.
-PAPER = replace(
-    DEFAULT,
-    recipe="paper",
-    batch_size=128,
-    max_epoch=None,
-    max_iterations=10_000,
-    lr_model=0.01,
-    clip=None,
-    schedule="step",
-    warmup=0.0,
-    stepsize=(5_000, 8_000),
-    gamma=0.8,
-    step_unit="iteration",
-    lr_cent=0.01,
-    momentum_cent=0.9,
-    center_init="xavier",
-    center_hold=0.0,
-    center_floor=0.0,
-    weight_cent=0.01,
-    init="xavier",
-    head_init="xavier",
-    feature_lr_factor=1.0,
-    bias_lr_factor=2.0,
-    bias_decay=False,
-    feature_prelu=True,
-    overlapping_pool=True,
-    pixel_mean=127.5,
-    pixel_std=128.0,
-    shift=0,
-    precision="fp32",
-)
-
-RECIPES = {recipe.recipe: recipe for recipe in (DEFAULT, ACCURATE, REFERENCE, PAPER)}
-EPOCHS_OF_5K = {"default": 12, "accurate": 36}
-
-
-def resolve(asked: Settings, by_hand: Collection[str], dataset: str) -> Settings:
-    """Return the settings of a run on that data set: the recipe's, then its changes for data set and head,
-    then those that were given by hand, whose names are `by_hand`."""
-    settings = RECIPES[asked.recipe]
-    if dataset == "mnist5k" and asked.recipe in EPOCHS_OF_5K:  # 5,000 digits need more passes in smaller batches
-        settings = replace(settings, batch_size=32, max_epoch=EPOCHS_OF_5K[asked.recipe])
-    if "head" in by_hand and asked.head != settings.head:
-        weight = 0.0 if settings.head == "softmax" else settings.weight_cent  # a margin head works alone as a rule
-        row = HEADS[asked.head]
-        settings = replace(settings, scale=row.scale, margin=row.margin, weight_cent=weight)
-    if "max_iterations" in by_hand and asked.max_iterations is not None and "max_epoch" not in by_hand:
-        settings = replace(settings, max_epoch=None)  # it is the length that was asked for
-    settings = replace(take(settings, asked, by_hand), dataset=dataset)
-    if not _has_a_circle(settings) and "class_order" not in by_hand:
-        settings = replace(settings, class_order="labels")
-    return settings
-
-
-def _has_a_circle(settings: Settings) -> bool:
-    """Return whether the class weights start around a circle."""
-    return settings.feat_dim == 2 and settings.head_init == "spread"
-
-
 def take(there: Kind, given: Kind, names: Collection[str]) -> Kind:
     """Return `there` with the values that `given` has under these names, as far as it knows them."""
     return replace(there, **{name: getattr(given, name) for name, _, _ in declared(type(there)) if name in names})
+
+
+def has_a_circle(settings: Settings) -> bool:
+    """Return whether the class weights start around a circle."""
+    return settings.feat_dim == 2 and settings.head_init == "spread"
 
 
 # ---------------------------------------------------------------- read back
@@ -270,7 +164,7 @@ def contradiction(settings: Settings) -> str | None:
         return f"--known-classes: name at least two different digits; got {' '.join(map(str, known))}"
     if settings.stepsize is not None and sorted(set(settings.stepsize)) != list(settings.stepsize):
         return "--stepsize: several values must rise"
-    if settings.class_order == "similar" and not _has_a_circle(settings):
+    if settings.class_order == "similar" and not has_a_circle(settings):
         return "--set class_order=similar is about a circle: needs --feat-dim 2 and head_init=spread"
     if settings.schedule == "step" and (settings.stepsize is None or settings.gamma is None):
         return "--set schedule=step needs --stepsize and --gamma"

@@ -18,7 +18,7 @@ from models import LeNetPP
 from models.heads import HEADS
 from rundir.network import data_of, data_root
 from rundir.run import Run
-from utils import UserError, whole
+from utils import UserError, atomically
 
 HERE = Path(__file__).parent
 POINTS = 3_000  # of the test set that the plane shows
@@ -46,7 +46,7 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader]) -> None:
             }
         ).replace("<", "\\u003c"),
     )
-    with whole(path) as unfinished:
+    with atomically(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from datasets import Digits
 from training import building, order
-from training.order import around_the_circle, confusions, order_around, similar_side_by_side
+from training.class_order import around_the_circle, confusions, order_around, similar_side_by_side
 from training.parallel import Group
 from training.settings import Plan, Settings
 

