@@ -35,64 +35,67 @@ def _whole(name: str, value: object, low: int | None = None) -> None:
         raise ValueError(f"{name} must be a whole number{least}; got {value!r}")
 
 
+def _one_of(name: str, value: object, first: str, second: str) -> None:
+    """Raise ValueError unless a value is one of two."""
+    if value not in (first, second):
+        raise ValueError(f"{name} must be {first!r} or {second!r}; got {value!r}")
+
+
 class CenterLoss(nn.Module):
     r"""Pull every feature towards the learned center of its class.
 
     .. math:: L_C = k \sum_{i=1}^{B} \lVert x_i - c_{y_i} \rVert^2
 
-    (Wen et al., eq. 2) with ``k = 1/B`` for the mean and ``k = 1`` for the sum, times ½
-    if ``half``. The features receive its gradient (eq. 3). The centers receive
+    (Wen et al., eq. 2) with ``k = 1/B`` for the mean and ``k = 1`` for the sum, times ½ if ``half``. The features
+    receive its gradient (eq. 3). The centers receive
 
-    - ``update="gradient"``: its gradient, as the widely copied implementation does. In an SGD
-      step a center moves by ``lr * 2 * n / B`` of the way to the mean of its ``n`` samples;
+    - ``update="gradient"``: its gradient, as the widely copied implementation does. In an SGD step a center moves by
+      ``lr * 2 * n / B`` of the way to the mean of its ``n`` samples;
     - ``update="paper"``: the step of eq. 4, whatever ``half`` and ``reduction`` are,
 
       .. math:: \Delta c_j = \frac{\sum_i \delta(y_i = j)\,(c_j - x_i)}{1 + \sum_i \delta(y_i = j)}
 
-      so that ``torch.optim.SGD(center_loss.parameters(), lr=alpha)``, without momentum and
-      weight decay, performs ``c_j <- c_j - alpha * Δc_j``.
+      so that ``torch.optim.SGD(center_loss.parameters(), lr=alpha)``, without momentum and weight decay, performs
+      ``c_j <- c_j - alpha * Δc_j``.
 
-    Both are multiplied by the gradient that comes from above (loss scaling, a factor outside),
-    and neither by ``weight``. A class that is absent from the batch keeps its center.
+    Both are multiplied by the gradient that comes from above (loss scaling, a factor outside), and neither by
+    ``weight``. A class that is absent from the batch keeps its center.
 
     Args:
         num_classes: number of classes C, at least 1.
         feat_dim: feature dimension D, at least 1.
-        use_gpu: ``True`` puts the centers on CUDA, or leaves them on the CPU with a warning if
-            there is none; by default (``None``, and ``False``) they follow ``.to(device)``.
+        use_gpu: ``True`` puts the centers on CUDA, or warns if there is none; else they follow ``.to(device)``.
         update: ``"gradient"`` or ``"paper"``, see above.
-        weight: λ of eq. 5, applied inside: scales the value returned and what the features
-            feel, but not what the centers feel, so that 0 is legal and centers still learn.
+        weight: λ of eq. 5, applied inside: scales the value returned and what the features feel, but not what the
+            centers feel, so that 0 is legal and centers still learn.
         half: whether the ½ of eq. 2 is there; by default only with ``update="paper"``.
         reduction: ``"mean"`` or ``"sum"`` over the batch.
-        init: ``"normal"`` (standard normal), ``"zeros"``, ``"circle"`` (evenly spaced on a circle
-            in the first two dimensions), or a tensor of shape (C, D).
+        init: ``"normal"`` (standard normal), ``"zeros"``, ``"circle"`` (evenly spaced on a circle in the first two
+            dimensions), or a tensor of shape (C, D).
         radius: radius of that circle, in feature units.
-        sparse: give the centers a sparse gradient, so that a step costs O(B·D) and not O(C·D).
-            For ``torch.optim.SGD`` without momentum and weight decay, or ``SparseAdam``.
-        exchange: whether processes exchange their batches where that is needed, see below; False
-            if every process is given the gathered features of all of them.
-        ignore_index: samples with this label count neither in the mean nor for the centers, as in
-            ``cross_entropy`` with -100; by default (``None``) there is no such label.
+        sparse: give the centers a sparse gradient, so that a step costs O(B·D) and not O(C·D). For
+            ``torch.optim.SGD`` without momentum and weight decay, or ``SparseAdam``.
+        exchange: whether processes exchange their batches where that is needed, see below; False if every process is
+            given the gathered features of all of them.
+        ignore_index: samples with this label count neither in the mean nor for the centers, as in ``cross_entropy``
+            with -100; by default (``None``) there is no such label.
 
     Attributes:
         centers: ``nn.Parameter`` (C, D), float32 unless the module is converted.
-        last_value: scalar, detached: the loss of the last call without ``weight``; under the transforms of
-            torch.func that of the last call outside them.
+        last_value: scalar, detached: the loss of the last call without ``weight``, also of a call that
+            ``torch.compile`` compiled. A call inside a transform of torch.func, or of an exported program, does not
+            set it. NaN until the first call.
 
     Under DistributedDataParallel wrap the loss as well as the network; with ``sparse=True`` do not wrap it, for it
     exchanges the rows itself: start it from the same centers in every process. The centers then stay the same in
     every process. They are those of one process with all the samples with ``sparse=True`` or ``update="paper"``. Else
     batches must have one size, without ignored samples: DistributedDataParallel takes the mean of the processes'
-    means. Under that condition the mean of the processes' losses and the gradients are those of one process, too.
-    With ``reduction="sum"`` and ``update="gradient"`` the centers move by the mean of the processes' sums.
+    means. The mean loss and the gradients are then those of one process, too. With ``reduction="sum"`` and
+    ``update="gradient"`` the centers move by the mean of the processes' sums.
 
     Raises:
         ValueError: for an argument outside its range.
     """
-
-    centers: nn.Parameter
-    last_value: Tensor
 
     def __init__(
         self,
@@ -111,16 +114,12 @@ class CenterLoss(nn.Module):
         ignore_index: int | None = None,
     ) -> None:
         super().__init__()
-        _whole("num_classes", num_classes, 1)
-        _whole("feat_dim", feat_dim, 1)
+        _one_of("update", update, "gradient", "paper")
+        _one_of("reduction", reduction, "mean", "sum")
         if ignore_index is not None:
             _whole("ignore_index", ignore_index)
         if half is not None and not isinstance(half, bool):
             raise ValueError(f"half must be True, False or None; got {half!r}")
-        if update not in ("gradient", "paper"):
-            raise ValueError(f"update must be 'gradient' or 'paper'; got {update!r}")
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction must be 'mean' or 'sum'; got {reduction!r}")
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"weight must be finite and at least 0; got {weight}")
         self.num_classes = num_classes
@@ -133,52 +132,46 @@ class CenterLoss(nn.Module):
         self.exchange = exchange
         self.ignore_index = ignore_index
         self.centers = nn.Parameter(_initial_centers(num_classes, feat_dim, init, radius))
-        self.last_value = torch.zeros(())
+        self.last_value = torch.tensor(math.nan)
         if use_gpu and torch.cuda.is_available():
             self.cuda()
         elif use_gpu:
-            warnings.warn(
-                "CenterLoss(use_gpu=True): no CUDA device here, the centers stay on the CPU",
-                stacklevel=2,
-            )
+            warnings.warn("CenterLoss(use_gpu=True): no CUDA device here, the centers stay on the CPU", stacklevel=2)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Return ``weight`` times the center loss of a batch, a scalar.
 
         Args:
-            features: floating point, (B, D) or (B, D, 1, 1), any range. Half precision is
-                raised to float32 first. An empty batch gives 0.
+            features: floating point, (B, D) or (B, D, 1, 1), any range. Half precision is raised to float32 first.
+                An empty batch gives 0.
             labels: integer, (B,), in [0, C).
 
         Raises:
-            ValueError: for wrong shapes, dtypes or devices, and on the CPU for labels out of
-                range. On CUDA, and in a compiled graph, the range is checked by an assertion
-                that runs on the device, because reading the labels would stall every step: it
-                ends the program with a RuntimeError at the next synchronization.
+            ValueError: for wrong shapes, dtypes or devices, and on the CPU for labels out of range. On CUDA, and in a
+                compiled graph, an assertion on the device checks the range, because reading the labels would stall
+                every step: it ends the program with a RuntimeError at the next synchronization.
         """
         features, labels = self._checked(features, labels)
         dtype = torch.promote_types(torch.promote_types(features.dtype, self.centers.dtype), torch.float32)
         with _without_autocast(features.device):
             features = features.to(dtype)
-            count: int | Tensor = max(labels.numel(), 1)
-            classes = labels
+            classes, k = labels, self._factor(max(labels.numel(), 1))
             if self.ignore_index is not None:  # such a sample lies on a center, and is of class C, which is none
                 kept = labels != self.ignore_index
-                count = kept.sum().clamp(min=1).to(dtype)
+                k = self._factor(kept.sum().clamp(min=1).to(dtype))
                 labels = torch.where(kept, labels, 0)
                 classes = torch.where(kept, labels, self.num_classes)
             centers = self._gather(labels).to(dtype)  # (B, D)
             if self.ignore_index is not None:
                 features = torch.where(kept.unsqueeze(1), features, centers.detach())
-            k = self._factor(count)
 
             # What the features feel: eq. 2, and by autograd eq. 3. mse_loss sums the squares in one pass.
-            if self.update == "gradient" and self.weight == 1 and not self._exchanges():
-                loss = k * F.mse_loss(features, centers, reduction="sum")
-                self._keep(loss)
-                return loss
-            value = k * F.mse_loss(features, centers.detach(), reduction="sum")
-            self._keep(value)
+            alone = self.update == "gradient" and self.weight == 1 and not self._exchanges()
+            value = k * F.mse_loss(features, centers if alone else centers.detach(), reduction="sum")
+            if torch._C._functorch.maybe_current_level() is None:  # a transform of torch.func takes its values away
+                self.last_value = value.detach()
+            if alone:
+                return value
 
             # What the centers feel: a term that has their gradient and adds nothing to the value.
             felt = self.weight * value if self.weight else (0 * features).sum()  # 0 even where the value overflows
@@ -189,11 +182,6 @@ class CenterLoss(nn.Module):
         k = 1.0 / count if self.reduction == "mean" else 1.0
         return 0.5 * k if self.has_half else k
 
-    def _keep(self, value: Tensor) -> None:
-        """Set `last_value`, but not to what a transform of torch.func will have taken away."""
-        if torch.compiler.is_compiling() or not _is_transformed():
-            self.last_value = value.detach()
-
     def _pull(self, features: Tensor, centers: Tensor, labels: Tensor, k: float | Tensor) -> Tensor:
         """Return 0, with the gradient that the centers receive."""
         gap = centers.detach() - features  # (B, D)
@@ -201,8 +189,7 @@ class CenterLoss(nn.Module):
             gap, labels = _all_gather_batch(gap, labels)  # (sum of B, D)
             kept = labels != self.num_classes
             centers = self._gather(torch.where(kept, labels, 0)).to(gap.dtype)
-            # Every process applies all rows: it takes the mean over them, or the processes' mean of their sums, as
-            # DistributedDataParallel does.
+            # Every process applies all rows: by their mean, or as DistributedDataParallel does by the mean of the sums.
             k = self._factor(kept.sum().clamp(min=1).to(gap.dtype)) if self.reduction == "mean" else k / _world_size()
         if self.update == "gradient":
             received = 2 * k * gap
@@ -213,8 +200,8 @@ class CenterLoss(nn.Module):
         return (received * (centers - centers.detach())).sum()
 
     def _exchanges(self) -> bool:
-        """Whether processes exchange their batches here: for eq. 4, whose counts are the global
-        batch's, and for sparse gradients, which DistributedDataParallel does not reduce."""
+        """Return whether processes exchange their batches here: for eq. 4, whose counts are the global batch's, and for
+        sparse gradients, which DistributedDataParallel does not reduce."""
         wanted = self.exchange and (self.update == "paper" or self.sparse)
         return wanted and torch.is_grad_enabled() and self.centers.requires_grad and _world_size() > 1
 
@@ -226,8 +213,7 @@ class CenterLoss(nn.Module):
         try:
             return F.embedding(labels, self.centers, sparse=self.sparse)
         except IndexError:
-            low, high = (int(bound) for bound in labels.aminmax())
-            wrong = high if high >= self.num_classes else low
+            wrong = int(labels[(labels < 0) | (labels >= self.num_classes)][0])
             hint = f"; ignore_index={wrong} leaves such samples out" if wrong == -100 else ""
             raise ValueError(f"labels must lie in [0, {self.num_classes}); got {wrong}{hint}") from None
 
@@ -241,22 +227,18 @@ class CenterLoss(nn.Module):
             raise ValueError(f"features must be floating point; got {features.dtype}{swapped}")
         if labels.dtype not in _LABEL_DTYPES:
             raise ValueError(f"labels must be integers (int64, int32, int16, int8 or uint8); got {labels.dtype}")
-        if features.dim() == 4 and features.shape[2:] == (1, 1):
+        if features.shape[2:] == (1, 1):
             features = features.flatten(1)
         if features.dim() != 2:
-            shape = tuple(features.shape)
-            raise ValueError(f"features must have shape (B, D) or (B, D, 1, 1); got {shape}")
+            raise ValueError(f"features must have shape (B, D) or (B, D, 1, 1); got {tuple(features.shape)}")
         if features.shape[1] != self.feat_dim:
             raise ValueError(f"features must have feat_dim={self.feat_dim} columns; got {features.shape[1]}")
         if labels.dim() != 1 or labels.shape[0] != features.shape[0]:
-            shape = tuple(labels.shape)
-            raise ValueError(f"labels must have shape (B,) = ({features.shape[0]},); got {shape}")
+            raise ValueError(f"labels must have shape (B,) = ({features.shape[0]},); got {tuple(labels.shape)}")
         if not features.device == labels.device == self.centers.device:
-            raise ValueError(
-                "features, labels and centers must be on one device; got "
-                f"{features.device}, {labels.device} and {self.centers.device}: "
-                "move the loss with center_loss.to(device)"
-            )
+            devices = f"{features.device}, {labels.device} and {self.centers.device}"
+            hint = "move the loss with center_loss.to(device)"
+            raise ValueError(f"features, labels and centers must be on one device; got {devices}: {hint}")
         return features, labels if labels.dtype in (torch.int64, torch.int32) else labels.long()
 
     def extra_repr(self) -> str:
@@ -267,10 +249,12 @@ class CenterLoss(nn.Module):
 
 
 def _initial_centers(num_classes: int, feat_dim: int, init: str | Tensor, radius: float) -> Tensor:
+    _whole("num_classes", num_classes, 1)
+    _whole("feat_dim", feat_dim, 1)
     if isinstance(init, Tensor):
         if init.shape != (num_classes, feat_dim):
-            want, got = (num_classes, feat_dim), tuple(init.shape)
-            raise ValueError(f"init must have shape (num_classes, feat_dim) = {want}; got {got}")
+            want = f"(num_classes, feat_dim) = ({num_classes}, {feat_dim})"
+            raise ValueError(f"init must have shape {want}; got {tuple(init.shape)}")
         if not bool(init.isfinite().all()):
             raise ValueError("init must be finite; got a tensor with nan or infinity")
         return init.detach().to(torch.float32, copy=True)
@@ -284,10 +268,7 @@ def _initial_centers(num_classes: int, feat_dim: int, init: str | Tensor, radius
         if not math.isfinite(radius):
             raise ValueError(f"radius must be finite; got {radius}")
         angle = torch.arange(num_classes) * (2 * math.pi / num_classes)
-        centers = torch.zeros(num_classes, feat_dim)
-        centers[:, 0] = radius * angle.cos()
-        centers[:, 1] = radius * angle.sin()
-        return centers
+        return F.pad(radius * torch.stack([angle.cos(), angle.sin()], dim=1), (0, feat_dim - 2))
     raise ValueError(f"init must be 'normal', 'zeros', 'circle' or a tensor; got {init!r}")
 
 
@@ -298,11 +279,6 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
-def _is_transformed() -> bool:
-    """Return whether this runs inside a transform of torch.func, such as vmap."""
-    return getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)() is not None
-
-
 def _world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
@@ -310,19 +286,15 @@ def _world_size() -> int:
 def _all_gather_batch(gap: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of all processes: (B_1 + … + B_P, D) and their labels.
 
-    Costs O(P·B·D), independent of C. Batches may differ in size, so the sizes are read first,
-    which is the one synchronization of a distributed step.
+    Costs O(P·B·D), whatever C. Batches may differ in size: reading the sizes is the one synchronization of a step.
     """
-    own = torch.tensor([labels.numel()], device=labels.device)
-    sizes = [torch.empty_like(own) for _ in range(_world_size())]
-    dist.all_gather(sizes, own)
+    sizes = [labels.new_empty(1) for _ in range(_world_size())]
+    dist.all_gather(sizes, labels.new_tensor([labels.numel()]))
     counts = [int(size) for size in sizes]
     longest = max(counts)
     gaps = [gap.new_empty(longest, gap.shape[1]) for _ in counts]
     dist.all_gather(gaps, F.pad(gap, (0, 0, 0, longest - len(gap))).contiguous())
     all_labels = [labels.new_empty(longest) for _ in counts]
     dist.all_gather(all_labels, F.pad(labels, (0, longest - len(labels))))
-    return (
-        torch.cat([rows[:n] for rows, n in zip(gaps, counts, strict=True)]),
-        torch.cat([rows[:n] for rows, n in zip(all_labels, counts, strict=True)]),
-    )
+    gap = torch.cat([rows[:n] for rows, n in zip(gaps, counts, strict=True)])
+    return gap, torch.cat([rows[:n] for rows, n in zip(all_labels, counts, strict=True)])

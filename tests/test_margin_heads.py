@@ -14,6 +14,11 @@ from torch import Tensor
 from margin_heads import ArcFace, CosFace, MarginHead
 
 
+@pytest.fixture(params=[ArcFace, CosFace])
+def kind(request: pytest.FixtureRequest) -> type[MarginHead]:
+    return request.param
+
+
 def by_hand(head: MarginHead, x: list[float], y: int) -> list[float]:
     """One sample's logits from angles; the length is sqrt(|x|² + 1e-6), as documented."""
     logits = []
@@ -52,7 +57,6 @@ def test_logits_are_the_equations(kind, n: int, dim: int, classes: int, m: float
     torch.testing.assert_close(logits.tolist(), expected, rtol=1e-4, atol=1e-3 * s)
 
 
-@pytest.mark.parametrize("kind", [ArcFace, CosFace])
 def test_without_labels_plain_scaled_cosines(kind) -> None:
     head = kind(3, 4, s=10.0, m=0.3)
     features = torch.randn(5, 3)
@@ -60,7 +64,6 @@ def test_without_labels_plain_scaled_cosines(kind) -> None:
     torch.testing.assert_close(head(features), expected, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", [ArcFace, CosFace])
 def test_gradcheck(kind) -> None:
     torch.manual_seed(0)
     head = kind(3, 4, s=5.0, m=0.3).double()
@@ -74,14 +77,12 @@ def test_known_angles() -> None:
     with torch.no_grad():
         head.weight.copy_(torch.eye(2))
     sixty = torch.tensor([[1000 * math.cos(math.pi / 3), 1000 * math.sin(math.pi / 3)]])
-    logits = head(sixty, torch.tensor([0]))
     expected = torch.tensor([[math.cos(math.pi / 3 + 0.5), math.sin(math.pi / 3)]])
-    torch.testing.assert_close(logits, expected)
+    torch.testing.assert_close(head(sixty, torch.tensor([0])), expected)
     cosface = CosFace(2, 2, s=2.0, m=0.1)
     cosface.weight = head.weight
-    torch.testing.assert_close(
-        cosface(sixty, torch.tensor([0])), torch.tensor([[2 * (0.5 - 0.1), 2 * math.sin(math.pi / 3)]])
-    )
+    expected = torch.tensor([[2 * (0.5 - 0.1), 2 * math.sin(math.pi / 3)]])
+    torch.testing.assert_close(cosface(sixty, torch.tensor([0])), expected)
 
 
 @pytest.mark.parametrize("m", [0.0, 0.2, 0.5, 1.0, math.pi / 2])
@@ -91,7 +92,6 @@ def test_arcface_target_falls_over_the_whole_range(m: float) -> None:
     assert (target.diff() < 1e-6).all()
 
 
-@pytest.mark.parametrize("kind", [ArcFace, CosFace])
 @pytest.mark.parametrize("length", [0.0, 1e-30, 1e-6, 1e-3, 1.0, 1e3, 1e18])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_gradients_are_finite_and_bounded(kind, length: float, sign: float) -> None:
@@ -102,14 +102,11 @@ def test_gradients_are_finite_and_bounded(kind, length: float, sign: float) -> N
     features = (sign * length * torch.cat([direction, near])).requires_grad_()
     labels = torch.zeros(51, dtype=torch.long)
     F.cross_entropy(head(features, labels), labels, reduction="sum").backward()
-    assert features.grad is not None
-    assert head.weight.grad is not None
     assert torch.isfinite(features.grad).all()
     assert torch.isfinite(head.weight.grad).all()
     assert features.grad.norm(dim=1).max() <= 1e4 * head.s
 
 
-@pytest.mark.parametrize("kind", [ArcFace, CosFace])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_float32_inside_autocast(kind, dtype: torch.dtype) -> None:
     head = kind(2, 10)
@@ -138,10 +135,7 @@ def test_float32_inside_autocast(kind, dtype: torch.dtype) -> None:
         (lambda: CosFace()(torch.randn(3, 2), torch.ones(3).to(torch.uint64)), r"int8 or uint8\); got torch\.uint64"),
         (lambda: CosFace()(torch.randn(3, 2), [0, 1, 2]), "labels must be a tensor; got list: torch.as_tensor"),
         (lambda: CosFace()(torch.randn(3, 2).numpy()), "features must be a tensor; got ndarray"),
-        (
-            lambda: ArcFace()(torch.randn(3, 2), torch.zeros(3, device="meta").long()),
-            "labels .*; got meta and cpu: move",
-        ),
+        (lambda: ArcFace()(torch.randn(3, 2), torch.ones(3, device="meta").long()), "labels .* meta and cpu: move"),
         (lambda: CosFace()(torch.randn(2, 2), torch.tensor([0, 10])), r"labels must lie in \[0, 10\); got 10"),
         (lambda: ArcFace()(torch.randn(2, 2), torch.tensor([-1, 3])), r"labels must lie in \[0, 10\); got -1"),
     ],
@@ -151,7 +145,6 @@ def test_bad_input(make, message: str) -> None:
         make()
 
 
-@pytest.mark.parametrize("kind", [ArcFace, CosFace])
 def test_features_whose_squares_leave_float32(kind) -> None:
     torch.manual_seed(0)
     head, labels = kind(), torch.tensor([1, 2, 3])
@@ -163,7 +156,6 @@ def test_features_whose_squares_leave_float32(kind) -> None:
     assert features.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("kind", [ArcFace, CosFace])
 def test_gradients_of_each_sample(kind) -> None:
     head, features, labels = kind(), torch.randn(5, 2), torch.tensor([0, 3, 9, 3, 1])
 
@@ -175,7 +167,6 @@ def test_gradients_of_each_sample(kind) -> None:
         torch.testing.assert_close(one, torch.func.grad(loss)(feature, label))
 
 
-@pytest.mark.parametrize("kind", [ArcFace, CosFace])
 def test_without_contents_on_the_meta_device(kind) -> None:
     head, features = kind().to("meta"), torch.randn(4, 2, device="meta", requires_grad=True)
     head(features, torch.zeros(4, dtype=torch.int64, device="meta")).sum().backward()

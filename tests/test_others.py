@@ -32,13 +32,12 @@ def test_open_set_numbers_are_those_of_osr_metrics(ties: bool) -> None:
         novelty = -np.concatenate([known, unknown])  # there a higher score is more unknown
         is_unknown = np.concatenate([np.zeros(len(known), int), np.ones(len(unknown), int)])
         no_class = np.full(len(unknown), -1)
+        answers = np.concatenate([taken, no_class - 1]), np.concatenate([labels, no_class])
         theirs = {
             "AUROC": osr_metrics.auroc(novelty, is_unknown),
             "AUPR": osr_metrics.aupr_in(novelty, is_unknown),
             "FPR95": osr_metrics.fpr_at_95tpr(-novelty, 1 - is_unknown),  # known are the ones to accept
-            "OSCR": osr_metrics.compute_aoscr(
-                novelty, is_unknown, np.concatenate([taken, no_class - 1]), np.concatenate([labels, no_class])
-            ),
+            "OSCR": osr_metrics.compute_aoscr(novelty, is_unknown, *answers),
         }
         for name, value in theirs.items():
             # FPR95: roc_curve leaves points out there, on lines between others
@@ -66,9 +65,8 @@ def test_open_set_numbers_are_those_of_pytorch_ood() -> None:
         assert ours["AUROC"] == pytest.approx(100 * float(found["AUROC"]), abs=1e-4)
         assert ours["AUPR"] == pytest.approx(100 * float(found["AUPR-IN"]), abs=0.05)  # theirs by trapezoids
         turned = pytorch_ood("metrics").OODMetrics()  # type: ignore[attr-defined]  # unknown to be found there, known here
-        turned.update(
-            -outlier, torch.from_numpy(np.concatenate([np.full(len(known), -1), np.zeros(len(unknown), int)]))
-        )
+        is_known = np.concatenate([np.full(len(known), -1), np.zeros(len(unknown), int)])
+        turned.update(-outlier, torch.from_numpy(is_known))
         assert ours["FPR95"] == pytest.approx(100 * float(turned.compute()["FPR95TPR"]), abs=0.3)
 
 
