@@ -7,6 +7,11 @@ python predict.py --run log/center --plot photo.jpg
 # ruff: noqa: E402  (--help and a bad flag answer before torch is imported)
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the loading of modules without a traceback
+
 import argparse
 import sys
 from pathlib import Path

@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from PIL import Image
 import compare
 import main
 import predict
+from analysis import report_figures
 from analysis.pictures import BadImage, read_image
 from datasets import DataError, Digits, read_idx
 from rundir.checkpoint import load_checkpoint, load_state, restore_random_states
@@ -146,6 +148,13 @@ def test_archives_that_promise_more_than_they_hold(run: Path, tmp_path: Path) ->
             archive.writestr(member, header.getvalue() + bytes(100))
         with pytest.raises(UserError, match="damaged"):
             read_run(path)
+
+
+def test_a_sample_that_lacks_what_a_report_shows_labels_no_image_as_another() -> None:
+    epoch = SimpleNamespace(number=3, arrays={"train_sample": np.arange(10)})
+    for chosen in ([3, 12], [-1]):
+        with pytest.raises(UserError, match=r"epoch 3: damaged \(train_sample lacks images"):
+            report_figures._columns([epoch], "train", np.array(chosen), (0, 1))
 
 
 def test_pictures_larger_than_a_photograph(tmp_path: Path) -> None:

@@ -289,6 +289,7 @@ FLAGS = [  # flags, what the message says
     (["--head", "cosface", "--margin", "5"], "cosface takes less than 2; got 5"),
     (["--set", "clip"], "must be NAME=VALUE"),
     (["--set", "clipp=1"], "did you mean clip?"),
+    (["--set", "foo=1"], "with the name of a setting; training/settings.py holds them all"),
     (["--set", "clip=-1"], "must be a number above 0"),
     (["--set", "schedule=step"], "needs --stepsize and --gamma"),
     (["--set", "feature_prelu=maybe"], "must be true or false"),
@@ -346,8 +347,8 @@ CHECKPOINTS = [  # from a finished run to flags, what the message says
     ),
     (resume(other_model), "the checkpoint does not fit this model"),
     (
-        lambda tmp, run: ["--resume", run, "--weight-cent", "0.7", "--seed", "4"],
-        "--seed 4 (there: 1), --weight-cent 0.7 (there: 0.1)",
+        lambda tmp, run: ["--resume", run, "--weight-cent", "0.7", "--seed", "4", "--set", "clip=3"],
+        "leave out: --set clip=3.0 (there: 2.0), --seed 4 (there: 1), --weight-cent 0.7 (there: 0.1)",
     ),
     (lambda tmp, run: [*QUICK, "--save-dir", run], "already holds a run"),
 ]

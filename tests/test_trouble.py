@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, RunMain, is_anywhere_running, run_here, run_limited, wait_until
+from conftest import ROOT, RunMain, is_anywhere_running, run_here, run_limited, spawn, wait_until
 from PIL import Image
 
 import compare
@@ -97,6 +98,14 @@ def test_a_full_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         "main.py: stopped: the GPU's memory is full; try a smaller --batch-size or --use-cpu",
         "predict.py: stopped: the GPU's memory is full; try --use-cpu",
     ]
+
+
+@pytest.mark.parametrize("words", ["main.py -d mnist5k", "compare.py", "predict.py x.png"])
+def test_interrupted_before_it_has_begun(tmp_path: Path, words: str) -> None:
+    (tmp_path / "msgspec.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")  # among the first modules
+    done = spawn(*words.split(), cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
 
 
 def test_interrupted_twice(tmp_path: Path) -> None:
