@@ -31,16 +31,9 @@ def without_lines(contrast: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, b
     if not rest.any():
         return contrast, len(across) + len(down) >= MANY
     ink = float(np.quantile(contrast[rest], 0.9))
-    if not _rectangle(across, down):
-        across, down = _beyond(across, rest), _beyond(down, rest.T)
-    stroke = 4 * float(ndimage.distance_transform_edt(rest)[rest].mean())
-    alike = False  # whether lines are nearly as wide as strokes, and as dark
-    for lines in (across, down):
-        if lines:
-            alike |= _alike(contrast, lines, ink, stroke)
-            contrast = _erased(contrast, lines, ink)
-        contrast = contrast.T
-    return contrast, alike
+    for lines in (_beyond(across, rest), _beyond(down, rest.T)):
+        contrast = (_erased(contrast, lines, ink) if lines else contrast).T
+    return contrast, False
 
 
 Line = tuple[np.ndarray, int, int, float]  # its row at each column, first and last column, width
@@ -126,30 +119,12 @@ def _beyond(lines: list[Line], rest: np.ndarray) -> list[Line]:
     return lines if len(lines) >= MANY else inside
 
 
-def _rectangle(across: list[Line], down: list[Line]) -> bool:
-    """Return whether there are two lines each way, which end where the others are."""
-    if len(across) != 2 or len(down) != 2:
-        return False
-    for lines, others in ((across, down), (down, across)):
-        sides = sorted(float(np.median(row[first:last])) for row, first, last, _ in others)
-        off = max(max(abs(first - sides[0]), abs(last - sides[1])) for _, first, last, _ in lines)
-        if off > 0.06 * (sides[1] - sides[0]):
-            return False
-    return True
-
-
 def _level(contrast: np.ndarray, lines: list[Line]) -> float:
     """Return how far the darkest line stands out from the ground."""
     peaks = ndimage.maximum_filter1d(contrast, 3, axis=0)  # a line's middle may lie between two rows
     at = [row.round().astype(int).clip(0, len(contrast) - 1) for row, *_ in lines]
     along = (peaks[row, np.arange(len(row))][line[1] : line[2]] for row, line in zip(at, lines, strict=True))
     return max(float(np.median(one)) for one in along)
-
-
-def _alike(contrast: np.ndarray, lines: list[Line], ink: float, stroke: float) -> bool:
-    """Return whether many lines are as dark as ink and nearly as wide as a stroke."""
-    width = float(np.median([width for *_, width in lines]))
-    return len(lines) >= MANY and width > 0.4 * stroke and ink < DARKER * _level(contrast, lines)
 
 
 def _erased(contrast: np.ndarray, lines: list[Line], ink: float) -> np.ndarray:

@@ -76,7 +76,6 @@ def _see(pixels: np.ndarray, difference: np.ndarray, lit: bool = False) -> Seen:
     if page:
         contrast = paper.without_furniture(contrast, contrast > threshold, cut_off=lit)
         contrast, only_lines = page_lines.without_lines(contrast, contrast > _otsu(contrast))
-        contrast = paper.without_furniture(contrast, contrast > _otsu(contrast))
         threshold, mask = _drawn(contrast)
     looks_like = (paper.looks_like(mask) if page else "") or ("a grid" if only_lines else "")
     if looks_like == "a box" and (inside := paper.sheet(mask, solid=False)) is not None:
