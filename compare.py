@@ -7,6 +7,11 @@ python compare.py --runs log/softmax log/center --animate --report
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the loading of modules without a traceback
+
 import sys
 from pathlib import Path
 
@@ -18,8 +23,7 @@ if __name__ == "__main__":
     COMPARISON = parse_comparison(sys.argv[1:])
 
 import itertools
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import numpy as np
@@ -36,11 +40,10 @@ from rundir.log import read_epochs
 from rundir.network import data_root
 from rundir.run import Run, read_run
 from training.hardware import choose_device
-from utils import Interrupted, UserError, atomically, complain, progress_bar, run_command, say
+from utils import Interrupted, UserError, complain, progress_bar, run_command, say
 
 COLUMNS = 6  # of a figure with one for every run; more runs get one for each row of the table
 PAIRED = {name: metrics.METRICS[name] for name in ("accuracy", "nearest-center accuracy", "EER", "EER (cos)")}
-Parts = Sequence[str | pd.DataFrame]  # of a page: paragraphs and tables
 
 
 def main(argv: list[str]) -> int:
@@ -176,11 +179,11 @@ def write_comparison(comparison: Comparison, rows: tables.Rows) -> list[Path]:
         tables.means(lines, metrics.PAIR_METRICS),
         *([] if paired is None else [paired]),
     ]
-    texts = [publish(out / "comparison.md", [*parts, made_on], shown=True)]
+    texts = [tables.publish(out / "comparison.md", [*parts, made_on], shown=True)]
     tables.means_csv(out / "comparison.csv", lines, metrics.METRICS)
     tables.write_csv(out / "runs.csv", lines)
     if any(len(group) > 1 for group in rows.values()):
-        texts.append(publish(out / "seeds.md", [*seed_by_seed(rows), *parts[3:], made_on]))
+        texts.append(tables.publish(out / "seeds.md", [*seed_by_seed(rows), *parts[3:], made_on]))
     return [*figures, *texts, out / "comparison.csv", out / "runs.csv"]
 
 
@@ -219,7 +222,7 @@ def write_open_set(out: Path, scored: list[Scored], rows: tables.Rows) -> list[P
     lines, labels = pd.DataFrame(table), ("loss", "unknown", "score")
     intro = "Known: the test images of the classes trained on. Mean ± standard deviation over n runs, in percent."
     parts = [intro, tables.means(lines, metrics.OPEN_SET, labels), provenance([*row_of])]
-    publish(out / "open_set.md", parts, shown=True)
+    tables.publish(out / "open_set.md", parts, shown=True)
     tables.means_csv(out / "open_set.csv", lines, metrics.OPEN_SET, labels)
     tables.write_csv(out / "open_set_runs.csv", lines)
     plots.histograms(panels, out / "open_set.png")
@@ -245,7 +248,7 @@ def write_unseen(out: Path, found: list[ToldApart], rows: tables.Rows) -> list[P
         if (paired := tables.paired(part, UNSEEN)) is not None:
             parts += [f"{name}:", paired]
     runs = [run for run, *_ in found]
-    publish(out / "unseen.md", [*parts, provenance(runs)], shown=True)
+    tables.publish(out / "unseen.md", [*parts, provenance(runs)], shown=True)
     tables.write_csv(out / "unseen.csv", lines)
     curve = draw_curve(out / "unseen_curve.png", lines, runs, ("EER", "EER (cos)", "rank-1 of 1", "rank-1 of 1 (cos)"))
     return [*curve, out / "unseen.md", out / "unseen.csv"]
@@ -271,18 +274,6 @@ def write_pages(comparison: Comparison, runs: list[Run], scored: list[Scored], f
 
 
 # ---------------------------------------------------------------- words
-
-
-def publish(path: Path, parts: Parts, shown: bool = False) -> Path:
-    """Write a page as Markdown, whole or not at all, and print it if asked to, on a terminal in columns that fit."""
-    text = tables.as_markdown(parts)
-    with atomically(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
-    if shown and sys.stdout.isatty():
-        text = tables.for_terminal(parts, shutil.get_terminal_size().columns)
-    for line in text.splitlines() if shown else []:
-        say(line)
-    return path
 
 
 def drawable(text: str) -> str:

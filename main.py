@@ -6,6 +6,10 @@ python main.py --gpu 0 --plot
 from __future__ import annotations
 
 import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the loading of modules without a traceback
+
 import sys
 from pathlib import Path
 
@@ -14,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it 
 from training.arguments import Request, parse_arguments
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the loading of torch without a traceback
     REQUEST = parse_arguments()
 
 import time
@@ -22,10 +25,8 @@ from contextlib import ExitStack, closing
 from functools import partial
 
 import datasets
-import utils
 from analysis.draw import draw_epoch, film
 from rundir import checkpoint as checkpoints
-from rundir.checkpoint import Checkpoint
 from rundir.directory import Guard, check_save_dir, how_to_go_on, make_run_directory, refuse_links, run_name
 from rundir.epoch import Figures, keep_epoch
 from rundir.events import require_tensorboard
@@ -36,7 +37,7 @@ from training.hardware import choose_device, plan_for, plan_from
 from training.parallel import Group
 from training.settings import Plan
 from training.trainer import Diverged
-from utils import Interrupted, UserError, say
+from utils import Interrupted, UserError, hours, progress_bar, run_command, say
 
 
 def main(argv: list[str]) -> int:
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
 
 def run(request: Request) -> int:
     """Train as asked for; return the exit status."""
-    return utils.run_command("main.py", partial(train, request))
+    return run_command("main.py", partial(train, request))
 
 
 def train(request: Request) -> int:
@@ -101,7 +102,7 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
             start = time.monotonic()
             steps, count = training.steps(epoch)
             meter = LossMeter(log, epoch, count, plan.settings.weight_cent, plan.print_freq)
-            for lr, losses in utils.progress_bar(steps, count, f"Epoch {epoch}/{training.epochs}"):
+            for lr, losses in progress_bar(steps, count, f"Epoch {epoch}/{training.epochs}"):
                 if not meter.add(lr, losses):
                     raise Diverged(epoch, meter.count, how_to_go_on(directory))
             training.epoch, training.elapsed = epoch, time.monotonic() - began
@@ -111,12 +112,12 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
         if last == training.epochs:
             figures.animate(again=first <= last)
     if first <= last == training.epochs:
-        log(f"Finished. Total elapsed time (h:m:s): {utils.hours(time.monotonic() - began)}")
+        log(f"Finished. Total elapsed time (h:m:s): {hours(time.monotonic() - began)}")
     if last < training.epochs:
         say(f"Stopped after epoch {training.epoch} of {training.epochs}. {how_to_go_on(directory)}")
 
 
-def take_up(request: Request, held: ExitStack) -> Checkpoint | None:
+def take_up(request: Request, held: ExitStack) -> checkpoints.Checkpoint | None:
     """Return the checkpoint of the run that is to be resumed, its directory held; check that a new run has a place."""
     if request.plan.tensorboard:
         require_tensorboard()
@@ -132,7 +133,7 @@ def take_up(request: Request, held: ExitStack) -> Checkpoint | None:
     return checkpoint
 
 
-def load_data(request: Request, checkpoint: Checkpoint | None, lines: list[str]) -> datasets.Digits:
+def load_data(request: Request, checkpoint: checkpoints.Checkpoint | None, lines: list[str]) -> datasets.Digits:
     """Return the whole data set, that of the run that is resumed; add what there is to say of it."""
     if checkpoint is None:
         data = datasets.load(request.plan.settings.dataset, Path(request.plan.data_root), lines.append)

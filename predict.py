@@ -7,6 +7,11 @@ python predict.py --run log/center --plot photo.jpg
 # ruff: noqa: E402  (--help and a bad flag answer before torch is imported)
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the loading of modules without a traceback
+
 import argparse
 import sys
 from pathlib import Path
@@ -130,30 +135,18 @@ def predict(args: argparse.Namespace) -> int:
         complain(f"predict.py: {line}")
     readers = [Reader(run, device, args.reject) for run in runs]
     if args.page:
-        write_page(args.page, runs, readers, quiet=args.json)
+        from analysis.page import write_page
+
+        write_page(args.page, runs, readers)
     if args.export:
-        write_onnx(args.export, runs[-1], readers[-1], quiet=args.json)
+        from analysis.export import export
+
+        export(args.export, runs[-1], readers[-1])
+    for path in filter(None, [args.page, args.export] if not args.json else []):
+        say(f"Wrote {path}")
     if pictures:
         tell(args, runs[-1], readers[-1], pictures)
     return 0 if all_read else 2
-
-
-def write_page(path: Path, runs: list[Run], readers: list[Reader], quiet: bool) -> None:
-    """Write the page to draw on."""
-    from analysis import page
-
-    page.write_page(path, runs, readers)
-    if not quiet:
-        say(f"Wrote {path}")
-
-
-def write_onnx(path: Path, run: Run, reader: Reader, quiet: bool) -> None:
-    """Write the network for other programs."""
-    from analysis.export import export
-
-    export(path, run, reader)
-    if not quiet:
-        say(f"Wrote {path}")
 
 
 def tell(args: argparse.Namespace, run: Run, reader: Reader, pictures: list[Picture]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from analysis.paper import ALL_AROUND, LEAST, size_of
+from analysis.paper import ALL_AROUND, LEAST, large
 
 THICKEST = 0.03  # of a picture's shorter side: a thicker line is a stroke
 SLOPES = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of lines that are looked for; between them the line's width is tolerance enough
@@ -24,24 +24,16 @@ def without_lines(contrast: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, b
         mask: what stands out from it, bool (H, W).
     """
     across, down = _straight(mask), _straight(mask.T)
-    rest = _large(mask & ~_drawn(across, mask.shape) & ~_drawn(down, mask.T.shape).T)
+    rest = _beside(across, down, mask)
     if not rest.any() and min(len(across), len(down)) < 2:  # ruled lines, and a "1" that is as straight
         across, down = (across, []) if len(across) > len(down) else ([], down)
-        rest = _large(mask & ~_drawn(across, mask.shape) & ~_drawn(down, mask.T.shape).T)
+        rest = _beside(across, down, mask)
     if not rest.any():
         return contrast, len(across) + len(down) >= MANY
     ink = float(np.quantile(contrast[rest], 0.9))
-    if not _rectangle(across, down):
-        across, down = _beyond(across, rest), _beyond(down, rest.T)
-    stroke = 4 * float(ndimage.distance_transform_edt(rest)[rest].mean())
-    alike = False  # whether lines are nearly as wide as strokes, and as dark
-    if across:
-        alike |= _alike(contrast, across, ink, stroke)
-        contrast = _erased(contrast, across, ink)
-    if down:
-        alike |= _alike(contrast.T, down, ink, stroke)
-        contrast = _erased(contrast.T, down, ink).T
-    return contrast, alike
+    for lines in (_beyond(across, rest), _beyond(down, rest.T)):
+        contrast = (_erased(contrast, lines, ink) if lines else contrast).T
+    return contrast, False
 
 
 Line = tuple[np.ndarray, int, int, float]  # its row at each column, first and last column, width
@@ -106,6 +98,11 @@ def _joined(pieces: list[Line], shape: tuple[int, ...]) -> list[Line]:
     return [line for line, *why in zip(lines, long, cut, strict=True) if any(why)]
 
 
+def _beside(across: list[Line], down: list[Line], mask: np.ndarray) -> np.ndarray:
+    """Return what is drawn beside the lines, without crumbs."""
+    return large(mask & ~_drawn(across, mask.shape) & ~_drawn(down, mask.T.shape).T, LEAST * max(mask.shape))
+
+
 def _drawn(lines: list[Line], shape: tuple[int, ...]) -> np.ndarray:
     """Return the pixels of lines, and of their blurred edges."""
     mask, y, x = np.zeros(shape, bool), np.arange(shape[0])[:, None], np.arange(shape[1])
@@ -122,30 +119,12 @@ def _beyond(lines: list[Line], rest: np.ndarray) -> list[Line]:
     return lines if len(lines) >= MANY else inside
 
 
-def _rectangle(across: list[Line], down: list[Line]) -> bool:
-    """Return whether there are two lines each way, which end where the others are."""
-    if len(across) != 2 or len(down) != 2:
-        return False
-    for lines, others in ((across, down), (down, across)):
-        sides = sorted(float(np.median(row[first:last])) for row, first, last, _ in others)
-        off = max(max(abs(first - sides[0]), abs(last - sides[1])) for _, first, last, _ in lines)
-        if off > 0.06 * (sides[1] - sides[0]):
-            return False
-    return True
-
-
 def _level(contrast: np.ndarray, lines: list[Line]) -> float:
     """Return how far the darkest line stands out from the ground."""
     peaks = ndimage.maximum_filter1d(contrast, 3, axis=0)  # a line's middle may lie between two rows
     at = [row.round().astype(int).clip(0, len(contrast) - 1) for row, *_ in lines]
     along = (peaks[row, np.arange(len(row))][line[1] : line[2]] for row, line in zip(at, lines, strict=True))
     return max(float(np.median(one)) for one in along)
-
-
-def _alike(contrast: np.ndarray, lines: list[Line], ink: float, stroke: float) -> bool:
-    """Return whether many lines are as dark as ink and nearly as wide as a stroke."""
-    width = float(np.median([width for *_, width in lines]))
-    return len(lines) >= MANY and width > 0.4 * stroke and ink < DARKER * _level(contrast, lines)
 
 
 def _erased(contrast: np.ndarray, lines: list[Line], ink: float) -> np.ndarray:
@@ -155,14 +134,3 @@ def _erased(contrast: np.ndarray, lines: list[Line], ink: float) -> np.ndarray:
     closed = ndimage.grey_closing(np.where(on, 0, contrast), size=(width + 2, 1))
     darker = np.where((contrast > (level + ink) / 2) & (ink > DARKER * level), contrast, 0)
     return np.where(on, np.maximum(closed, darker), contrast)
-
-
-def _large(mask: np.ndarray) -> np.ndarray:
-    """Return the parts of a mask that are no crumbs, beside its largest or the picture."""
-    parts, _ = ndimage.label(mask, ALL_AROUND)
-    areas = np.bincount(parts.ravel())[1:]
-    sizes = np.array([max(size_of(box)) for box in ndimage.find_objects(parts)])
-    if not len(areas):
-        return mask
-    large = (areas >= 0.05 * areas.max()) & (sizes >= LEAST * max(mask.shape))
-    return np.isin(parts, 1 + np.flatnonzero(large))

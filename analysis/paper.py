@@ -10,6 +10,22 @@ CELLS = 8  # a thin rectangle with so many holes is a grid, and so are so many s
 LEAST = 0.04  # of a picture's longer side: what is smaller is dust
 ALL_AROUND = np.ones((3, 3))
 
+Box = tuple[slice, slice]
+
+
+def size_of(box: Box) -> tuple[int, int]:
+    """Return height and width."""
+    return box[0].stop - box[0].start, box[1].stop - box[1].start
+
+
+def large(mask: np.ndarray, least: float = 0.0) -> np.ndarray:
+    """Return the mask without the parts that are small beside the one of most pixels, or shorter than so many."""
+    parts, _ = ndimage.label(mask, ALL_AROUND)
+    areas = np.bincount(parts.ravel(), minlength=2)[1:]
+    sizes = np.array([max(size_of(box)) for box in ndimage.find_objects(parts)] or [0])
+    return np.isin(parts, 1 + np.flatnonzero((areas >= 0.05 * areas.max()) & (sizes >= least))) & mask
+
+
 # ---------------------------------------------------------------- frames, edges, holes
 
 
@@ -35,14 +51,6 @@ def without_furniture(contrast: np.ndarray, mask: np.ndarray, cut_off: bool = Fa
     return np.where(blurred & ~np.isin(parts, list(boxes)), 0, contrast)
 
 
-Box = tuple[slice, slice]
-
-
-def size_of(box: Box) -> tuple[int, int]:
-    """Return height and width."""
-    return box[0].stop - box[0].start, box[1].stop - box[1].start
-
-
 def _frames(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
     """Return the parts that enclose others: rectangles, or as wide as tall, thin, and not only around a dot."""
     found = set()
@@ -60,35 +68,32 @@ def _frames(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
 
 def _edges(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
     """Return the parts that lie along the picture's border, where something lies clear of it."""
-    height, width = parts.shape
-    rim = max(2, min(height, width) // 10)
-    deep = np.zeros(parts.shape, bool)
-    deep[rim:-rim, rim:-rim] = True
-    clear = np.zeros(parts.shape, bool)
-    clear[1:-1, 1:-1] = True
+    rim = max(2, min(parts.shape) // 10)
     found = set()
-    for i, (rows, columns) in boxes.items():
-        part = parts[rows, columns] == i
-        if (part & clear[rows, columns]).sum() == part.sum():
-            continue
-        on = np.zeros(parts.shape, bool)
-        on[rows, columns] = part
-        contact = max(side.mean() for side in (on[0], on[-1], on[:, 0], on[:, -1]))
-        flat = (part & deep[rows, columns]).sum() < 0.05 * part.sum()
+    for i in boxes.keys() - _clear(parts, boxes):
+        part = parts == i
+        contact = max(side.mean() for side in (part[0], part[-1], part[:, 0], part[:, -1]))
+        flat = part[rim:-rim, rim:-rim].sum() < 0.05 * part.sum()
         if contact > 0.8 or (flat and contact > 0.3):
             found.add(i)
-    rest = [box for i, box in boxes.items() if i not in found]
-    largest = max(rest, key=lambda box: max(size_of(box)), default=None)
-    if largest is None or not clear[largest].all():
-        return set()
-    return found
+    rest = {i: box for i, box in boxes.items() if i not in found}
+    return found if rest and _longest(rest) in _clear(parts, rest) else set()
 
 
 def _cut_off(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
     """Return the parts that touch the picture's border, if the largest does not."""
+    clear = _clear(parts, boxes)
+    return boxes.keys() - clear if _longest(boxes) in clear else set()
+
+
+def _clear(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
+    """Return the parts that do not touch the picture's border."""
     height, width = parts.shape
-    clear = {i for i, (y, x) in boxes.items() if min(y.start, x.start) > 0 and y.stop < height and x.stop < width}
-    return boxes.keys() - clear if max(boxes, key=lambda i: max(size_of(boxes[i]))) in clear else set()
+    return {i for i, (y, x) in boxes.items() if min(y.start, x.start) > 0 and y.stop < height and x.stop < width}
+
+
+def _longest(boxes: dict[int, Box]) -> int:
+    return max(boxes, key=lambda i: max(size_of(boxes[i])))
 
 
 def _holes(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
@@ -106,9 +111,9 @@ def _holes(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
             rings[i] = ((box[0].start + box[0].stop) / 2, (box[1].start + box[1].stop) / 2, max(height, width))
     for i, (y, x, size) in rings.items():
         for axis, place in enumerate((y, x)):
+            others = [ring for other, ring in rings.items() if other != i and abs(ring[2] - size) < 0.08 * size]
             near = min(place, parts.shape[axis] - place) < 0.25 * parts.shape[axis]
-            others = (ring for other, ring in rings.items() if other != i)
-            if near and any(abs(o[axis] - place) < 0.3 * size and abs(o[2] - size) < 0.08 * size for o in others):
+            if near and any(abs(other[axis] - place) < 0.3 * size for other in others):
                 discs.add(i)
     return discs
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
+from scipy.sparse import csgraph
 
+from analysis import page_lines, paper
 from analysis.image_files import BadImage, from_gray, read_image
 
 __all__ = ["BadImage", "Seen", "from_gray", "read_image", "see", "to_digit"]
@@ -64,11 +67,8 @@ def see(pixels: np.ndarray) -> Seen:
 
 
 def _see(pixels: np.ndarray, difference: np.ndarray, lit: bool = False) -> Seen:
-    from analysis import page_lines, paper
-
     contrast, only_lines = _contrast(difference), False
-    threshold = _otsu(contrast)
-    mask = _without_specks(contrast > threshold)
+    threshold, mask = _drawn(contrast)
     if (inside := paper.sheet(mask)) is not None:
         with contextlib.suppress(BadImage):  # an even patch, and the drawing itself
             return see(pixels[inside])
@@ -76,10 +76,7 @@ def _see(pixels: np.ndarray, difference: np.ndarray, lit: bool = False) -> Seen:
     if page:
         contrast = paper.without_furniture(contrast, contrast > threshold, cut_off=lit)
         contrast, only_lines = page_lines.without_lines(contrast, contrast > _otsu(contrast))
-        threshold = _otsu(contrast)
-        contrast = paper.without_furniture(contrast, contrast > threshold)
-        threshold = _otsu(contrast)
-        mask = _without_specks(contrast > threshold)
+        threshold, mask = _drawn(contrast)
     looks_like = (paper.looks_like(mask) if page else "") or ("a grid" if only_lines else "")
     if looks_like == "a box" and (inside := paper.sheet(mask, solid=False)) is not None:
         with contextlib.suppress(BadImage):  # it is empty
@@ -90,8 +87,6 @@ def _see(pixels: np.ndarray, difference: np.ndarray, lit: bool = False) -> Seen:
 
 
 def _digit_of(contrast: np.ndarray, threshold: float, mask: np.ndarray) -> np.ndarray:
-    from scipy import ndimage
-
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     strong = float(np.quantile(contrast[mask], 0.9))
@@ -114,9 +109,6 @@ def _apart(mask: np.ndarray) -> list[np.ndarray]:
     Digits are about equally tall. They stand side by side without overlap, or one below the other at a distance
     that no broken stroke has. What is smaller belongs to the digit above or below it, or to none.
     """
-    from scipy import ndimage
-    from scipy.sparse import csgraph
-
     parts, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     boxes = [(y.start, y.stop, x.start, x.stop) for y, x in ndimage.find_objects(parts)]
     top, bottom, left, right = np.array(boxes).T
@@ -147,16 +139,13 @@ def _uneven(difference: np.ndarray) -> bool:
     sides = [off[0, 1:], off[1:, -1], off[-1, -2::-1], off[-2::-1, 0]]
     around = np.concatenate(sides * 2)  # twice
     corners = np.cumsum([len(side) for side in sides * 2]) - 1
-    run = np.diff(np.flatnonzero(~around), prepend=-1)
-    ends = np.flatnonzero(~around)
-    long = [(end - length + 1, end) for end, length in zip(ends, run, strict=True) if length > 0.15 * len(around) / 2]
-    return any(((corners >= start) & (corners < end)).any() for start, end in long)
+    stretches = [one for (one,) in ndimage.find_objects(ndimage.label(around)[0])]
+    long = [one for one in stretches if one.stop - one.start > 0.15 * len(around) / 2]
+    return not around.all() and any(((corners >= one.start) & (corners < one.stop)).any() for one in long)
 
 
 def _evenly_lit(pixels: np.ndarray) -> np.ndarray:
     """Return a picture without edges of shadows and all else that is wider than a third of it: strokes are left."""
-    from scipy import ndimage
-
     gray = np.asarray(Image.fromarray(pixels.mean(axis=2)).resize((48, 48), Image.Resampling.BOX))
     stands_out = gray - ndimage.median_filter(gray, 17, mode="nearest")
     size = (max(pixels.shape[:2]) // 3,) * 2 + (1,)
@@ -168,8 +157,6 @@ def _evenly_lit(pixels: np.ndarray) -> np.ndarray:
 def _contrast(difference: np.ndarray) -> np.ndarray:
     """Return how far each pixel (H, W, 3) is from the ground in the direction of the ink, which most of the
     pixels that differ have in common, and noise and JPEG's false colors have not."""
-    from scipy import ndimage
-
     size = np.linalg.norm(difference, axis=2)
     if min(size.shape) > 100:
         size = ndimage.uniform_filter(size, 3)
@@ -212,21 +199,17 @@ def _otsu(values: np.ndarray) -> float:
     return float(edges[1 + int(np.nanargmax(between[:-1]))])
 
 
-def _without_specks(mask: np.ndarray) -> np.ndarray:
-    """Return the mask without the parts that are small beside the largest."""
-    from scipy import ndimage
-
-    parts, count = ndimage.label(mask, structure=np.ones((3, 3)))
-    if count == 0:
+def _drawn(contrast: np.ndarray) -> tuple[float, np.ndarray]:
+    """Return the contrast from which on there is ink, and where there is, without specks."""
+    threshold = _otsu(contrast)
+    mask = paper.large(contrast > threshold)
+    if not mask.any():
         raise BadImage("nothing is drawn on it")
-    areas = np.bincount(parts.ravel())[1:]
-    return np.isin(parts, 1 + np.flatnonzero(areas >= 0.05 * areas.max()))
+    return threshold, mask
 
 
 def _centered(ink: np.ndarray) -> np.ndarray:
     """Return ink in [0, 1] scaled into MNIST's box, its center of mass in the middle of the image."""
-    from scipy import ndimage
-
     scale = BOX / max(ink.shape)
     size = [max(1, round(scale * length)) for length in ink.shape]
     filter = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import torch
 
@@ -38,10 +39,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far digits lie from the centers of what they are taken for, in rising order."""
+    """How far digits lie from the centers of what they are taken for; calibration.json in a run directory."""
 
-    distances: np.ndarray  # (N,)
-    held_out: bool  # whether they were kept out of training
+    of: str  # the checkpoint, the centers and the reading of pictures that it holds for
+    held_out: bool  # whether the digits were kept out of training
+    distances: Annotated[list[float], msgspec.Meta(min_length=1)]  # in rising order
 
     def threshold(self, reject: float) -> float:
         """Return the distance beyond which `reject` percent of them lie."""
@@ -101,7 +103,7 @@ class Reader:
         """Return the calibration that is kept beside the run, or make it and keep it there."""
         made_from = (run.path / "checkpoint.pt").read_bytes() + self.centers.tobytes() + bytes([READING])
         key = hashlib.sha256(made_from).hexdigest()
-        if (there := read_calibration(run.path, key)) is not None:
+        if (there := read_calibration(run.path)) is not None and there.of == key:
             return there
         data, held, _ = held_out_of(run)
         images = (held if len(held) else data.train_images).numpy()
@@ -111,29 +113,18 @@ class Reader:
             with contextlib.suppress(BadImage):
                 digits.append(to_digit(from_gray(image)))
         _, distances = self._evaluate(np.array(digits))
-        made = Calibration(np.sort(distances), len(held) > 0)
-        with contextlib.suppress(OSError):  # a run that is not ours to write to
-            write_calibration(run.path, key, made)
+        made = Calibration(key, len(held) > 0, np.sort(distances).round(4).tolist())
+        with contextlib.suppress(OSError), atomically(run.path / FILE) as unfinished:  # a run may not be ours to write
+            unfinished.write_bytes(msgspec.json.encode(made))
         return made
 
 
-def write_calibration(path: Path, key: str, calibration: Calibration) -> None:
-    """Write calibration.json into a run directory; `key` says for which checkpoint and centers it holds."""
-    distances = [round(float(distance), 4) for distance in calibration.distances]
-    with atomically(path / FILE) as unfinished:
-        unfinished.write_text(json.dumps({"of": key, "held_out": calibration.held_out, "distances": distances}))
-
-
-def read_calibration(path: Path, key: str) -> Calibration | None:
-    """Return what calibration.json says, or None where there is none of this checkpoint or it is damaged."""
+def read_calibration(path: Path) -> Calibration | None:
+    """Return what calibration.json says, or None where there is none or it is damaged."""
     file = path / FILE
     try:
         if not file.is_file() or file.is_symlink() or file.stat().st_size > 1 << 20:
             return None
-        raw = json.loads(file.read_text())
-        distances = np.array(raw["distances"], np.float64)
-        if raw["of"] != key or distances.ndim != 1 or not len(distances) or not np.isfinite(distances).all():
-            return None
-        return Calibration(np.sort(distances), bool(raw["held_out"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return msgspec.json.decode(file.read_bytes(), type=Calibration)
+    except (OSError, ValueError, RecursionError):  # of msgspec too
         return None

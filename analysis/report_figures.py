@@ -29,6 +29,7 @@ from analysis.palette import colors_of
 from rundir.features import kept_epochs, training_sample
 from rundir.network import data_of
 from rundir.run import Run
+from utils import UserError
 
 SHOWN = {"train": 5_000, "test": 10_000}  # samples of a set, at most: what a browser moves at once
 EPOCHS = 20
@@ -121,6 +122,8 @@ def _columns(
         arrays, n = epoch.arrays, epoch.number
         sampled = part == "train" and "train_sample" in arrays
         rows = np.searchsorted(arrays["train_sample"], chosen) if sampled else chosen
+        if sampled and not np.array_equal(np.take(arrays["train_sample"], rows, mode="clip"), chosen):
+            raise UserError(f"epoch {n}: damaged (train_sample lacks images that the report shows)")
         features, own = arrays[f"{part}_features"][rows], arrays["centers"][arrays[f"{part}_predictions"][rows]]
         columns[f"x{n}"], columns[f"y{n}"] = epoch.points[f"{part}_features"][rows].astype(np.float32).T
         columns[f"d{n}"] = np.linalg.norm(features.astype(np.float32) - own, axis=1).astype(np.float32)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ from analysis.metrics import Metric, accuracy, has_collapsed
 from analysis.plots import loss_name
 from rundir.run import Run
 from training.settings import Settings
-from utils import atomically, mean_and_std, plus_minus, printable
+from utils import atomically, mean_and_std, plus_minus, printable, say
 
 Rows = dict[str, list[Run]]
 ASIDE = {"seed": 0, "known_classes": None}  # settings that the runs of a row may differ in
@@ -198,6 +200,18 @@ def _columns(table: pd.DataFrame, width: int) -> str:
     if max(map(len, text.splitlines())) > width:
         text = table.T.to_string(sparsify=False, line_width=width)
     return re.sub(r"[ \\]+$", "", text, flags=re.MULTILINE)  # pandas marks a line that goes on below
+
+
+def publish(path: Path, parts: Sequence[str | pd.DataFrame], shown: bool = False) -> Path:
+    """Write a page as Markdown, whole or not at all, and print it if asked to, on a terminal in columns that fit."""
+    text = as_markdown(parts)
+    with atomically(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    if shown and sys.stdout.isatty():
+        text = for_terminal(parts, shutil.get_terminal_size().columns)
+    for line in text.splitlines() if shown else []:
+        say(line)
+    return path
 
 
 def means_csv(path: Path, lines: pd.DataFrame, names: Iterable[str], labels: Sequence[str] = ("loss",)) -> None:

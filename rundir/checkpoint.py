@@ -17,8 +17,9 @@ from torch import Tensor
 from datasets import Digits
 from rundir.log import RunLog
 from rundir.run import FORMAT, keep_plan, other_format
-from training.arguments import Request
+from training.arguments import CLASSES, Request
 from training.building import Training, build_training, length_of_run
+from training.fields import declared
 from training.hardware import precision_here
 from training.parallel import Group
 from training.settings import SHOWN, Plan, plan_from_json
@@ -235,12 +236,14 @@ def restore_random_states(states: Any) -> None:
 
 def check_same_plan(directory: Path, plan: Plan, request: Request) -> None:
     """Raise UserError if something asked for by hand contradicts the run that is to be continued."""
+    flags = {name for cls in CLASSES for name, about, _ in declared(cls) if about.group}
     wrong = []
     for name in sorted(request.by_hand - {*SHOWN, "threads"}):
         value = getattr(request.plan.settings if hasattr(request.plan.settings, name) else request.plan, name)
         there = getattr(plan.settings if hasattr(plan.settings, name) else plan, name)
         if value not in (there, plan.asked_for(name)):
             shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            wrong.append(f"--{name.replace('_', '-')} {shown} (there: {there})")
+            flag = f"--{name.replace('_', '-')} " if name in flags else f"--set {name}="
+            wrong.append(f"{flag}{shown} (there: {there})")
     if wrong:
         raise UserError(f"--resume {directory}: the run was made with other settings, leave out: {', '.join(wrong)}")

@@ -124,12 +124,12 @@ def run_main() -> RunMain:
 
 def spawn(program: str, *arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own, as a user does; an end that never comes is the test run's to see."""
-    options: dict[str, Any] = {"env": os.environ | {"PYTHONWARNINGS": "error::DeprecationWarning:__main__"}} | more
+    env = os.environ | {"PYTHONWARNINGS": "error::DeprecationWarning:__main__"}
+    options: dict[str, Any] = {"env": env, "stdin": subprocess.DEVNULL} | more
     return subprocess.run(
         [sys.executable, str(ROOT / program), *map(str, arguments)],
         capture_output=True,
         text=True,
-        stdin=subprocess.DEVNULL,
         check=False,
         **options,
     )

@@ -143,8 +143,7 @@ def test_started_again_it_trains_what_is_missing_alone(compared: tuple[Path, str
 
 def test_runs_are_compared_without_training(compared: tuple[Path, str], tmp_path: Path) -> None:
     out, _ = compared
-    elsewhere = tmp_path / "from another machine"
-    shutil.copytree(out / "runs" / "center-1", elsewhere)
+    elsewhere = shutil.copytree(out / "runs" / "center-1", tmp_path / "from another machine")
     letters = np.random.default_rng(0).integers(0, 256, (50, 28, 28), dtype=np.uint8)
     write_idx(tmp_path / "letters" / "raw" / "t10k-images-idx3-ubyte", letters)
     write_idx(tmp_path / "letters" / "raw" / "t10k-labels-idx1-ubyte", np.arange(50, dtype=np.uint8) % 3)
@@ -201,8 +200,7 @@ def test_runs_with_equal_settings_are_trained_once(compared: tuple[Path, str], t
 
 
 def test_a_film_needs_the_features_of_every_epoch(compared: tuple[Path, str], tmp_path: Path) -> None:
-    path = tmp_path / "center-1"
-    shutil.copytree(compared[0] / "runs" / "center-1", path)
+    path = shutil.copytree(compared[0] / "runs" / "center-1", tmp_path / "center-1")
     config = json.loads((path / "config.json").read_text())
     config["settings"]["max_epoch"] = config["epochs"] = 3
     (path / "config.json").write_text(json.dumps(config))
@@ -221,8 +219,7 @@ def test_a_film_needs_the_features_of_every_epoch(compared: tuple[Path, str], tm
 def test_auto_takes_the_small_digits_only_while_there_is_no_mnist(
     compared: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(compared[0] / "runs" / "center-1", path)
+    path = shutil.copytree(compared[0] / "runs" / "center-1", tmp_path / "run")
     config = json.loads((path / "config.json").read_text())
     config["asked"]["dataset"] = "auto"
     (path / "config.json").write_text(json.dumps(config))
@@ -344,15 +341,11 @@ def test_more_sets_of_unknown_images_than_there_are_colors(tmp_path: Path) -> No
 def test_bad_input_ends_with_one_line_before_training(
     compared: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cut_off = tmp_path / "cut off"
-    shutil.copytree(compared[0] / "runs" / "center-1", cut_off)
+    names = ("cut off", "damaged", "without checkpoint")
+    cut_off, damaged, without = (shutil.copytree(compared[0] / "runs" / "center-1", tmp_path / name) for name in names)
     config = json.loads((cut_off / "config.json").read_text())
     (cut_off / "config.json").write_text(json.dumps(config | {"epochs": 2}))
-    damaged = tmp_path / "damaged"
-    shutil.copytree(compared[0] / "runs" / "center-1", damaged)
     (damaged / "features" / "epoch_1.npz").write_bytes(b"PK\x03\x04")
-    without = tmp_path / "without checkpoint"
-    shutil.copytree(compared[0] / "runs" / "center-1", without)
     (without / "checkpoint.pt").unlink()
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()

@@ -14,12 +14,13 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, RunMain, run_here, spawn
+from conftest import RunMain, run_here, spawn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,7 +28,8 @@ from PIL import Image
 import compare
 import main
 import predict
-from analysis.pictures import BadImage, read_image
+from analysis import report_figures
+from analysis.pictures import BadImage, read_image, to_digit
 from datasets import DataError, Digits, read_idx
 from rundir.checkpoint import load_checkpoint, load_state, restore_random_states
 from rundir.directory import make_run_directory, refuse_links
@@ -70,8 +72,7 @@ LINKS = {
 @pytest.mark.parametrize("name", LINKS)
 @pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
 def test_links_are_refused(run: Path, run_main: RunMain, tmp_path: Path, name: str, flag: str) -> None:
-    path, outside = tmp_path / "run", tmp_path / "outside"
-    shutil.copytree(run, path)
+    path, outside = shutil.copytree(run, tmp_path / "run"), tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("keep me")
     (outside / "epoch_1.npz").write_text("keep me")
@@ -124,7 +125,15 @@ def test_no_name_reaches_the_terminal_as_it_is(run: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
-def test_named_pipes_are_no_pictures_and_no_data(tmp_path: Path) -> None:
+def test_named_pipes_are_refused(run: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(run, tmp_path / "run")
+    for name in ("batches.csv", "features/epoch_1.npz"):
+        (path / name).unlink()
+        os.mkfifo(path / name)
+        with pytest.raises(UserError, match="is no regular file"):
+            refuse_links(path)
+    with pytest.raises(UserError, match="not a regular file"):
+        read_run(path)
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(BadImage, match="not a regular file"):
         read_image(tmp_path / "pipe.png")
@@ -136,8 +145,7 @@ def test_named_pipes_are_no_pictures_and_no_data(tmp_path: Path) -> None:
 
 
 def test_archives_that_promise_more_than_they_hold(run: Path, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(run, path)
+    path = shutil.copytree(run, tmp_path / "run")
     file = path / "features" / "epoch_1.npz"
     for member, shape in (("train_features.npy", (10**11, 2)), ("extra.npy", (1 << 31,))):
         header = io.BytesIO()
@@ -146,6 +154,13 @@ def test_archives_that_promise_more_than_they_hold(run: Path, tmp_path: Path) ->
             archive.writestr(member, header.getvalue() + bytes(100))
         with pytest.raises(UserError, match="damaged"):
             read_run(path)
+
+
+def test_a_sample_that_lacks_what_a_report_shows_labels_no_image_as_another() -> None:
+    epoch = SimpleNamespace(number=3, arrays={"train_sample": np.arange(10)})
+    for chosen in ([3, 12], [-1]):
+        with pytest.raises(UserError, match=r"epoch 3: damaged \(train_sample lacks images"):
+            report_figures._columns([epoch], "train", np.array(chosen), (0, 1))
 
 
 def test_pictures_larger_than_a_photograph(tmp_path: Path) -> None:
@@ -282,7 +297,7 @@ def fuzz_picture(data: st.DataObject, path: Path, run: Path) -> Callable[[], obj
     kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]))
     Image.fromarray(np.arange(900, dtype=np.uint8).reshape(30, 30)).save(file, kind)
     (path / "picture").write_bytes(damaged_bytes(data, file.getvalue()))
-    return lambda: read_image(path / "picture")
+    return lambda: to_digit(read_image(path / "picture"))
 
 
 FUZZERS = [fuzz_config, fuzz_csv, fuzz_features, fuzz_checkpoint, fuzz_idx, fuzz_picture]
@@ -334,8 +349,7 @@ def survive(fuzzer: Callable[..., Callable[[], object]], run: Path, path: Path, 
 )
 def test_a_config_that_is_no_config_is_one_line(run: Path, tmp_path: Path, content: bytes) -> None:
     """For a run that is resumed, and for all that reads one."""
-    path = tmp_path / "run"
-    shutil.copytree(run, path)
+    path = shutil.copytree(run, tmp_path / "run")
     (path / "config.json").write_bytes(content)
     for done in (
         run_here(main.main, "--resume", path),
@@ -348,8 +362,7 @@ def test_a_config_that_is_no_config_is_one_line(run: Path, tmp_path: Path, conte
 
 
 def test_a_config_of_gigabytes_is_not_read(run: Path, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(run, path)
+    path = shutil.copytree(run, tmp_path / "run")
     with open(path / "config.json", "wb") as file:
         file.truncate(3 << 30)  # a hole: nothing is written
     done = run_here(main.main, "--resume", path)
@@ -359,8 +372,7 @@ def test_a_config_of_gigabytes_is_not_read(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["batches.csv", "epochs.csv"])
 def test_a_folder_where_a_table_should_be(run: Path, tmp_path: Path, name: str) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(run, path)
+    path = shutil.copytree(run, tmp_path / "run")
     (path / name).unlink()
     (path / name).mkdir()
     done = run_here(main.main, "--resume", path)
@@ -369,8 +381,7 @@ def test_a_folder_where_a_table_should_be(run: Path, tmp_path: Path, name: str) 
 
 
 def test_a_plain_pickle_is_one_line(run: Path, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(run, path)
+    path = shutil.copytree(run, tmp_path / "run")
     (path / "checkpoint.pt").write_bytes(pickle.dumps({"format": 3}))
     done = spawn("main.py", "--resume", path)
     assert done.returncode == 2
@@ -386,29 +397,3 @@ def test_damage_is_one_line(fuzzer: Callable[..., Callable[[], object]], run: Pa
 @pytest.mark.parametrize("fuzzer", FUZZERS)
 def test_much_damage_is_one_line(fuzzer: Callable[..., Callable[[], object]], run: Path, tmp_path: Path) -> None:
     survive(fuzzer, run, tmp_path / "damaged", MANY)
-
-
-def test_a_damaged_neighbor_does_not_stop_a_comparison(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "good")
-    shutil.copytree(run, tmp_path / "bad")
-    (tmp_path / "bad" / "config.json").write_text("[" * 100_000)
-    done = run_here(compare.main, "--runs", tmp_path / "good", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    done = run_here(compare.main, "--runs", tmp_path / "bad", "--out", tmp_path / "out")
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    assert str(tmp_path / "bad" / "config.json") in done.stderr
-    assert ROOT.exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
-def test_named_pipes_in_a_run_directory_are_refused(run: Path, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(run, path)
-    for name in ("batches.csv", "features/epoch_1.npz"):
-        (path / name).unlink()
-        os.mkfifo(path / name)
-        with pytest.raises(UserError, match="is no regular file"):
-            refuse_links(path)
-    with pytest.raises(UserError, match="not a regular file"):
-        read_run(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, run_here
+from conftest import run_here, spawn
 from PIL import Image
 from test_pictures import picture
 
@@ -40,13 +39,7 @@ def run(run_main, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def predict(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
-    """Run predict.py, in a process of its own where it reads from stdin."""
-    if stdin is None:
-        return run_here(program.main, *arguments)
-    command = [sys.executable, str(ROOT / "predict.py"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, input=stdin)
-    return subprocess.CompletedProcess(command, done.returncode, done.stdout.decode(), done.stderr.decode())
+predict = partial(run_here, program.main)
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +110,6 @@ def test_what_the_network_saw(run: Path, drawn: Path) -> None:
     assert len(lines) == 2 + 14
     assert max(map(len, lines[2:])) <= 4 + 28
     assert "@" in "".join(lines[2:])
-
-
-def test_wrong_names_are_told_of_before_the_network_is_loaded(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.reader.Reader", lambda *_: pytest.fail("loaded"))
-    done = predict("--run", run, "absent.png")
-    assert done.returncode == 2
-    assert done.stderr == "predict.py: absent.png: cannot be read: No such file or directory\n"
 
 
 @pytest.mark.parametrize("flag", ["--page", "--export"])
@@ -243,12 +229,16 @@ def test_heic_is_read_where_its_package_is(drawn: Path, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("name", "said"),
     [
+        ("absent.png", "cannot be read: No such file or directory"),
         ("https://example.org/7.png", "a URL: download it first, or pipe it into predict.py -"),
         ("none/*.png", "no file has a name of this pattern"),
         ("n" * 300 + ".png", "cannot be read: File name too long"),
     ],
 )
-def test_names_that_are_no_files(run: Path, name: str, said: str) -> None:
+def test_names_that_are_no_files_are_told_of_before_the_network_is_loaded(
+    run: Path, name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.reader.Reader", lambda *_: pytest.fail("loaded"))
     done = predict("--run", run, name)
     assert done.returncode == 2
     assert done.stderr == f"predict.py: {name}: {said}\n"
@@ -265,7 +255,8 @@ def test_digits_it_never_saw_are_unknown_more_often(run: Path, mnist5k: datasets
 
 
 def test_stdin(run: Path, drawn: Path) -> None:
-    done = predict("--run", run, "-", stdin=(drawn / "1-0.jpg").read_bytes())
+    with open(drawn / "1-0.jpg", "rb") as image:
+        done = spawn("predict.py", "--run", run, "-", stdin=image)
     assert done.returncode == 0, done.stderr
     assert "stdin: 1 (" in done.stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, RunMain, is_anywhere_running, run_here, run_limited, wait_until
+from conftest import ROOT, RunMain, is_anywhere_running, run_here, run_limited, spawn, wait_until
 from PIL import Image
 
 import compare
@@ -38,6 +39,11 @@ def run(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def started(program: str, *words: object) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / program), *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
 # ---------------------------------------------------------------- signals, and commands that meet
 
 
@@ -45,11 +51,7 @@ def run(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_trainings_end_with_a_comparison_that_is_killed(tmp_path: Path) -> None:
     out = tmp_path / "compare"
     flags = ["--losses", "center", "--out", out, "--", *TWO_DIGITS, "--max-epoch", "400"]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "compare.py"), *map(str, flags)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = started("compare.py", *flags)
     trained = out / "runs" / "center-1"
     wait_until((trained / "checkpoint.pt").exists, process)
     process.kill()
@@ -99,11 +101,16 @@ def test_a_full_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+@pytest.mark.parametrize("words", ["main.py -d mnist5k", "compare.py", "predict.py x.png"])
+def test_interrupted_before_it_has_begun(tmp_path: Path, words: str) -> None:
+    (tmp_path / "msgspec.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")  # among the first modules
+    done = spawn(*words.split(), cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
+
+
 def test_interrupted_twice(tmp_path: Path) -> None:
-    words = [*TWO_DIGITS, "--max-epoch", "400", "--plot", "--save-dir", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    process = started("main.py", *TWO_DIGITS, "--max-epoch", 400, "--plot", "--save-dir", tmp_path / "run")
     wait_until((tmp_path / "run" / "checkpoint.pt").exists, process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
@@ -114,16 +121,8 @@ def test_interrupted_twice(tmp_path: Path) -> None:
 
 
 def test_two_trainings_started_at_once_have_a_directory_each(run_main: RunMain, tmp_path: Path) -> None:
-    words = [
-        sys.executable,
-        str(ROOT / "main.py"),
-        *TWO_DIGITS,
-        "--max-epoch",
-        "1",
-        "--save-dir",
-        str(tmp_path / "run"),
-    ]
-    both = [subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    words = [*TWO_DIGITS, "--max-epoch", 1, "--save-dir", tmp_path / "run"]
+    both = [started("main.py", *words) for _ in range(2)]
     errors = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], errors
     assert "Traceback" not in "".join(errors)
@@ -135,8 +134,7 @@ def test_two_trainings_started_at_once_have_a_directory_each(run_main: RunMain, 
 
 @pytest.mark.parametrize("name", ["batches.csv", "epochs.csv", "best.pt", "animation.gif", "features/epoch_2.npz"])
 def test_links_that_lead_nowhere_are_refused_too(run: Path, tmp_path: Path, name: str) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(run, path)
+    path = shutil.copytree(run, tmp_path / "run")
     (path / name).unlink(missing_ok=True)
     (path / name).symlink_to(tmp_path / "new")
     with pytest.raises(UserError, match="is a symbolic link"):
@@ -156,8 +154,7 @@ def test_what_a_comparison_writes_beside_its_runs_follows_no_link(
 
 
 def test_a_finished_run_that_is_resumed_is_only_read(run: Path, run_main: RunMain, tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    shutil.copytree(run, path)
+    path = shutil.copytree(run, tmp_path / "run")
     with open(path / "batches.csv", "a") as file:
         file.write("a line of mine\n")
     there = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
@@ -169,8 +166,7 @@ def test_a_finished_run_that_is_resumed_is_only_read(run: Path, run_main: RunMai
 
 
 def test_no_html_and_no_escapes_from_a_run(run: Path, tmp_path: Path) -> None:
-    path = tmp_path / "a\x1b[2Jb\nc"
-    shutil.copytree(run, path)
+    path = shutil.copytree(run, tmp_path / "a\x1b[2Jb\nc")
     config = json.loads((path / "config.json").read_text())
     config["machine"]["gpu"] = "<script>alert(1)</script>\x1b[2J\n# A heading"
     (path / "config.json").write_text(json.dumps(config))
@@ -228,14 +224,15 @@ def test_a_disk_that_is_full_while_comparing(run: Path, tmp_path: Path, what: tu
     assert not list((tmp_path / "out").glob(".partial-*"))
 
 
-def test_a_disk_that_is_full_while_filming(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run" / "animation.gif").write_bytes(b"the last one")
-    done = run_limited(10_000, tmp_path / "run", "--animate", program=("-m", "analysis.draw"))
+@pytest.mark.parametrize(("flags", "name"), [((), "train/epoch_2.png"), (("--animate",), "animation.gif")])
+def test_a_disk_that_is_full_while_drawing(run: Path, tmp_path: Path, flags: tuple[str, ...], name: str) -> None:
+    path = shutil.copytree(run, tmp_path / "run")
+    (path / name).write_bytes(b"the last one")
+    done = run_limited(10_000, path, *flags, program=("-m", "analysis.draw"))
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert "File too large" in done.stderr
-    assert (tmp_path / "run" / "animation.gif").read_bytes() == b"the last one"
+    assert done.stderr.splitlines() == [f"analysis.draw: error: [Errno 27] File too large: '{path / name}'"]
+    assert (path / name).read_bytes() == b"the last one"
+    assert not list(path.rglob(".partial-*"))
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,7 @@ def read_set(parser: Parser, words: list[str], given: dict[str, Any]) -> None:
         name, equals, text = word.partition("=")
         name = name.replace("-", "_")
         if not equals or name not in classes:
-            close = nearest(name, classes)
+            close = nearest(name, classes) or "; training/settings.py holds them all"
             parser.error(f"argument --set: {word!r}: must be NAME=VALUE with the name of a setting{close}")
         if name in flags:
             parser.error(f"argument --set: {word!r}: --{name.replace('_', '-')} says it too, leave one of them out")
