@@ -121,6 +121,14 @@ departures() { # docs/reproduction/ablation.md. 33 runs of 2 epochs, 2 of 10
     $PYTHON compare.py --out $OUT/start --variants "circle: " "anywhere: --set head_init=xavier center_init=normal" -- -d mnist
 }
 
+recipe() { # docs/reproduction/ablation.md: parts of the default recipe taken away together. 20 runs of 10 epochs
+    random="head_init=xavier center_init=normal center_hold=0"
+    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/recipe --variants "today: " "random start, no hold: --set $random" \
+        "and no warm-up: --set $random warmup=0" \
+        "clipping and slow features alone: --set $random warmup=0 shift=0 feature_prelu=true" -- -d mnist
+    cp $OUT/recipe/{comparison,seeds}.md $OUT/recipe/runs.csv docs/results/recipe
+}
+
 paper() { # docs/reproduction/paper_settings.md. 9 runs of 22 epochs
     recipe="-d mnist --recipe paper --precision bf16"
     $PYTHON compare.py --weights-cent 0 0.01 --seeds 1 2 3 --out $OUT/paper -- $recipe
