@@ -65,6 +65,10 @@ def ruled_in_ink(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return ruled(sheet(digit, rng), rng.uniform(-4, 4), False, INK, int(rng.integers(18, 40)), 2)
 
 
+def grid_in_ink(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return ruled(sheet(digit, rng), rng.uniform(-4, 4), True, INK, int(rng.integers(20, 36)), int(rng.integers(3, 6)))
+
+
 def box(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     page = sheet(digit, rng)
     corner = rng.integers(3, 18, 4)
@@ -141,6 +145,7 @@ def some(mnist5k: datasets.Digits, shift: int = 0) -> tuple[np.ndarray, list[int
         *((kind, 27) for kind in (grid, ruled_in_ink, box, cell, scan, holes, hard_shadow)),
         *((kind, 28) for kind in (pencil, chalk, up_to_the_border)),
         (pen_on_a_grid, 26),
+        (grid_in_ink, 22),
         (box_that_is_touched, 20),
     ],
 )
