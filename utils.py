@@ -72,6 +72,8 @@ def run_command(name: str, work: Callable[[], int]) -> int:
     except KeyboardInterrupt as interrupt:
         if previous:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
+        if previous.get(signal.SIGINT) is signal.SIG_DFL:  # of a program, which ends here
+            del previous[signal.SIGINT]
         print(file=sys.stderr)  # the line that ^C is on
         return _end(f"Interrupted. {interrupt}".rstrip(), 130)
     except RuntimeError as error:

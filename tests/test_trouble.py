@@ -55,7 +55,7 @@ def test_trainings_end_with_a_comparison_that_is_killed(tmp_path: Path) -> None:
     trained = out / "runs" / "center-1"
     wait_until((trained / "checkpoint.pt").exists, process)
     process.kill()
-    process.wait()
+    process.communicate()
     while is_anywhere_running(str(trained)):
         time.sleep(0.05)
     assert "Interrupted. Continue with" in trained.with_name("center-1.out").read_text()
@@ -224,7 +224,9 @@ def test_a_disk_that_is_full_while_comparing(run: Path, tmp_path: Path, what: tu
     assert not list((tmp_path / "out").glob(".partial-*"))
 
 
-@pytest.mark.parametrize(("flags", "name"), [((), "train/epoch_2.png"), (("--animate",), "animation.gif")])
+@pytest.mark.parametrize(
+    ("flags", "name"), [(("--epochs", "2"), "train/epoch_2.png"), (("--animate",), "animation.gif")]
+)
 def test_a_disk_that_is_full_while_drawing(run: Path, tmp_path: Path, flags: tuple[str, ...], name: str) -> None:
     path = shutil.copytree(run, tmp_path / "run")
     (path / name).write_bytes(b"the last one")
