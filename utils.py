@@ -190,20 +190,6 @@ def hours(seconds: float) -> str:
     return f"{int(seconds) // 3600}:{int(seconds) // 60 % 60:02d}:{int(seconds) % 60:02d}"
 
 
-def mean_and_std(values: list[float]) -> tuple[float, float | None]:
-    """Return mean and standard deviation over runs; a single run has no deviation."""
-    import numpy as np
-
-    with np.errstate(invalid="ignore"):  # a number that a run lacks is nan
-        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def plus_minus(values: list[float], digits: int) -> str:
-    """Return "mean ± standard deviation"."""
-    mean, std = mean_and_std(values)
-    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
-
-
 # ---------------------------------------------------------------- the machine
 
 

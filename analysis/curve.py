@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from analysis.tables import ASIDE, Row, rows_of
+from analysis.tables import ASIDE, Row, mean_and_std, rows_of
 from rundir.run import Run
-from utils import atomically, mean_and_std
+from utils import atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -21,12 +22,24 @@ from analysis.metrics import Metric, accuracy, has_collapsed
 from analysis.plots import loss_name
 from rundir.run import Run
 from training.settings import Settings
-from utils import atomically, mean_and_std, plus_minus, printable, say
+from utils import atomically, printable, say
 
 Rows = dict[str, list[Run]]
 ASIDE = {"seed": 0, "known_classes": None}  # settings that the runs of a row may differ in
 SAME = ["seed", "known"]  # what tells the runs of a row apart: those that share it are one, trained again
 MARKUP = re.compile(r"[\\`*\[\]!|]|:(?=//)|(?<=www)\.", re.IGNORECASE)  # what makes links and images, or ends a cell
+
+
+def mean_and_std(values: list[float]) -> tuple[float, float | None]:
+    """Return mean and standard deviation over runs; a single run has no deviation."""
+    with np.errstate(invalid="ignore"):  # a number that a run lacks is nan
+        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def plus_minus(values: list[float], digits: int) -> str:
+    """Return "mean ± standard deviation"."""
+    mean, std = mean_and_std(values)
+    return f"{mean:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
 
 
 # ---------------------------------------------------------------- which runs make a row

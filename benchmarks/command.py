@@ -17,9 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from analysis.tables import plus_minus
 from benchmarks.timing import clock, command, machine
 from rundir.log import read_epochs
-from utils import HERE, plus_minus
+from utils import HERE
 
 # A small process between us and what is measured: on Linux a child's peak memory starts at its parent's.
 LAUNCHER = """

@@ -27,12 +27,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from analysis import metrics, tables
+from analysis.tables import plus_minus
 from datasets import SIDE
 from rundir.log import read_epochs
 from rundir.network import data_of, held_out_of, load_data, load_network
 from rundir.run import Run, read_config, read_run
 from training.trainer import Network
-from utils import UserError, plus_minus, run_command
+from utils import UserError, run_command
 
 CPU = torch.device("cpu")
 MIDDLE = (1, 1)  # the corner of a view in an image with a border of one pixel

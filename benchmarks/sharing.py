@@ -17,9 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from analysis.tables import plus_minus
 from benchmarks.timing import beside, command, machine
 from rundir.log import read_epochs
-from utils import HERE, plus_minus
+from utils import HERE
 
 SETTINGS = {  # the first is main.py's own; a count of 300,000 turns is the library's
     "main.py": {},

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
+from analysis.tables import plus_minus
 from benchmarks.timing import by_turns, clock, command, machine
 from center_loss import CenterLoss
 from datasets import Digits, load
@@ -31,7 +32,6 @@ from training.building import build_training
 from training.hardware import autocast, choose_device, gpu_name, plan_for
 from training.parallel import Group
 from training.settings import Plan
-from utils import plus_minus
 
 BATCH = 128
 
