@@ -29,13 +29,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 import datasets
+from analysis.tables import mean_and_std, plus_minus
 from benchmarks.timing import by_turns, machine
 from rundir.log import read_epochs
 from training.arguments import parse_arguments
 from training.building import Training, build_training
 from training.hardware import choose_device, gpu_name, plan_for
 from training.parallel import Group
-from utils import HERE, mean_and_std, plus_minus
+from utils import HERE
 
 CPU = torch.device("cpu")
 TARGETS = (98.51, 99.0)  # percent; the first is what the widely copied code logs at its epoch 30
