@@ -70,7 +70,8 @@ def tests(rehearse: bool) -> Iterator[str]:
     """Tests that need a GPU"""
     files = [str(file) for file in sorted((HERE / "tests").glob("test_*.py")) if "mark.cuda" in file.read_text()]
     yield "```"
-    run("-m", "pytest", "-v", "-o", "addopts=-rs", "-m", "cuda", "--tb=short", "-p", "no:cacheprovider", *files)
+    flags = ("-v", "-o", "addopts=-rs", "-m", "cuda", "--tb=short", "-p", "no:cacheprovider")
+    run("-m", "pytest", *flags, "--continue-on-collection-errors", *files)
     yield "```"
 
 
@@ -107,8 +108,7 @@ def accuracy(rehearse: bool) -> Iterator[str]:
     for length, precision in itertools.product(lengths, precisions):
         accuracies, seconds = [], []
         for seed in seeds:
-            flags = ("--max-epoch", str(length), "--precision", precision, "--seed", str(seed))
-            training = prepare(rehearse, *flags)
+            training = prepare(rehearse, "--max-epoch", str(length), "--precision", precision, "--seed", str(seed))
             seconds.append(clock(lambda: [train(training, epoch) for epoch in range(1, length + 1)]))  # noqa: B023
             accuracies.append(training.trainer.evaluate(training.data.test_images, training.data.test_labels).accuracy)
         each = ", ".join(f"{value:.2f}" for value in accuracies[1:])
