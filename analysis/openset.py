@@ -141,7 +141,7 @@ def evaluated(run: Run, network: Network, images: Tensor, device: torch.device) 
     """
     labels = torch.zeros(len(images), dtype=torch.int64, device=device)  # they are needed for an accuracy alone
     made = network.evaluate(images.to(device), labels)
-    features, logits = made.features.double().cpu().numpy(), made.logits.double().cpu().numpy()
+    features, logits = made.features.cpu().double().numpy(), made.logits.cpu().double().numpy()
     if not (np.isfinite(features).all() and np.isfinite(logits).all()):
         raise UserError(f"{run.path}: makes features or logits that are not finite; it cannot be scored")
     return features, logits

@@ -308,8 +308,9 @@ def test_the_benchmark_for_a_gpu_is_rehearsed(tmp_path: Path) -> None:
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert page == "\n".join((tmp_path / f"{name}.md").read_text() for name in only[1:]) + "\n"
     assert page.count("## ") == 3
-    assert "Stopped" not in page
-    assert re.search(r"Mean accuracy of at least 98\.51 %: \d+\.\d\d ± \d+\.\d\d s of training", page), page
+    assert page.count("; status 0)") == 3, page
+    assert re.search(r"\| 1 \| fp32 \| 9\d\.\d\d ± ", page), page
+    assert "| TF32 | --precision tf32: NVIDIA GPUs have it" in page
 
 
 def test_the_benchmark_for_a_gpu_wants_one(tmp_path: Path) -> None:
