@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it 
 
 from training.arguments import parse_gpu
 from training.parser import Parser, argument, number
-from utils import HERE
+from utils import ROOT
 
 FIGURE = "predictions.png"
-SHIPPED = HERE / "models" / "shipped"
+SHIPPED = ROOT / "models" / "shipped"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -70,8 +70,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.find_digit import Seen, see
 from analysis.image_files import BadImage, read_pages, sources
-from analysis.pictures import Seen, see
 from rundir.run import read_run
 from utils import complain, printable, progress_bar, run_command, say
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent  # of the code
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what it tells each process
 VERSION = "1.0"  # pyproject.toml says it too
 

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import torch
 
-from analysis.pictures import READING, BadImage, from_gray, to_digit
+from analysis.find_digit import READING, BadImage, from_gray, to_digit
 from rundir.network import held_out_of, load_network
 from rundir.run import Run
 from training.trainer import Evaluation

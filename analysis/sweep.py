@@ -23,9 +23,9 @@ from rundir.run import epochs_of, is_finished, keeps_every_epoch, progress_of, r
 from training.arguments import Request, parse_arguments
 from training.recipes import resolve
 from training.settings import Plan, Settings
-from utils import HERE, UserError, hours, say, usable_cores
+from utils import ROOT, UserError, hours, say, usable_cores
 
-MAIN = HERE / "main.py"
+MAIN = ROOT / "main.py"
 
 
 # ---------------------------------------------------------------- what is there, and what is missing

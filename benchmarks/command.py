@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.tables import plus_minus
 from benchmarks.timing import clock, command, machine
 from rundir.log import read_epochs
-from utils import HERE
+from utils import ROOT
 
 # A small process between us and what is measured: on Linux a child's peak memory starts at its parent's.
 LAUNCHER = """
@@ -33,20 +33,20 @@ sys.exit(status)
 
 def run(*words: str) -> None:
     """Run a command of the project to its end."""
-    subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True, cwd=HERE)
+    subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True, cwd=ROOT)
 
 
 def peak(*words: str) -> float:
     """Return the peak memory of a command's largest process in GiB."""
     launch = [sys.executable, "-c", LAUNCHER, *words]
-    done = subprocess.run(launch, capture_output=True, text=True, check=True, cwd=HERE)
+    done = subprocess.run(launch, capture_output=True, text=True, check=True, cwd=ROOT)
     return float(done.stdout) * (1 if sys.platform == "darwin" else 1024) / 2**30
 
 
 def until_first_batch(folder: str) -> None:
     """Run main.py until its first batch is on the screen."""
     flags = ["-d", "mnist", "--use-cpu", "--print-freq", "1", "--save-dir", f"{folder}/first", "--overwrite"]
-    with subprocess.Popen([sys.executable, "main.py", *flags], stdout=subprocess.PIPE, text=True, cwd=HERE) as process:
+    with subprocess.Popen([sys.executable, "main.py", *flags], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         if not any(line.startswith("Batch 1/") for line in process.stdout):
             sys.exit("main.py ended before its first batch")

@@ -33,7 +33,7 @@ from training.arguments import parse_arguments
 from training.building import Training, build_training
 from training.hardware import choose_device, gpu_name, plan_for
 from training.parallel import Group
-from utils import HERE, UserError
+from utils import ROOT, UserError
 
 REHEARSAL = ("--known-classes", "0", "1", "--batch-size", "100", "--use-cpu")
 LIMITS = {"tests": 300, "steps": 300, "accuracy": 480, "speed": 400, "figures": 200}  # seconds
@@ -49,7 +49,7 @@ WAYS = {
 
 def prepare(rehearse: bool, *flags: str, device: torch.device | None = None) -> Training:
     """Return what trains on MNIST on the GPU, or a few digits on the CPU, with further flags."""
-    data = datasets.load("auto" if rehearse else "mnist", HERE / "data", lambda line: None)
+    data = datasets.load("auto" if rehearse else "mnist", ROOT / "data", lambda line: None)
     if rehearse:
         data = replace(data, train_images=data.train_images[:8_000], train_labels=data.train_labels[:8_000])
     request = parse_arguments(["-d", data.name, *(REHEARSAL if rehearse else ()), *flags])
@@ -64,12 +64,12 @@ def train(training: Training, epoch: int = 1, count: int | None = None) -> None:
 
 def run(*words: str) -> None:
     """Run a program of the project; what it says goes to the page."""
-    subprocess.run([sys.executable, *words], cwd=HERE)
+    subprocess.run([sys.executable, *words], cwd=ROOT)
 
 
 def tests(rehearse: bool) -> Iterator[str]:
     """Tests that need a GPU"""
-    files = [str(file) for file in sorted((HERE / "tests").glob("test_*.py")) if "mark.cuda" in file.read_text()]
+    files = [str(file) for file in sorted((ROOT / "tests").glob("test_*.py")) if "mark.cuda" in file.read_text()]
     yield "```"
     flags = ("-v", "-o", "addopts=-rs", "-m", "cuda", "--tb=short", "-p", "no:cacheprovider")
     run("-m", "pytest", *flags, "--continue-on-collection-errors", *files)
@@ -122,7 +122,7 @@ def speed(rehearse: bool) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as folder:  # torchvision reads unpacked files alone
         raw = Path(folder) / "MNIST/raw"
         raw.mkdir(parents=True)
-        for file in (HERE / "data/MNIST/raw").iterdir():
+        for file in (ROOT / "data/MNIST/raw").iterdir():
             content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
             (raw / file.name.removesuffix(".gz")).write_bytes(content)
         more = () if rehearse else ("--variant=--precision tf32", "--variant=--compile on")

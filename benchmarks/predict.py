@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from analysis import metrics, openset, plots
-from analysis.pictures import BadImage, from_gray, read_image, to_digit
+from analysis.find_digit import BadImage, from_gray, read_image, to_digit
 from analysis.reader import Prediction, Reader
 from benchmarks.timing import machine
 from rundir.network import data_of, data_root

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.tables import plus_minus
 from benchmarks.timing import beside, command, machine
 from rundir.log import read_epochs
-from utils import HERE
+from utils import ROOT
 
 SETTINGS = {  # the first is main.py's own; a count of 300,000 turns is the library's
     "main.py": {},
@@ -36,7 +36,7 @@ def start(directory: str, flags: list[str], env: dict[str, str], epochs: int) ->
     """Start a training of so many epochs."""
     command = [sys.executable, "main.py", "-d", "mnist5k", "--use-cpu", "--save-dir", directory]
     command += ["--max-epoch", str(epochs), *flags]
-    return subprocess.Popen(command, cwd=HERE, env=os.environ | env, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | env, stdout=subprocess.DEVNULL)
 
 
 def seconds(load: int, flags: list[str], env: dict[str, str], epochs: int, limit: float) -> float:

@@ -24,7 +24,7 @@ from rundir.directory import how_to_go_on
 from rundir.features import kept_epochs, read_features
 from rundir.log import last_batch, read_epochs
 from training.settings import Count, Plan, Settings, plan_from_json
-from utils import HERE, UserError, atomically, command_line, processor_name, usable_cores
+from utils import ROOT, UserError, atomically, command_line, processor_name, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -251,7 +251,7 @@ def _made_on(config: _Config, plan: Plan) -> str:
 def _git_commit() -> str | None:
     """Return the commit of this code, with ``-dirty`` if it has been changed since."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        git = ["git", "-C", str(HERE)]
+        git = ["git", "-C", str(ROOT)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
         changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
         return commit + ("-dirty" if changed.stdout.strip() else "")

@@ -38,7 +38,7 @@ from training.hardware import choose_device, plan_for
 from training.parallel import Group
 from training.recipes import resolve
 from training.settings import Plan
-from utils import HERE, UserError
+from utils import ROOT, UserError
 
 RUNS = (
     "",
@@ -304,7 +304,7 @@ def test_a_driver_that_does_not_start_is_not_asked_for_random_states() -> None:
 def test_the_benchmark_for_a_gpu_is_rehearsed(tmp_path: Path) -> None:
     """Its parts, but for the tests that a GPU runs and the ordinary loop, on the CPU."""
     only = ["--only", "steps", "accuracy", "figures"]
-    command = [sys.executable, str(HERE / "benchmarks/gpu.py"), "--rehearse", "--out", str(tmp_path), *only]
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--rehearse", "--out", str(tmp_path), *only]
     page = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert page == "\n".join((tmp_path / f"{name}.md").read_text() for name in only[1:]) + "\n"
     assert page.count("## ") == 3
@@ -316,7 +316,7 @@ def test_the_benchmark_for_a_gpu_is_rehearsed(tmp_path: Path) -> None:
 def test_the_benchmark_for_a_gpu_wants_one(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    command = [sys.executable, str(HERE / "benchmarks/gpu.py"), "--out", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "no CUDA device was found" in done.stderr or "built without CUDA" in done.stderr

@@ -15,7 +15,7 @@ import datasets
 import predict
 from analysis.reader import Reader
 from rundir.run import read_run
-from utils import HERE
+from utils import ROOT
 
 KINDS = {  # of runs trained here, beside the one that comes with the code
     "biased": ["--set", "head_bias=true", "--set", "feature_prelu=true", "--set", "overlapping_pool=true"],
@@ -26,7 +26,7 @@ KINDS = {  # of runs trained here, beside the one that comes with the code
 @pytest.fixture(params=["shipped", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)])
 def run(request: pytest.FixtureRequest, run_main: RunMain, tmp_path: Path) -> Path:
     if request.param == "shipped":
-        return HERE / "models" / "shipped" / "center"
+        return ROOT / "models" / "shipped" / "center"
     words = ["-d", "mnist5k", "--use-cpu", "--known-classes", "1", "3", "8", "--max-epoch", "1", "--batch-size", "128"]
     done = run_main(*words, *KINDS[request.param], "--save-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ import compare
 import main
 import predict
 from analysis import report_figures
-from analysis.pictures import BadImage, read_image, to_digit
+from analysis.find_digit import BadImage, read_image, to_digit
 from datasets import DataError, Digits, read_idx
 from rundir.checkpoint import load_checkpoint, load_state, restore_random_states
 from rundir.directory import make_run_directory, refuse_links

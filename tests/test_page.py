@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 import datasets
 import predict as program
-from analysis.pictures import from_gray, to_digit
+from analysis.find_digit import from_gray, to_digit
 from analysis.reader import Reader
 from rundir.run import read_run
 

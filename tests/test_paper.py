@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 import datasets
-from analysis.pictures import BadImage, from_gray, see
+from analysis.find_digit import BadImage, from_gray, see
 from analysis.reader import Reader
 from rundir.run import read_run
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 from conftest import run_here, spawn
 from PIL import Image
-from test_pictures import picture
+from test_find_digit import picture
 
 import datasets
 import predict as program
+from analysis.find_digit import BadImage, from_gray, read_image, to_digit
 from analysis.image_files import sources
-from analysis.pictures import BadImage, from_gray, read_image, to_digit
 from analysis.reader import Reader
 from rundir.run import read_run
 from training import hardware

@@ -22,9 +22,9 @@ from rundir.features import kept_epochs
 from rundir.network import load_network
 from rundir.run import read_run
 from training.trainer import Network
-from utils import HERE
+from utils import ROOT
 
-SHIPPED = HERE / "models" / "shipped" / "center"
+SHIPPED = ROOT / "models" / "shipped" / "center"
 
 
 def network(head: SoftmaxHead | ArcFace | CosFace) -> Network:

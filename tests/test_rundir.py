@@ -19,9 +19,9 @@ from rundir import checkpoint, directory, drawing, events, network, run
 from rundir.log import LossMeter, RunLog
 from training import hardware
 from training.settings import Plan
-from utils import HERE, UserError
+from utils import ROOT, UserError
 
-SHIPPED = HERE / "models" / "shipped" / "center"
+SHIPPED = ROOT / "models" / "shipped" / "center"
 
 
 def test_loss_meter_shows_the_current_batch_and_the_running_mean(tmp_path: Path) -> None:

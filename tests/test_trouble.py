@@ -21,7 +21,7 @@ from PIL import Image
 import compare
 import utils
 from analysis import sweep
-from analysis.pictures import read_image
+from analysis.find_digit import read_image
 from analysis.wanted import Wanted
 from rundir.directory import Guard, refuse_links
 from rundir.run import read_run

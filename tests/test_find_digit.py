@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import datasets
-from analysis.pictures import BadImage, from_gray, read_image, see, to_digit
+from analysis.find_digit import BadImage, from_gray, read_image, see, to_digit
 
 
 def picture(digit: np.ndarray, side: int, ink: tuple[int, ...], ground: tuple[int, ...]) -> Image.Image:
