@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,15 +248,10 @@ def _inset(ax: Axes, read: Epoch, part: str, square: Mapping[str, Any]) -> None:
     inset.set_xlabel("at the widest panel's scale", fontsize=5, labelpad=1.5)
 
 
-def score_bins(values: dict[str, np.ndarray]) -> np.ndarray:
+def score_bins(sets: Iterable[np.ndarray]) -> np.ndarray:
     """Return the edges (60,) of the bins for a score of several sets of samples."""
-    low, high = np.quantile(np.concatenate(list(values.values())), [0.002, 0.998])
+    low, high = np.quantile(np.concatenate(list(sets)), [0.002, 0.998])
     return np.linspace(low, max(high, low + 1e-6), 60)
-
-
-def pooled(sets: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the values of several sets in one array."""
-    return np.concatenate(list(sets.values()))
 
 
 def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) -> None:
@@ -266,33 +261,35 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
     Args:
         panels: of each run, of each score, the values (N,) of each set of samples, the known ones first.
     """
-    from analysis.metrics import open_set
-
     scores = list(next(iter(panels.values())))
     with canvas(3.2 * len(panels), 1.7 * len(scores) + 0.6, SMALL | {"axes.titlesize": 8}) as figure:
         axes = figure.subplots(len(scores), len(panels), squeeze=False)
-        for column, (run, of_run) in enumerate(panels.items()):
-            for row, score in enumerate(scores):
-                ax = axes[row, column]
-                bins = score_bins({key: values for key, one in panels.items() for values in [pooled(one[score])]})
-                for number, (name, values) in enumerate(of_run[score].items()):
-                    style = dict(histtype="stepfilled", alpha=0.5) if number == 0 else dict(histtype="step", lw=1.2)
-                    shown = np.clip(values, bins[0], bins[-1])
-                    ax.hist(shown, bins, density=True, color=COLORS[number], label=name, **style)
-                (_, known), *unknown = of_run[score].items()
-                ax.axvline(np.quantile(known, 0.05), color="black", lw=0.8, ls="--", label="95 % of the known pass")
-                every = np.ones(len(known), bool)
-                told = [(name, open_set(known, every, values)["AUROC"], len(values)) for name, values in unknown]
-                said = "\n".join(f"{name}: AUROC {value:.1f} %, n = {n:,}" for name, value, n in told)
-                ax.text(0.02, 0.96, said, transform=ax.transAxes, va="top", fontsize=6)
-                ax.set_ylim(top=1.3 * ax.get_ylim()[1])
-                ax.set_xlabel(SCORE_AXES.get(score, score))
-                ax.set_yticks([])
-                ax.set_ylabel("" if column else "density")
-            axes[0, column].set_title(run)
+        for score, row in zip(scores, axes, strict=True):
+            bins = score_bins(values for run in panels.values() for values in run[score].values())
+            for ax, run in zip(row, panels.values(), strict=True):
+                _histogram(ax, run[score], bins)
+                ax.set(xlabel=SCORE_AXES.get(score, score), ylabel="density" if ax is row[0] else "", yticks=[])
+        for ax, name in zip(axes[0], panels, strict=True):
+            ax.set_title(name)
         handles, labels = axes[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=len(labels))
         save(figure, path, dpi=200)
+
+
+def _histogram(ax: Axes, sets: Mapping[str, np.ndarray], bins: np.ndarray) -> None:
+    from analysis.metrics import open_set
+
+    said = []
+    (_, known), *_ = sets.items()
+    for number, (name, values) in enumerate(sets.items()):
+        style: dict[str, Any] = {"histtype": "step", "lw": 1.2} if number else {"histtype": "stepfilled", "alpha": 0.5}
+        ax.hist(np.clip(values, bins[0], bins[-1]), bins, density=True, color=COLORS[number], label=name, **style)
+        if number:
+            auroc = open_set(known, np.ones(len(known), bool), values)["AUROC"]
+            said.append(f"{name}: AUROC {auroc:.1f} %, n = {len(values):,}")
+    ax.axvline(np.quantile(known, 0.05), color="black", lw=0.8, ls="--", label="95 % of the known pass")
+    ax.text(0.02, 0.96, "\n".join(said), transform=ax.transAxes, va="top", fontsize=6)
+    ax.set_ylim(top=1.3 * ax.get_ylim()[1])
 
 
 def save(figure: Figure, path: Path, dpi: int) -> None:

@@ -80,7 +80,7 @@ def histograms(runs: list[Run], names: list[str], scored: list[Scored]) -> dict[
         label = f"{names[number]}: {plots.SCORE_AXES.get(score, score)}"
         plot = empty_figure(height=260, x_axis_label=label)
         plot.yaxis.visible = False
-        bins = plots.score_bins(values)
+        bins = plots.score_bins(values.values())
         for order, (name, samples) in enumerate(values.items()):
             heights, _ = np.histogram(np.clip(samples, bins[0], bins[-1]), bins, density=True)
             style = {"color": COLORS[order], "legend_label": name}
