@@ -276,7 +276,7 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
         save(figure, path, dpi=200)
 
 
-def _histogram(ax: Axes, sets: Mapping[str, np.ndarray], bins: np.ndarray) -> None:
+def _histogram(ax: Axes, sets: Mapping[str, np.ndarray], bins: Any) -> None:
     from analysis.metrics import open_set
 
     said = []
