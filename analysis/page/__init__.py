@@ -74,7 +74,11 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
     of_maps = model.fc.weight.detach().cpu().view(2, 128, 3, 3).permute(0, 2, 3, 1).flatten(1)  # (2, 3·3·128)
     features, labels = run.arrays["test_features"].astype(float), run.arrays["test_labels"]
     chosen = np.random.default_rng(0).permutation(len(labels))[:POINTS]
-    (left, right), (bottom, top) = limits([features, reader.centers.astype(float)])
+    corners = np.transpose(limits([features, reader.centers.astype(float)]))
+    reach = min(reader.threshold, np.ptp(corners[:, 0]) / 4)  # circles of what is known are seen whole, if not huge
+    around = np.concatenate([corners, reader.centers - reach, reader.centers + reach])
+    middle, half = (around.max(0) + around.min(0)) / 2, 0.52 * np.ptp(around, axis=0).max()
+    (left, bottom), (right, top) = middle - half, middle + half
     accuracy = 100 * float((run.arrays["test_predictions"] == labels).mean())
     return {
         "name": loss_name(run.settings),
@@ -97,7 +101,7 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
         "centers": reader.centers.astype(float).round(4).tolist(),
         "threshold": reader.threshold,
         "heldOut": reader.calibration.held_out,
-        "limits": [left, right, bottom, top],
+        "limits": [float(end) for end in (left, right, bottom, top)],
         "points": np.column_stack([features[chosen].round(3), labels[chosen]]).tolist(),
     }
 

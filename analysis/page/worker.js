@@ -4,7 +4,7 @@
 
 // ---------------------------------------------------------------- the drawing
 
-const BOX = 20, SIDE = 28, FAINT = 25, THINNEST = 0.09; // as in analysis/pictures.py
+const BOX = 20, SIDE = 28, FAINT = 25, THINNEST = 0.09, GAP = 0.2; // as in analysis/pictures.py
 
 // Python's and NumPy's: halves go to the even number.
 function roundHalfEven(value) {
@@ -19,7 +19,8 @@ function quantile(sorted, share) {
   return sorted[low] + (place - low) * (sorted[high] - sorted[low]);
 }
 
-// Gray levels (height, width), black ink on white → uint8 (28, 28), or null where nothing is drawn.
+// Gray levels (height, width), black ink on white → uint8 (28, 28) and how many digits stand apart, or null where
+// nothing is drawn.
 function see(gray, width, height) {
   const contrast = new Float32Array(gray.length);
   for (let i = 0; i < gray.length; i++) contrast[i] = Math.sqrt(3) * (255 - gray[i]);
@@ -31,7 +32,7 @@ function see(gray, width, height) {
   const threshold = otsu(contrast);
   const mask = new Uint8Array(gray.length);
   for (let i = 0; i < mask.length; i++) mask[i] = contrast[i] > threshold ? 1 : 0;
-  withoutSpecks(mask, width, height);
+  const several = apart(withoutSpecks(mask, width, height));
 
   let top = height, bottom = 0, left = width, right = 0;
   const inked = [];
@@ -61,7 +62,7 @@ function see(gray, width, height) {
     ink = dilated(ink, w, h, size);
     w += 2 * size; h += 2 * size;
   }
-  return centered(ink, w, h);
+  return { digit: centered(ink, w, h), several };
 }
 
 // SciPy's uniform_filter over 3×3, mirrored at the edges.
@@ -95,17 +96,21 @@ function otsu(values) {
   return edge(place + 1);
 }
 
-// Clears the parts of a mask, joined at sides and corners, that are small beside the largest.
+// Clears the parts of a mask, joined at sides and corners, that are small beside the largest; returns the others' boxes.
 function withoutSpecks(mask, width, height) {
-  const part = new Int32Array(mask.length), areas = [0], stack = [];
+  const part = new Int32Array(mask.length), areas = [0], boxes = [null], stack = [];
   for (let start = 0; start < mask.length; start++) {
     if (!mask[start] || part[start]) continue;
     areas.push(0);
+    boxes.push({ top: height, bottom: 0, left: width, right: 0 });
     part[start] = areas.length - 1;
     stack.push(start);
     while (stack.length) {
       const i = stack.pop(), x = i % width, y = (i - x) / width;
+      const box = boxes[boxes.length - 1];
       areas[areas.length - 1]++;
+      box.top = Math.min(box.top, y); box.bottom = Math.max(box.bottom, y + 1);
+      box.left = Math.min(box.left, x); box.right = Math.max(box.right, x + 1);
       for (let Y = Math.max(0, y - 1); Y <= Math.min(height - 1, y + 1); Y++)
         for (let X = Math.max(0, x - 1); X <= Math.min(width - 1, x + 1); X++) {
           const j = Y * width + X;
@@ -115,6 +120,21 @@ function withoutSpecks(mask, width, height) {
   }
   const least = 0.05 * Math.max(...areas);
   for (let i = 0; i < mask.length; i++) if (mask[i] && areas[part[i]] < least) mask[i] = 0;
+  return boxes.filter((box, i) => box && areas[i] >= least);
+}
+
+// How many digits stand apart, by the boxes of their parts: as `_apart` in analysis/pictures.py.
+function apart(boxes) {
+  const tallest = Math.max(...boxes.map((box) => box.bottom - box.top)), group = boxes.map((_, i) => i);
+  const height = (box) => box.bottom - box.top, tall = (box) => height(box) > 0.5 * tallest;
+  boxes.forEach((a, i) => boxes.forEach((b, j) => {
+    const beside = Math.max(a.left, b.left) - Math.min(a.right, b.right), below = Math.max(a.top, b.top) - Math.min(a.bottom, b.bottom);
+    const small = height(a) < height(b) ? a : b, overlap = tall(a) && tall(b) ? 0 : 0.5 * (small.right - small.left);
+    if (beside >= -overlap || below >= GAP * tallest || group[i] === group[j]) return;
+    const [from, to] = [group[j], group[i]];
+    group.forEach((one, k) => { if (one === from) group[k] = to; });
+  }));
+  return new Set(group.filter((_, i) => tall(boxes[i]))).size;
 }
 
 // Four times the mean distance of a shape's pixels to the nearest one outside (Felzenszwalb and Huttenlocher 2012).
@@ -284,7 +304,7 @@ self.onmessage = async ({ data }) => {
     return;
   }
   const start = performance.now();
-  const digit = data.digit || see(data.gray, data.width, data.height);
-  const found = digit && networks.map((network) => features(network, digit));
-  self.postMessage({ ticket: data.ticket, digit, found, milliseconds: performance.now() - start });
+  const seen = data.digit ? { digit: data.digit, several: 1 } : see(data.gray, data.width, data.height);
+  const found = seen && networks.map((network) => features(network, seen.digit));
+  self.postMessage({ ticket: data.ticket, digit: null, ...seen, found, milliseconds: performance.now() - start });
 };
