@@ -54,8 +54,7 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
         parts=PARTS,
         digits=sorted({digit for run in runs for digit in run.classes}),
         epochs=facts["epochs"],
-        better=metrics.BETTER,
-        meaning=metrics.MEANING,
+        metrics=metrics.METRICS,
         scored=[
             {"run": names[runs.index(s.run)], "unknowns": s.unknowns, "score": s.score} | s.numbers() for s in scored
         ],

@@ -156,11 +156,10 @@ digits() { # docs/predicting.md: how predict.py does with the network that comes
     $PYTHON benchmarks/predict.py > benchmarks/results/predict.txt
 }
 
-shipped() { # models/shipped, docs/draw.html, docs/figures/draw.gif. 2 runs of 10 epochs
+shipped() { # models/shipped, docs/draw.html. 2 runs of 10 epochs
     $PYTHON compare.py --losses softmax center --out $OUT/shipped -- -d mnist --hold-out 1000 --plot
     for loss in softmax center; do $PYTHON benchmarks/ship.py $OUT/shipped/runs/$loss-1 models/shipped/$loss; done
     $PYTHON predict.py --page docs/draw.html
-    $PYTHON benchmarks/film_page.py docs/figures/draw.gif
 }
 
 small() { # docs/reproduction/losses.md: the 5,000 digits; centers that follow the schedule or not, other floors, and momentum. 22 runs of a minute

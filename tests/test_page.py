@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 import datasets
 import predict as program
-from analysis.find_digit import from_gray, to_digit
+from analysis.find_digit import from_gray, see
 from analysis.reader import Reader
 from rundir.run import read_run
 
@@ -64,7 +64,7 @@ ASK = """({pixels, side, drawing}) => new Promise((answer, fail) => {
   };
   const listen = ({data}) => {
     if (data.ticket !== "asked") return;
-    answers.push({digit: data.digit && Array.from(data.digit), found: data.found});
+    answers.push({...data, digit: data.digit && Array.from(data.digit)});
     if (answers.length < count) return next();
     worker.removeEventListener("message", listen);
     answer(answers);
@@ -111,22 +111,32 @@ def drawings(mnist5k: datasets.Digits) -> list[np.ndarray]:
         pen.line((box[0], box[1], box[2], box[1]), fill=90, width=width)
         pen.point((3, 270), fill=0)  # a speck
         some.append(np.asarray(sheet))
+    for columns, rows in ((2, 1), (1, 2)):  # apart from each other
+        sheet = Image.new("L", (280, 280), 255)
+        for number, digit in enumerate(mnist5k.test_images[1 : 1 + columns * rows].numpy()):
+            sheet.paste(
+                Image.fromarray(255 - digit).resize((112, 112)),
+                (30 + 120 * number * (columns - 1), 20 + 120 * number * (rows - 1)),
+            )
+        some.append(np.asarray(sheet))
     return some
 
 
 def test_a_drawing_becomes_the_digit_that_predict_makes_of_it(page: Any, mnist5k: datasets.Digits) -> None:
     drawn = np.array(drawings(mnist5k))
     for number, answer in enumerate(ask(page, drawn, drawing=True)):
-        wanted = to_digit(from_gray(drawn[number])).astype(int)
-        assert np.abs(np.array(answer["digit"]).reshape(28, 28) - wanted).max() <= 3, number  # of 255: rounding
+        seen = see(from_gray(drawn[number]))
+        assert np.abs(np.array(answer["digit"]).reshape(28, 28) - seen.digit.astype(int)).max() <= 3, number  # of 255
+        assert answer["several"] == max(1, len(seen.several)), number
+    assert len(seen.several) == 2
     assert ask(page, np.full((1, 280, 280), 255), drawing=True)[0]["digit"] is None
 
 
-def draw_with_the_mouse(page: Any) -> None:
+def draw_with_the_mouse(page: Any, across: float = 0.5, down: float = 0.8) -> None:
     box = page.locator("#sheet").bounding_box()
-    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.2 * box["height"])
+    page.mouse.move(box["x"] + across * box["width"], box["y"] + 0.2 * box["height"])
     page.mouse.down()
-    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.8 * box["height"], steps=12)
+    page.mouse.move(box["x"] + across * box["width"], box["y"] + down * box["height"], steps=12)
     page.mouse.up()
 
 
@@ -138,6 +148,8 @@ def wait_for_answer(page: Any, text: str) -> None:
 
 def test_a_person_draws_looks_switches_and_clears(page: Any, runs: list[Path]) -> None:
     wait_for_answer(page, "Draw a digit")
+    draw_with_the_mouse(page, down=0.2)
+    wait_for_answer(page, "A dot is no digit yet")
     draw_with_the_mouse(page)
     wait_for_answer(page, "from its center")
     answers = set()
@@ -146,19 +158,39 @@ def test_a_person_draws_looks_switches_and_clears(page: Any, runs: list[Path]) -
         page.wait_for_timeout(200)  # for the words to follow, which need 60
         answers.add(page.locator("#verdict").text_content())
     assert len(answers) == len(runs)  # distances differ
-    page.set_viewport_size({"width": 390, "height": 844})
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    draw_with_the_mouse(page, across=0.9)
+    wait_for_answer(page, "2 drawings apart from each other")
+    for button, answer in (
+        ("Undo", "from its center"),
+        ("Clear", "Draw a digit"),
+        ("Undo", "from its center"),  # what was cleared
+    ):
+        page.get_by_role("button", name=button).click()
+        wait_for_answer(page, answer)
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (390, 844)])
+def test_drawing_plane_and_answer_are_on_one_screen(page: Any, size: tuple[int, int]) -> None:
+    width, height = size
+    page.set_viewport_size({"width": width, "height": height})
     draw_with_the_mouse(page)
-    page.get_by_role("button", name="Undo").click()
     wait_for_answer(page, "from its center")
-    page.get_by_role("button", name="Clear").click()
-    wait_for_answer(page, "Draw a digit")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = [page.locator(what).bounding_box() for what in ("#sheet", "#digits", "#letters", "#plane", "#verdict")]
+    assert all(box["y"] >= 0 and box["y"] + box["height"] <= height for box in boxes)
+
+
+def test_the_border_of_the_unknown_is_seen_whole(page: Any) -> None:
+    outside = """(n) => networks[n].centers.flatMap(([x, y]) => { const [l, r, b, t] = networks[n].limits,
+      far = networks[n].threshold; return [x - far - l, r - x - far, y - far - b, t - y - far]; })"""
+    assert min(page.evaluate(outside, 0)) > 0
 
 
 def test_examples_and_the_keyboard(page: Any) -> None:
     page.get_by_role("button", name="Example digit 1 of 10").click()
     wait_for_answer(page, "from its center")
-    page.get_by_role("button", name="Watch a W being drawn").focus()
+    assert page.locator("#letters button").all_text_contents() == list("WEFAHM")
+    page.get_by_role("button", name="Watch the letter W being drawn").focus()
     page.keyboard.press("Enter")
     wait_for_answer(page, "from its center")
     page.get_by_role("button", name="Clear").click()
@@ -171,20 +203,8 @@ def test_examples_and_the_keyboard(page: Any) -> None:
 
 
 def test_a_run_with_more_features_has_no_plane(run_main: RunMain, tmp_path: Path) -> None:
-    done = run_main(
-        "-d",
-        "mnist5k",
-        "--use-cpu",
-        "--known-classes",
-        0,
-        1,
-        "--feat-dim",
-        3,
-        "--max-epoch",
-        1,
-        "--save-dir",
-        tmp_path / "run",
-    )
+    flags = ["--known-classes", 0, 1, "--feat-dim", 3, "--max-epoch", 1]
+    done = run_main("-d", "mnist5k", "--use-cpu", *flags, "--save-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     done = run_here(program.main, "--run", tmp_path / "run", "--page", tmp_path / "draw.html")
     assert done.returncode == 2
