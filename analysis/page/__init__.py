@@ -11,8 +11,8 @@ import torch
 from jinja2 import Environment, FileSystemLoader
 
 import datasets
-from analysis import palette
 from analysis.epochs import limits, loss_name
+from analysis.palette import ON_DARK, colors_of
 from analysis.reader import Reader
 from models import LeNetPP
 from models.heads import HEADS
@@ -84,10 +84,7 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
         "name": loss_name(run.settings),
         "about": f"{run.dataset}, {run.epochs} epochs, test accuracy {accuracy:.2f} %",
         "classes": list(run.classes),
-        "colors": {
-            "light": palette.colors_of(run.classes),
-            "dark": palette.colors_of(run.classes, palette.ON_DARK),
-        },
+        "colors": {"light": colors_of(run.classes), "dark": colors_of(run.classes, ON_DARK)},
         "weights": _base64(weights.tobytes()),
         "biases": [layer.bias.tolist() for layer in convolutions if layer.bias is not None],
         "slopes": slopes,
