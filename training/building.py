@@ -114,7 +114,7 @@ def prepare(plan: Plan, device: torch.device) -> None:
         torch.set_num_threads(plan.threads)
 
 
-def specialize(model: nn.Module, plan: Plan, device: torch.device) -> None:
+def specialize(model: Any, plan: Plan, device: torch.device) -> None:
     """Give a model the layers that are fast on this device, with the same parameters."""
     if device.type == "cpu" and plan.compile == "off":
         vectorize_prelu(model)
