@@ -51,7 +51,7 @@ def prepare(rehearse: bool, *flags: str, device: torch.device | None = None) -> 
     """Return what trains on MNIST on the GPU, or a few digits on the CPU, with further flags."""
     data = datasets.load("auto" if rehearse else "mnist", ROOT / "data", lambda line: None)
     if rehearse:
-        data = replace(data, train_images=data.train_images[:8_000], train_labels=data.train_labels[:8_000])
+        data = replace(data, train_images=data.train_images[:4_000], train_labels=data.train_labels[:4_000])
     request = parse_arguments(["-d", data.name, *(REHEARSAL if rehearse else ()), *flags])
     device = device or choose_device(0, rehearse)[0]
     return build_training(plan_for(request, data.name, device), data, Group(device))

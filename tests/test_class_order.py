@@ -11,7 +11,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from datasets import Digits
-from training import building, order
+from training import building, class_order
 from training.class_order import around_the_circle, confusions, order_around, similar_side_by_side
 from training.parallel import Group
 from training.settings import Plan, Settings
@@ -32,7 +32,7 @@ def test_confusions_are_scikit_learns(mnist5k: Digits) -> None:
 
 def test_of_many_images_some_are_looked_at(mnist5k: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     some = confusions(mnist5k.train_images[::3], mnist5k.train_labels[::3], 10)
-    monkeypatch.setattr(order, "LOOKED_AT", 1999)  # of 4,000: every third, not every second
+    monkeypatch.setattr(class_order, "LOOKED_AT", 1999)  # of 4,000: every third, not every second
     np.testing.assert_array_equal(confusions(mnist5k.train_images, mnist5k.train_labels, 10), some)
 
 

@@ -390,7 +390,7 @@ def test_a_gpu_that_is_not_there_beside_one_that_is(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     device, line = hardware.choose_device(3, use_cpu=False)
     assert device.type == "cpu"
-    assert "no CUDA device was found" in line
+    assert line.startswith("Currently using CPU (--gpu 3: ")
 
 
 # ---------------------------------------------------------------- a failing machine

@@ -238,6 +238,7 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     assert hardware.choose_device(0, use_cpu=True) == (cpu, "Currently using CPU")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert hardware.choose_device(3, False)[1] == "Currently using CPU (--gpu 3: no CUDA device was found)"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
