@@ -99,12 +99,12 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
     with closing(Figures(directory, plan, log, draw_epoch, film)) as figures:
         for epoch in range(first, last + 1):
             log(f"==> Epoch {epoch}/{training.epochs}")
-            start = time.monotonic()
-            steps, count = training.steps(epoch)
+            start, (steps, count) = time.monotonic(), training.steps(epoch)
             meter = LossMeter(log, epoch, count, plan.settings.weight_cent, plan.print_freq)
             for lr, losses in progress_bar(steps, count, f"Epoch {epoch}/{training.epochs}"):
                 if not meter.add(lr, losses):
                     raise Diverged(epoch, meter.count, how_to_go_on(directory))
+                start += figures.on_the_way(training, epoch, meter.batch)  # which is no training
             training.epoch, training.elapsed = epoch, time.monotonic() - began
             if isinstance(log, RunLog):
                 test = keep_epoch(directory, plan, training, log, meter, time.monotonic() - start, epoch == last)

@@ -17,7 +17,7 @@ from analysis.wanted import LOSSES, SPLITS, Wanted
 from models.heads import with_margin
 from training.arguments import Request, parse_arguments, parse_gpu
 from training.parser import Parser, argument, number, one_of
-from training.recipes import RECIPES, resolve
+from training.recipes import RECIPES
 from training.settings import Settings
 from utils import printable
 
@@ -36,8 +36,8 @@ HELP = {
     "open-set": "train on the literature's five choices of six digits, and score each run on the digits it never saw: "
     "how well it tells them from those, and from each other",
     "unknowns": "score the runs on images of other classes: mnist, fashion-mnist, kmnist, or a folder with IDX images",
-    "animate": "write animation.gif, the runs' features epoch by epoch, and animation.mp4 where ffmpeg is there; "
-    "--runs must have been made with --plot",
+    "animate": "write animation.gif, the runs' features through the first epoch and then epoch by epoch, and "
+    "animation.mp4 where ffmpeg is there; --runs must have been made with --animate or --plot",
     "report": "write report.html, all about the runs in one interactive page that needs no network",
     "regions": "shade the region of each class up to the border of the unknown, in figures, film and report; needs two "
     "features",
@@ -146,7 +146,7 @@ def parse_comparison(argv: list[str]) -> Comparison:
         "seeds": args.seeds or [1],
         "gpu": given.gpu,
         "use_cpu": args.use_cpu or given.use_cpu,
-        "more": [*more, "--plot"] if args.animate or args.report else more,  # keeps the features of every epoch
+        "more": [*more, "--animate"] if args.animate else [*more, "--plot"] if args.report else more,
         "data_root": Path(given.plan.data_root),
         "notes": [*([note] if note else []), *given.notes],
     }
@@ -228,21 +228,12 @@ def check_own_flags(parser: Parser, args: argparse.Namespace, more: list[str]) -
 
 
 def check_flags_of_main(parser: Parser, args: argparse.Namespace, more: list[str]) -> None:
-    """End with a message for a flag that main.py refuses, that is ours to set, or that leaves nothing to draw."""
+    """End with a message for a flag that main.py refuses, that is ours to set, or whose runs have no regions."""
     variants = [take_margin_flags([*more, *read_variant(variant)[1]])[1] for variant in args.variants or [""]]
-    requests = [parse_arguments(flags) for flags in variants]
-    for given in requests:
+    for given in map(parse_arguments, variants):
         refuse_ours(parser, given, args.open_set)
         if args.regions and given.plan.settings.feat_dim != 2:
             parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
-    if args.animate and not args.runs and not any(map(has_a_film, requests)):
-        parser.error("--animate: a film needs the features of two epochs: more --max-epoch, or a smaller --plot-freq")
-
-
-def has_a_film(request: Request) -> bool:
-    """Return whether a run keeps the features of two epochs or more."""
-    epochs = resolve(request.plan.settings, request.by_hand, request.plan.settings.dataset).max_epoch
-    return epochs is None or epochs > request.plan.plot_freq
 
 
 def check_plan(parser: Parser, comparison: Comparison) -> None:

@@ -18,28 +18,31 @@ from utils import UserError
 
 @dataclass(frozen=True)
 class Epoch:
-    """What a run keeps of an epoch, ready to be drawn."""
+    """What a run keeps of an epoch, or of the first one on its way, ready to be drawn."""
 
     run: Path
     number: int
+    batch: int  # of the first epoch, after which it is seen; 0: after the whole epoch
     record: Run
     arrays: dict[str, np.ndarray]  # as in features/epoch_N.npz
     points: dict[str, np.ndarray]  # train_features, test_features and centers in two dimensions
     axis: str  # what the axes show
 
 
-def read_epochs(run: Path, epochs: Sequence[int]) -> Iterator[Epoch]:
-    """Yield these epochs of a run; principal components are those of the last of them."""
+def read_epochs(run: Path, epochs: Sequence[int], batches: Sequence[int] = ()) -> Iterator[Epoch]:
+    """Yield the first epoch as it was after these of its batches, then these epochs of a run; principal components are
+    those of the last of them."""
     record = read_config(run)
     dimension = record.plan.settings.feat_dim
-    last = read_features(run, epochs[-1], len(record.classes), dimension)
+    last = read_features(run, f"epoch_{epochs[-1]}", len(record.classes), dimension)
     keys = ("train_features", "test_features", "centers")
-    for epoch in epochs:
-        arrays = last if epoch == epochs[-1] else read_features(run, epoch, len(record.classes), dimension)
+    for epoch, batch in [*((1, batch) for batch in batches), *((epoch, 0) for epoch in epochs)]:
+        name = f"batch_{batch}" if batch else f"epoch_{epoch}"
+        arrays = last if epoch == epochs[-1] and not batch else read_features(run, name, len(record.classes), dimension)
         (_, *points), axis = to_two_dimensions(last["train_features"], *(arrays[key] for key in keys))
         if dimension > 2:
             axis = f"{axis} ({dimension}-D features)"
-        yield Epoch(run, epoch, record, arrays, dict(zip(keys, points, strict=True)), axis)
+        yield Epoch(run, epoch, batch, record, arrays, dict(zip(keys, points, strict=True)), axis)
 
 
 def read_epoch(run: Path, epoch: int) -> Epoch:

@@ -11,30 +11,33 @@ from typing import TYPE_CHECKING
 
 from analysis.epochs import Epoch, limits, read_epochs
 from analysis.plots import SMALL, canvas, draw_part
-from rundir.features import kept_epochs, training_sample
+from rundir.features import kept_epochs, sample_of
 from utils import UserError, atomically, complain
 
 if TYPE_CHECKING:
     from matplotlib.animation import AbstractMovieWriter
     from matplotlib.figure import Figure
 
-Row = dict[int, Epoch]  # of a run, by their numbers
+Moment = tuple[int, int]  # epochs that are finished, batches after them
+Row = dict[Moment, Epoch]  # of a run
 
 
 def animate(runs: list[Path], path: Path, fps: int = 2, regions: bool = False) -> list[Path]:
     """Write a film of what training did to the features, and return its files: a GIF, and an MP4
     beside it where ffmpeg is there. A row a run, the training set left and the test set right; a
-    frame for each epoch that a run keeps. The axes stand still, and show all but one in a thousand
-    of a row's points of all epochs.
+    frame for each epoch that a run keeps, before them those of the first epoch's batches. The axes stand still, and
+    show all but one in a thousand of a row's points of all frames.
 
     Raises:
-        UserError: if no run keeps more than one epoch.
+        UserError: if no run keeps more than one frame.
     """
-    kept = {run: kept_epochs(run) for run in runs}
-    frames = sorted(set().union(*kept.values()))
+    rows = [
+        {(epoch.number - (epoch.batch > 0), epoch.batch): _thin(epoch) for epoch in read_epochs(run, *frames_of(run))}
+        for run in runs
+    ]
+    frames = sorted(set().union(*rows))
     if len(frames) < 2:
-        raise UserError(f"{runs[0]}: keeps the features of one epoch alone; a film needs runs made with --plot")
-    rows = [{epoch.number: _thin(epoch) for epoch in read_epochs(run, kept[run])} for run in runs]
+        raise UserError(f"{runs[0]}: keeps the features of one epoch alone; a film needs runs made with --animate")
     made = [path.with_suffix(".gif"), path.with_suffix(".mp4")]
     for file in made:
         with canvas(7.2, 3.7 * len(rows), SMALL | {"axes.titlesize": 8}) as figure:
@@ -47,20 +50,25 @@ def animate(runs: list[Path], path: Path, fps: int = 2, regions: bool = False) -
     return [file for file in made if file.exists()]
 
 
+def frames_of(run: Path) -> tuple[list[int], list[int]]:
+    """Return the epochs that a run keeps, and the batches of its first epoch."""
+    return kept_epochs(run), kept_epochs(run, "batch")
+
+
 def _film(
-    writer: AbstractMovieWriter, file: Path, figure: Figure, rows: list[Row], frames: list[int], regions: bool
+    writer: AbstractMovieWriter, file: Path, figure: Figure, rows: list[Row], frames: list[Moment], regions: bool
 ) -> None:
-    """Write one film: each frame an epoch, each row a run."""
+    """Write one film: each frame a moment, each row a run."""
     axes = figure.subplots(len(rows), 2, squeeze=False)
     keys = ("train_features", "test_features")
     places = [limits([epoch.points[key] for epoch in row.values() for key in keys]) for row in rows]
     with _noted(file), atomically(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
         for frame in [*frames, frames[-1], frames[-1]]:  # the end stays a while
             for row, (xlim, ylim), pair in zip(rows, places, axes, strict=True):
-                epoch = max((e for e in row if e <= frame), default=min(row))
+                moment = max((one for one in row if one <= frame), default=min(row))
                 for ax, part in zip(pair, ("train", "test"), strict=True):
                     ax.clear()
-                    draw_part(ax, row[epoch], part, size=0.4, regions=regions, across=xlim[1] - xlim[0])
+                    draw_part(ax, row[moment], part, size=0.4, regions=regions, across=xlim[1] - xlim[0])
                     ax.set(xlim=xlim, ylim=ylim, adjustable="box")
             if figure.get_layout_engine() is not None:
                 figure.draw_without_rendering()
@@ -80,7 +88,7 @@ def _noted(file: Path) -> Iterator[None]:
 def _thin(epoch: Epoch) -> Epoch:
     """Return what is drawn of an epoch: of the training set the sample that every epoch keeps."""
     labels, points = epoch.arrays["train_labels"], epoch.points["train_features"]
-    chosen = slice(None) if "train_sample" in epoch.arrays else training_sample(len(labels))
+    chosen = slice(None) if "train_sample" in epoch.arrays else sample_of(len(labels))
     cut = {key: epoch.arrays[key][chosen] for key in ("train_labels", "train_predictions", "train_features")}
     return replace(
         epoch,

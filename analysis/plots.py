@@ -117,13 +117,13 @@ def draw_part(
         shade(ax, epoch, size)
     labels = arrays[f"{part}_labels"]
     scatter(ax, points[f"{part}_features"], labels, points["centers"], record.classes, size, across)
-    sampled = part == "train" and "train_sample" in arrays
+    sampled = f"{part}_sample" in arrays
     break_ = "\n" if sampled or size <= 0.3 else " "
     xlabel, ylabel = axis_labels(epoch.axis)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(
         f"{loss_name(record.plan.settings)}\n"
-        f"{record.dataset} {set_of(epoch, part)},{break_}epoch {epoch.number}, "
+        f"{record.dataset} {set_of(epoch, part)},{break_}{when(epoch)}, "
         f"test accuracy {accuracy_of(epoch):.2f} %"
     )
 
@@ -133,11 +133,16 @@ def accuracy_of(epoch: Epoch) -> float:
     return 100 * float(np.mean(epoch.arrays["test_predictions"] == epoch.arrays["test_labels"]))
 
 
+def when(epoch: Epoch) -> str:
+    """Return in words how far the run was."""
+    return f"batch {epoch.batch} of epoch 1" if epoch.batch else f"epoch {epoch.number}"
+
+
 def set_of(epoch: Epoch, part: str) -> str:
     """Return in words which images are drawn."""
-    if part == "train" and "train_sample" in epoch.arrays:
-        return f"{len(epoch.arrays['train_labels']):,} of {epoch.record.train:,} training images"
-    return {"train": "training set", "test": "test set"}[part]
+    word, every = {"train": ("training", epoch.record.train), "test": ("test", epoch.record.test)}[part]
+    count = len(epoch.arrays[f"{part}_labels"])
+    return f"{count:,} of {every:,} {word} images" if count < every else f"{word} set"
 
 
 def shade(ax: Axes, epoch: Epoch, size: float) -> None:

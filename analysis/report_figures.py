@@ -26,7 +26,7 @@ from PIL import Image
 
 from analysis import epochs, plots
 from analysis.palette import colors_of
-from rundir.features import kept_epochs, training_sample
+from rundir.features import kept_epochs, sample_of
 from rundir.network import data_of
 from rundir.run import Run
 from utils import UserError
@@ -89,7 +89,7 @@ def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list
     for part, images in (("train", digits.train_images), ("test", digits.test_images)):
         every = (digits.train_labels if part == "train" else digits.test_labels).numpy()
         sampled = part == "train" and any("train_sample" in epoch.arrays for epoch in read)
-        there = len(training_sample(len(every))) if sampled else len(every)
+        there = len(sample_of(len(every))) if sampled else len(every)
         chosen = np.sort(sample(len(every), part)[:there])  # the sample is the start of the same order
         labels = every[chosen]
         sheet = f"{part}-{digits.name}-{''.join(map(str, digits.classes))}-{len(images)}"

@@ -23,7 +23,7 @@ import torch
 from analysis.plots import loss_name
 from analysis.reader import Reader
 from rundir.checkpoint import load_checkpoint, save_checkpoint
-from rundir.features import save_features, training_sample
+from rundir.features import sample_of, save_features
 from rundir.network import data_of, load_network
 from rundir.run import read_run
 from training.settings import plan_from_json
@@ -59,7 +59,7 @@ def main() -> None:
     data = data_of(run)
     (args.to / "features").mkdir(parents=True, exist_ok=True)
     slim(args.run, args.to, run.epochs)
-    sample = training_sample(len(data.train_labels))
+    sample = sample_of(len(data.train_labels))
     sampled = {key: value[sample] if key.startswith("train_") else value for key, value in run.arrays.items()}
     file = args.to / "features" / f"epoch_{run.epochs}.npz"
     np.savez_compressed(file, train_sample=sample.astype(np.int32), **sampled)
@@ -70,7 +70,9 @@ def main() -> None:
     some = torch.from_numpy(sample)
     train = network.evaluate(data.train_images[some], data.train_labels[some])
     centers = torch.from_numpy(run.arrays["centers"])
-    save_features(args.to, run.epochs, centers, network.decision(), sample, train=train, test=test)
+    save_features(
+        args.to, f"epoch_{run.epochs}", centers, network.decision(), {"train": sample}, train=train, test=test
+    )
     reader = Reader(read_run(args.to), cpu)  # leaves calibration.json
 
     before = 100 * float((run.arrays["test_predictions"] == run.arrays["test_labels"]).mean())

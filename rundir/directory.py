@@ -29,6 +29,7 @@ RUN_FILES = (
     "events.out.*",
     "calibration.json",
     "features/epoch_*.npz",
+    "features/batch_*.npz",
     "train/epoch_*.png",
     "test/epoch_*.png",
     "animation.gif",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from rundir import checkpoint
 from rundir.drawing import Drawer
 from rundir.events import Events
-from rundir.features import save_features, training_sample
+from rundir.features import sample_of, save_features
 from rundir.log import LossMeter, RunLog, Silent
 from training.building import Training
 from training.settings import Plan
-from training.trainer import Evaluation
+from training.trainer import Evaluation, Trainer
+
+ON_THE_WAY = 2_000  # images of a set at most that are evaluated on the way through the first epoch
 
 
 def is_drawn(plan: Plan, epoch: int, last: bool) -> bool:
@@ -34,11 +39,10 @@ def keep_epoch(
         log("==> Test")
         test = trainer.evaluate(data.test_images, data.test_labels)
     if test is not None and (last or is_drawn(plan, epoch, last)):
-        sample = None if last else training_sample(len(data.train_labels))
-        some = slice(None) if sample is None else torch.from_numpy(sample).to(data.train_labels.device)
-        train = trainer.evaluate(data.train_images[some], data.train_labels[some])
+        samples = {} if last else {"train": sample_of(len(data.train_labels))}
+        train = evaluate_some(trainer, data.train_images, data.train_labels, samples.get("train"))
         centers, head = trainer.center_loss.centers, trainer.decision()
-        save_features(directory, epoch, centers, head, sample, train=train, test=test)
+        save_features(directory, f"epoch_{epoch}", centers, head, samples, train=train, test=test)
     loss, accuracy = (None, None) if test is None else (test.loss, test.accuracy)
     log.prepare_epoch(epoch, meter.mean_loss, loss, accuracy, seconds)
     better = accuracy is not None and accuracy > training.best
@@ -47,6 +51,25 @@ def keep_epoch(
     checkpoint.keep(directory, plan, training, log, better)
     log.report_epoch()
     return test
+
+
+def keep_batch(directory: Path, training: Training, batch: int) -> None:
+    """Save the features of some training and test images after a batch of the first epoch."""
+    data, trainer = training.data, training.trainer
+    parts = {"train": (data.train_images, data.train_labels), "test": (data.test_images, data.test_labels)}
+    samples = {part: sample_of(len(labels), ON_THE_WAY) for part, (_, labels) in parts.items()}
+    found = {part: evaluate_some(trainer, *images, samples[part]) for part, images in parts.items()}
+    save_features(directory, f"batch_{batch}", trainer.center_loss.centers, trainer.decision(), samples, **found)
+    trainer.model.train()
+    trainer.head.train()
+
+
+def evaluate_some(trainer: Trainer, images: Tensor, labels: Tensor, sample: np.ndarray | None) -> Evaluation:
+    """Return what the network makes of the images of a sample, of all without one."""
+    if sample is None:
+        return trainer.evaluate(images, labels)
+    some = torch.from_numpy(sample).to(labels.device)
+    return trainer.evaluate(images[some], labels[some])
 
 
 class Figures:
@@ -84,6 +107,13 @@ class Figures:
             self.drawer.draw(epoch)
         if self.events:
             self.events.scalars(epoch, meter, test)
+
+    def on_the_way(self, training: Training, epoch: int, batch: int) -> float:
+        """Keep what the film shows of the first epoch, at batches 1, 2, 4, 8, …; return how many seconds it took."""
+        start = time.monotonic()
+        if self.drawer and self.plan.animate and epoch == 1 and batch & (batch - 1) == 0:
+            keep_batch(self.directory, training, batch)
+        return time.monotonic() - start
 
     def animate(self, again: bool) -> None:
         """Make the film if the plan asks for it; `again` even if the file exists."""

@@ -1,4 +1,5 @@
-"""``features/epoch_N.npz``: features and predictions of the training and the test set, written and read back.
+"""``features/epoch_N.npz`` and, of the first epoch's way, ``features/batch_N.npz``: features and predictions of the
+training and the test set, written and read back.
 
 A run directory may come from a stranger: sizes and shapes are looked at before anything is read.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +22,34 @@ if TYPE_CHECKING:
     from training.trainer import Evaluation
 
 LARGEST_ARRAYS = 1 << 30  # bytes
-LARGEST_SAMPLE = 60_000  # training images
+LARGEST_SET = 60_000  # images
 
 Shape = tuple[tuple[int, ...], np.dtype]
 
 
 def save_features(
-    directory: Path, epoch: int, centers: Tensor, head: Tensor, sample: np.ndarray | None, **evaluations: Evaluation
+    directory: Path,
+    name: str,
+    centers: Tensor,
+    head: Tensor,
+    samples: Mapping[str, np.ndarray],
+    **evaluations: Evaluation,
 ) -> None:
-    """Write ``features/epoch_N.npz`` from an evaluation each of ``train`` and ``test``, and the `head`'s
-    decision; `sample` says which of the training images were evaluated, where not all were."""
+    """Write ``features/name.npz``.
+
+    Args:
+        directory: the run directory.
+        name: ``epoch_N`` or ``batch_N``.
+        centers: (C, D).
+        head: the head's decision, see `Network.decision`.
+        samples: which images of ``train`` and of ``test`` were evaluated, where not all were.
+        evaluations: one each of ``train`` and ``test``.
+    """
     arrays: dict[str, Any] = {
         "centers": centers.detach().float().cpu().numpy(),
         "head": head.detach().float().cpu().numpy(),
     }
-    if sample is not None:
-        arrays["train_sample"] = sample.astype(np.int32)
+    arrays |= {f"{part}_sample": sample.astype(np.int32) for part, sample in samples.items()}
     for key, evaluation in evaluations.items():
         with np.errstate(over="ignore"):  # beyond float16 a feature is infinite, and is said to be where it is read
             arrays[f"{key}_features"] = evaluation.features.cpu().numpy().astype(np.float16)
@@ -43,32 +57,32 @@ def save_features(
         arrays[f"{key}_predictions"] = evaluation.predictions.cpu().numpy().astype(np.uint8)
         arrays[f"{key}_scores"] = evaluation.scores.float().cpu().numpy()
     (directory / "features").mkdir(exist_ok=True)
-    with atomically(directory / "features" / f"epoch_{epoch}.npz") as unfinished, open(unfinished, "wb") as file:
+    with atomically(directory / "features" / f"{name}.npz") as unfinished, open(unfinished, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
-def training_sample(count: int) -> np.ndarray:
-    """Return the indices, rising, of the training images that are evaluated before the last epoch: always the same, a
-    sixth of `count`, but at least 1,000 and at most 10,000."""
-    size = max(1_000, min(10_000, count // 6))
+def sample_of(count: int, most: int = 10_000) -> np.ndarray:
+    """Return the indices, rising, of the images of a set that are evaluated where not all are: always the same, a
+    sixth of `count`, but at least 1,000 and at most `most`."""
+    size = max(1_000, min(most, count // 6))
     return np.sort(np.random.default_rng(0).permutation(count)[:size])
 
 
-def kept_epochs(path: Path) -> list[int]:
-    """Return the epochs whose features a run directory keeps."""
-    names = [file.stem.removeprefix("epoch_") for file in (path / "features").glob("epoch_*.npz")]
+def kept_epochs(path: Path, what: str = "epoch") -> list[int]:
+    """Return the epochs whose features a run directory keeps, or batches of the first epoch with `what` ``batch``."""
+    names = [file.stem.removeprefix(f"{what}_") for file in (path / "features").glob(f"{what}_*.npz")]
     return sorted(int(name) for name in names if name.isdecimal() and len(name) < 8)
 
 
-def read_features(path: Path, epoch: int, classes: int, feat_dim: int) -> dict[str, np.ndarray]:
-    """Return the arrays of ``features/epoch_N.npz``: for ``train`` and ``test`` the features (N, D), labels
-    and predictions (N,) in [0, C) and scores (N,), and the centers (C, D); where only some of the training
-    images were evaluated, ``train_sample`` (N,) says which; ``head`` (C, D + 1), see `Network.decision`.
+def read_features(path: Path, name: str, classes: int, feat_dim: int) -> dict[str, np.ndarray]:
+    """Return the arrays of ``features/name.npz``: for ``train`` and ``test`` the features (N, D), labels and
+    predictions (N,) in [0, C) and scores (N,), and the centers (C, D); where only some of the images of a set were
+    evaluated, ``train_sample`` or ``test_sample`` (N,) says which; ``head`` (C, D + 1), see `Network.decision`.
 
     Raises:
         UserError: if the file is missing, damaged, or does not fit the run.
     """
-    file = path / "features" / f"epoch_{epoch}.npz"
+    file = path / "features" / f"{name}.npz"
     if not file.is_file():
         raise UserError(f"{file}: missing, or not a regular file")
     try:
@@ -81,8 +95,8 @@ def read_features(path: Path, epoch: int, classes: int, feat_dim: int) -> dict[s
         raise UserError(f"{file}: damaged ({str(error)[:200] or type(error).__name__})") from None
     for key in ("train_labels", "train_predictions", "test_labels", "test_predictions"):
         _check_range(file, key, arrays[key], classes)
-    if "train_sample" in arrays:
-        _check_range(file, "train_sample", arrays["train_sample"], LARGEST_SAMPLE)
+    for key in {"train_sample", "test_sample"} & {*arrays}:
+        _check_range(file, key, arrays[key], LARGEST_SET)
     return arrays
 
 
@@ -118,10 +132,10 @@ def _check_shapes(shapes: dict[str, Shape], classes: int, feat_dim: int) -> None
         expected[f"{part}_features"] = ((*count, feat_dim), "f")
         expected |= {f"{part}_{name}": (count, "iu") for name in ("labels", "predictions")}
         expected[f"{part}_scores"] = (count, "f")
+        if f"{part}_sample" in shapes:
+            expected[f"{part}_sample"] = (count, "iu")
         if count == (0,):
             raise ValueError(f"{part}_features is empty")
-    if "train_sample" in shapes:
-        expected["train_sample"] = (shapes["train_features"][0][:1], "iu")
     for key, (shape, kinds) in expected.items():
         if key not in shapes:
             raise ValueError(f"{key} is missing")

@@ -169,7 +169,7 @@ class LossMeter:
         import torch
 
         self.pending.append((lr, losses))
-        batch = self.count + len(self.pending)
+        batch = self.batch
         if batch % self.print_freq and batch != self.batches:
             return True
         values = torch.stack([losses for _, losses in self.pending]).cpu().double().numpy()
@@ -187,6 +187,11 @@ class LossMeter:
             line = " ".join(f"{name} {value:.6f} ({mean:.6f})" for name, value, mean in terms)
             self.log(f"Batch {batch}/{self.batches}\t {line}")
         return True
+
+    @property
+    def batch(self) -> int:
+        """How many batches it was given."""
+        return self.count + len(self.pending)
 
     @property
     def mean_loss(self) -> float:

@@ -66,7 +66,7 @@ class Run:
     @functools.cached_property
     def arrays(self) -> dict[str, np.ndarray]:
         """The features of the last epoch, see `read_features`."""
-        return read_features(self.path, self.epochs, len(self.classes), self.settings.feat_dim)
+        return read_features(self.path, f"epoch_{self.epochs}", len(self.classes), self.settings.feat_dim)
 
 
 def read_run(path: Path) -> Run:

@@ -63,8 +63,6 @@ def test_plan_of_a_sweep_and_of_the_open_set() -> None:
             ["--losses", "softmax", "arcface", "--weights-cent", "0", "1"],
             "--weights-cent needs a loss with center loss",
         ),
-        (["--animate", "--", "--max-epoch", "1"], "--animate: a film needs the features of two epochs"),
-        (["--animate", "--", "--plot-freq", "50"], "--animate: a film needs the features of two epochs"),
         (["-d", "mnist5k"], "-d is a flag of main.py; those go behind a bare --: compare.py … -- -d mnist5k"),
         (["--seeds", "1", "--max-epoch", "2"], "go behind a bare --: compare.py … -- --max-epoch 2"),
         (["--set", "foo=1"], "--set is a flag of main.py"),

@@ -19,8 +19,9 @@ from conftest import ROOT, rows, spawn, wait_until
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.plots import COLORS, draw_part, read_epoch
-from rundir.features import read_features, training_sample
+from analysis.epochs import read_epoch, read_epochs
+from analysis.plots import COLORS, draw_part
+from rundir.features import kept_epochs, read_features, sample_of
 from training.arguments import parse_arguments
 from utils import command_line
 
@@ -104,13 +105,13 @@ def test_features_are_those_of_the_weights_at_the_end(plotted: tuple[Path, str])
 
 
 def test_before_the_last_epoch_a_sample_stands_for_the_training_set(plotted: tuple[Path, str]) -> None:
-    kept = [read_features(plotted[0], epoch, 10, 2) for epoch in (1, 2)]
-    sample = training_sample(4_000)
+    kept = [read_features(plotted[0], f"epoch_{epoch}", 10, 2) for epoch in (1, 2)]
+    sample = sample_of(4_000)
     assert np.array_equal(kept[0]["train_sample"], sample)
     assert len(np.unique(sample)) == len(kept[0]["train_features"]) == 1_000
     assert "train_sample" not in kept[1]
     assert np.array_equal(kept[0]["train_labels"], kept[1]["train_labels"][sample])
-    assert [len(training_sample(count)) for count in (500, 12_000, 60_000)] == [500, 2_000, 10_000]
+    assert [len(sample_of(count)) for count in (500, 12_000, 60_000)] == [500, 2_000, 10_000]
     for epoch, title in ((1, "1,000 of 4,000 training images, epoch 1"), (2, "training set, epoch 2")):
         ax = Figure().add_subplot()
         draw_part(ax, read_epoch(plotted[0], epoch), "train")
@@ -130,7 +131,25 @@ def test_figures_are_drawn_for_every_epoch(plotted: tuple[Path, str]) -> None:
 
 def test_the_film_is_there(plotted: tuple[Path, str]) -> None:
     with Image.open(plotted[0] / "animation.gif") as film:
-        assert film.n_frames == 2
+        assert film.n_frames == 9  # seven batches of the first epoch, two epochs
+
+
+def test_the_film_shows_the_way_through_the_first_epoch(plotted: tuple[Path, str], run_main, tmp_path: Path) -> None:
+    assert kept_epochs(plotted[0], "batch") == [1, 2, 4, 8, 16, 32, 64]  # of 125
+    early, end = (read_features(plotted[0], name, 10, 2) for name in ("batch_1", "epoch_1"))
+    for part in ("train", "test"):
+        assert len(early[f"{part}_sample"]) == 1_000
+        assert np.array_equal(early[f"{part}_labels"], end[f"{part}_labels"])  # the same images
+        accuracy = [np.mean(one[f"{part}_predictions"] == one[f"{part}_labels"]) for one in (early, end)]
+        assert accuracy[0] < accuracy[1] - 0.2
+    ax = Figure().add_subplot()
+    draw_part(ax, next(read_epochs(plotted[0], [2], [8])), "train")
+    assert "1,000 of 4,000 training images, batch 8 of epoch 1" in " ".join(ax.get_title().split())
+    done = run_main(
+        "-d", "mnist5k", "--use-cpu", "--max-epoch", 2, "--print-freq", 20, "--save-dir", tmp_path / "unseen"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "unseen" / "batches.csv").read_bytes() == (plotted[0] / "batches.csv").read_bytes()
 
 
 def test_a_run_is_never_overwritten_unasked(run_main, plotted: tuple[Path, str]) -> None:

@@ -90,7 +90,7 @@ def test_runs_without_the_features_of_their_epochs_give_no_film(compared: Path, 
     done = run_here(compare.main, "--animate", "--out", tmp_path / "out", "--runs", run)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert "train with --plot" in done.stderr
+    assert "train with --animate" in done.stderr
 
 
 def test_page_holds_everything_itself(compared: Path) -> None:

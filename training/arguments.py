@@ -206,8 +206,6 @@ def complete(given: dict[str, Any], resumed: bool) -> None:
 def check_combinations(parser: Parser, request: Request) -> Request:
     """Return the request; end with a message for flags that do not fit together."""
     plan, settings, by_hand = request.plan, request.plan.settings, request.by_hand
-    if plan.animate and settings.max_epoch == 1:
-        parser.error("--animate: a film needs at least two epochs")
     if plan.regions and settings.feat_dim != 2 and not request.resume:
         parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
     if request.resume:
@@ -227,8 +225,6 @@ def check_combinations(parser: Parser, request: Request) -> Request:
         wrong = "--stepsize and --set schedule=one-cycle exclude each other"
     elif {"max_epoch", "max_iterations"} <= by_hand and None not in (settings.max_epoch, settings.max_iterations):
         wrong = "--max-epoch and --set max_iterations exclude each other: a run has one length"
-    elif plan.animate and resolved.max_epoch is not None and plan.plot_freq >= resolved.max_epoch:
-        wrong = f"--animate: a film needs at least two epochs, and --plot-freq {plan.plot_freq} keeps the last alone"
     if wrong is not None:
         parser.error(wrong)
     name = "mnist" if settings.dataset == "auto" else settings.dataset

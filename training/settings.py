@@ -122,7 +122,7 @@ class Plan:
     plot: bool = setting(False, "draw the features of training and test set after each epoch", group=RUN)
     plot_freq: Count = setting(1, "with --plot: every N epochs and after the last", group=RUN, metavar="N")
     regions: bool = setting(False, "like --plot, and shade the region of each class up to the border of the unknown; needs two features", group=RUN)
-    animate: bool = setting(False, "like --plot, and make a film of the epochs at the end, animation.gif", group=RUN)
+    animate: bool = setting(False, "like --plot, and make a film at the end, animation.gif: batches 1, 2, 4, 8, … of the first epoch, then the epochs", group=RUN)
     tensorboard: bool = setting(False, "write TensorBoard events too (needs the package tensorboard)", group=RUN)
     # fmt: on
 
