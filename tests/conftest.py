@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 RunMain = Callable[..., subprocess.CompletedProcess[str]]
+TWO_DIGITS = "-d mnist5k --use-cpu --known-classes 0 1 --hold-out 600".split()  # 200 images to train on
 
 # A module goes to one process (loadscope), since its tests share what was trained: the long ones first, so that
 # no process is left with one at the end.

@@ -102,7 +102,7 @@ def kill_and_resume(folder: Path, kills: int, seed: int = 0) -> dict[str, int]:
     rng = random.Random(seed)
     epochs = 2 + kills  # a kill in a checkpoint takes an epoch at the least
     flags = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "100", "--print-freq", "3"]
-    flags += ["--max-epoch", str(epochs)]
+    flags += ["--max-epoch", str(epochs), "--hold-out", "500"]  # 300 images are enough
     whole, killed = folder / "whole", folder / "killed"
     assert start(whole, flags).wait() == 0
     counts = {"while a checkpoint was being written": 0, "elsewhere": 0, "after the end": 0}

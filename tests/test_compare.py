@@ -28,6 +28,7 @@ from utils import UserError
 
 # Two digits, one epoch: seconds.
 QUICK = ["--", "-d", "mnist5k", "--use-cpu", "--known-classes", "3", "8", "--max-epoch", "1", "--batch-size", "32"]
+QUICK += ["--hold-out", "400"]  # half of the images are enough
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ KINDS = {  # of runs trained here, beside the one that comes with the code
 def run(request: pytest.FixtureRequest, run_main: RunMain, tmp_path: Path) -> Path:
     if request.param == "shipped":
         return ROOT / "models" / "shipped" / "center"
-    words = ["-d", "mnist5k", "--use-cpu", "--known-classes", "1", "3", "8", "--max-epoch", "1", "--batch-size", "128"]
+    words = "-d mnist5k --use-cpu --known-classes 1 3 8 --hold-out 900 --max-epoch 1 --batch-size 128".split()
     done = run_main(*words, *KINDS[request.param], "--save-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     return tmp_path / "run"

@@ -6,13 +6,16 @@ the code is copied, class and row are added to the copy, and its commands are ru
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -80,38 +83,57 @@ def add(file: Path, text: str, after: str = "") -> None:
     file.write_text(code.replace(after, after + text) if after else code + text, encoding="utf-8")
 
 
-def go(code: Path, *words: object) -> str:
-    """Run a command of that code; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=code,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(code)},
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
-    return done.stdout
+# Runs one command a line in a process that has that code, which spares the imports; answers with what it printed.
+COMMANDS = """
+import contextlib, importlib, io, json, sys
+for line in sys.stdin:
+    program, *words = json.loads(line)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        status = importlib.import_module(program).main(words)
+    print(json.dumps([status, said.getvalue()]), flush=True)
+"""
+Go = Callable[..., str]
 
 
-def take_through(code: Path, name: str, loss: str, flags: list[str], classes: list[int]) -> None:
+@contextlib.contextmanager
+def commands(code: Path) -> Iterator[Go]:
+    """Give what runs a command of that code and returns what it printed; nothing may be said on stderr."""
+    how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    env = os.environ | {"PYTHONPATH": str(code)}
+    with subprocess.Popen([sys.executable, "-c", COMMANDS], cwd=code, env=env, **how) as process:
+
+        def go(program: str, *words: object) -> str:
+            print(json.dumps([program, *map(str, words)]), file=process.stdin, flush=True)
+            if not (answer := process.stdout.readline()):
+                raise AssertionError(process.stderr.read())
+            status, said = json.loads(answer)
+            assert status == 0, said
+            return said
+
+        yield go
+        _, errors = process.communicate()
+        assert errors == ""
+
+
+def take_through(go: Go, code: Path, name: str, loss: str, flags: list[str], classes: list[int]) -> None:
     """Train, compare, draw, report, predict, and write page and ONNX; look at what comes of it."""
     short = [*flags, "--use-cpu", "--max-epoch", "2", "--batch-size", "50", "--hold-out", "60", "--lr-model", "0.02"]
     run, out = code / "log" / name, code / "log" / "compare"
-    said = go(code, "main.py", *short, "--regions", "--animate", "--save-dir", run)
+    said = go("main", *short, "--regions", "--animate", "--save-dir", run)
     assert "A figure could not be drawn" not in said
     assert sorted(path.name for path in (run / "test").iterdir()) == ["epoch_1.png", "epoch_2.png"]
     assert json.loads((run / "config.json").read_text())["dataset"]["classes"] == classes
-    go(code, "compare.py", "--runs", run, "--regions", "--report", "--animate", "--out", out)
+    go("compare", "--runs", run, "--regions", "--report", "--out", out)
     assert [row["loss"] for row in rows(out / "comparison.csv")] == [loss]
     assert loss in (out / "report.html").read_text()
     assert (out / "comparison.png").exists()
     image = code / "bar.png"
     Image.fromarray(255 - shapes(3)[0][1]).resize((200, 200)).save(image)
-    found = json.loads(go(code, "predict.py", "--run", run, "--use-cpu", "--json", "--plot", image))
+    found = json.loads(go("predict", "--run", run, "--use-cpu", "--json", "--plot", image))
     assert found["digit"] in classes
     page, model = code / "draw.html", code / "model.onnx"
-    go(code, "predict.py", "--run", run, "--use-cpu", "--page", page, "--export", model)
+    go("predict", "--run", run, "--use-cpu", "--page", page, "--export", model)
     text = page.read_text()
     data = json.loads(text.split('id="data">')[1].split("</script>")[0].replace("\\u003c", "<"))
     assert data["networks"][0]["classes"] == classes
@@ -127,14 +149,17 @@ def test_a_head_is_a_class_and_a_row(code: Path, tmp_path: Path) -> None:
     add(here / "models" / "heads.py", HEAD_ROW, after="HEADS = {\n")
     data = write_data(here / "shapes", (0, 1, 2))
     flags = ["--dataset", str(data), "--head", "steep", "--margin", "0.1"]
-    take_through(here, "steep", "SteepFace only (λ = 0)", flags, [0, 1, 2])
-    assert "steep (default: 20)" in " ".join(go(here, "main.py", "--help").split())
-    more = ["--", "--dataset", data, "--use-cpu", "--max-epoch", "1", "--batch-size", "100"]
-    go(here, "compare.py", "--losses", "steep+center", "--out", here / "log" / "trained", *more)
+    with commands(here) as go:
+        take_through(go, here, "steep", "SteepFace only (λ = 0)", flags, [0, 1, 2])
+        more = ["--", "--dataset", data, "--use-cpu", "--max-epoch", "1", "--batch-size", "100"]
+        go("compare", "--losses", "steep+center", "--out", here / "log" / "trained", *more)
     table = (here / "log" / "trained" / "comparison.md").read_text()
     assert "SteepFace + center loss (λ = 0.1)" in table
-    words = [sys.executable, "main.py", "--head", "steep", "--margin", "2"]
-    refused = subprocess.run(words, cwd=here, capture_output=True, text=True, check=False)
+    help_, refused = (
+        subprocess.run([sys.executable, "main.py", *words], cwd=here, capture_output=True, text=True, check=False)
+        for words in (["--help"], ["--head", "steep", "--margin", "2"])
+    )
+    assert "steep (default: 20)" in " ".join(help_.stdout.split())
     assert refused.returncode == 2
     assert "--margin: steep takes 0 to 1; got 2" in refused.stderr
 
@@ -144,10 +169,11 @@ def test_a_data_set_is_a_row(code: Path, tmp_path: Path) -> None:
     shutil.copytree(code, here)
     add(here / "datasets.py", DATA_ROW, after="SOURCES = {\n")
     write_data(here / "data" / "Shapes" / "raw", (2, 30, 77))
-    take_through(here, "shapes", "softmax + center loss (λ = 0.1)", ["--dataset", "Shapes"], [2, 30, 77])
     known = ["-d", "shapes", "--known-classes", "2", "77", "--use-cpu", "--max-epoch", "1", "--batch-size", "100"]
-    go(here, "main.py", *known, "--save-dir", here / "log" / "two")
-    go(here, "compare.py", "--runs", here / "log" / "two", "--unknowns", "shapes", "--out", here / "log" / "open")
+    with commands(here) as go:
+        take_through(go, here, "shapes", "softmax + center loss (λ = 0.1)", ["--dataset", "Shapes"], [2, 30, 77])
+        go("main", *known, "--save-dir", here / "log" / "two")
+        go("compare", "--runs", here / "log" / "two", "--unknowns", "shapes", "--out", here / "log" / "open")
     names = {row["unknown"] for row in rows(here / "log" / "open" / "open_set.csv")}
     assert names == {"unseen digits", "shapes"}
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import RunMain, run_here, spawn
+from conftest import TWO_DIGITS, RunMain, run_here, spawn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -48,9 +48,7 @@ SECONDS = 60  # for what takes less than one
 def run(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of one epoch on two digits."""
     path = tmp_path_factory.mktemp("hostile") / "run"
-    done = run_main(
-        "-d", "mnist5k", "--use-cpu", "--known-classes", 0, 1, "--max-epoch", 1, "--batch-size", 400, "--save-dir", path
-    )
+    done = run_main(*TWO_DIGITS, "--max-epoch", 1, "--batch-size", 100, "--save-dir", path)
     assert done.returncode == 0, done.stderr
     return path
 
@@ -96,9 +94,7 @@ def test_names_that_were_planted_for_temporaries_are_not_followed(run: Path, run
     for name in (".checkpoint.pt.partial", ".partial-0-checkpoint.pt", ".writable"):
         (path / name).symlink_to(outside)
     (path / "mine.txt").write_text("mine")
-    done = run_main(
-        "-d", "mnist5k", "--use-cpu", "--known-classes", 0, 1, "--max-epoch", 1, "--batch-size", 400, "--save-dir", path
-    )
+    done = run_main(*TWO_DIGITS, "--max-epoch", 1, "--batch-size", 100, "--save-dir", path)
     assert done.returncode == 0, done.stderr
     assert outside.read_text() == "keep me"
     assert (path / "mine.txt").read_text() == "mine"

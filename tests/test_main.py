@@ -175,7 +175,7 @@ def test_figures_of_another_program_are_not_overwritten(run_main, tmp_path: Path
 )
 def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: Path, flags: str, weight: float) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    common = (*SHORT, "--max-epoch", 2, *flags.split(), "--seed", 5)
+    common = (*SHORT, "--hold-out", 600, "--max-epoch", 2, *flags.split(), "--seed", 5)
     assert run_main(*common, "--save-dir", whole, "--print-freq", 7, "--plot").returncode == 0
     first = run_main(*common, "--save-dir", parts, "--stop-after", 1)
     assert ("Classes around the circle: 0 3 9 4 (similar)" in first.stdout) == ("accurate" in flags)
@@ -210,25 +210,8 @@ def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: P
 def test_known_classes_keep_their_names(run_main, tmp_path: Path) -> None:
     done = run_main(
         *SHORT,
-        "--max-epoch",
-        1,
-        "--known-classes",
-        9,
-        2,
-        4,
-        "--head",
-        "arcface",
-        "--feat-dim",
-        3,
-        "--weight-cent",
-        0.01,
-        "--plot",
-        "--save-dir",
-        tmp_path / "run",
-        "--model",
-        "cnn",
-        "-j",
-        4,
+        *"--max-epoch 1 --known-classes 9 2 4 --head arcface --feat-dim 3 --weight-cent 0.01".split(),
+        *("--plot", "--model", "cnn", "-j", 4, "--save-dir", tmp_path / "run"),
     )
     assert done.returncode == 0, done.stderr
     assert "nothing left for workers to do" in done.stdout
@@ -246,34 +229,9 @@ def test_words_of_the_widely_copied_repository(run_main, tmp_path: Path) -> None
     (tmp_path / "notes.txt").write_text("keep me")
     done = run_main(
         *SHORT,
-        "--eval-freq",
-        5,
-        "--gpu",
-        0,
-        "--save-dir",
-        f"{tmp_path}/",
-        "--recipe",
-        "reference",
-        "--weight-cent",
-        0,
-        "--max-epoch",
-        1,
-        "--feat-dim",
-        1,
-        "--known-classes",
-        0,
-        1,
-        "--lr-model",
-        0.001,
-        "--lr-cent",
-        0.5,
-        "--stepsize",
-        20,
-        "--gamma",
-        0.5,
-        "--model",
-        "cnn",
-        "--plot",
+        *"--eval-freq 5 --gpu 0 --recipe reference --weight-cent 0 --max-epoch 1 --feat-dim 1".split(),
+        *"--known-classes 0 1 --lr-model 0.001 --lr-cent 0.5 --stepsize 20 --gamma 0.5 --plot --model cnn".split(),
+        *("--save-dir", f"{tmp_path}/"),
     )
     assert done.returncode == 0, done.stderr
     assert "Accuracy (%)" in done.stdout  # the last epoch is always evaluated
@@ -297,19 +255,8 @@ def test_interrupt_says_how_to_continue(tmp_path: Path, signal_name: str) -> Non
 def test_divergence_stops_the_run(run_main, tmp_path: Path) -> None:
     done = run_main(
         *SHORT,
-        "--max-epoch",
-        2,
-        "--known-classes",
-        0,
-        1,
-        "--recipe",
-        "reference",
-        "--lr-model",
-        1e6,
-        "--save-dir",
-        tmp_path / "run",
-        "--print-freq",
-        2,
+        *"--max-epoch 2 --known-classes 0 1 --recipe reference --lr-model 1e6 --print-freq 2".split(),
+        *("--save-dir", tmp_path / "run"),
     )
     assert done.returncode == 1
     assert re.search(r"the loss is not finite at batch \d+ of epoch 1\. Try a smaller --lr-model", done.stderr)

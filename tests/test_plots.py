@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, spawn
+from conftest import ROOT, TWO_DIGITS, spawn
 from PIL import Image
 
 from analysis import plots
@@ -95,7 +95,7 @@ def test_figures_do_not_depend_on_backend_and_matplotlibrc(tmp_path: Path) -> No
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\n")
     env = {"MPLBACKEND": "module://no_such_backend.inline", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     run, how = tmp_path / "run", {"env": os.environ | env | {"PYTHONPATH": str(ROOT)}, "cwd": tmp_path}
-    words = ["-d", "mnist5k", "--known-classes", 0, 1, "--use-cpu", "--max-epoch", 2, "--batch-size", 200, "--animate"]
+    words = [*TWO_DIGITS, "--max-epoch", 2, "--batch-size", 100, "--animate"]
     image = tmp_path / "one.png"
     Image.fromarray(np.pad(np.full((20, 4), 255, np.uint8), ((20, 20), (28, 28)))).save(image)
     for program, flags in (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import RunMain, run_here
+from conftest import TWO_DIGITS, RunMain, run_here
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
@@ -154,7 +154,7 @@ def test_more_features_have_none(command: list[str], line: str) -> None:
 
 
 def test_a_run_with_more_features_is_not_taken_up_with_them(run_main: RunMain, tmp_path: Path) -> None:
-    words = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--max-epoch", "2", "--feat-dim", "3"]
+    words = [*TWO_DIGITS, "--max-epoch", 2, "--feat-dim", 3]
     assert run_main(*words, "--stop-after", "1", "--save-dir", tmp_path / "run").returncode == 0
     done = run_main("--resume", tmp_path / "run", "--regions")
     assert done.returncode == 2

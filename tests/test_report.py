@@ -26,7 +26,8 @@ from analysis.report import write_report
 from rundir.run import Run, read_run, write_config
 from training.settings import Plan, Settings
 
-QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "1", "3", "8", "--max-epoch", "2", "--batch-size", "128"]
+QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "1", "3", "8", "--max-epoch", "2", "--batch-size", "64"]
+QUICK += ["--hold-out", "600"]  # half of the images are enough
 POINT = """(number) => {
   const plot = Bokeh.documents[0].roots().find((root) => root.name === "test-1");
   const view = Bokeh.index.find_one(plot), frame = view.frame;

@@ -29,7 +29,8 @@ from training.arguments import parse_arguments
 from training.hardware import plan_for
 from utils import UserError
 
-QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "100", "--max-epoch", "2"]
+QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "50", "--max-epoch", "2"]
+QUICK += ["--hold-out", "500"]  # 300 images are enough
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import RunMain
+from conftest import TWO_DIGITS, RunMain
 
 import datasets
 import utils
@@ -152,7 +152,7 @@ def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_entry_of_a_checkpoint_that_is_something_else_is_one_line(run_main: RunMain, tmp_path: Path) -> None:
-    words = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--max-epoch", "1", "--batch-size", "200"]
+    words = [*TWO_DIGITS, "--max-epoch", 1, "--batch-size", 50]
     assert run_main(*words, "--save-dir", tmp_path / "run").returncode == 0
     file = tmp_path / "run" / "checkpoint.pt"
     state = torch.load(file, weights_only=True)

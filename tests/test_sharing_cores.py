@@ -18,7 +18,7 @@ import utils
 pytestmark = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs Linux's scheduler statistics")
 
 TWO = os.environ | {"OMP_NUM_THREADS": "2"}
-TRAIN = ("-d", "mnist5k", "--use-cpu", "--max-epoch", "1", "--known-classes", "0", "1", "--batch-size", "100")
+TRAIN = "-d mnist5k --use-cpu --known-classes 0 1 --hold-out 300 --max-epoch 1 --batch-size 100".split()
 
 # Multiplies for some seconds; prints how many threads `sharing_cores` had meanwhile, and how many are left.
 WORK = """

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, RunMain, is_anywhere_running, run_here, run_limited, spawn, wait_until
+from conftest import ROOT, TWO_DIGITS, RunMain, is_anywhere_running, run_here, run_limited, spawn, wait_until
 from PIL import Image
 
 import compare
@@ -27,14 +27,14 @@ from rundir.directory import Guard, refuse_links
 from rundir.run import read_run
 from utils import UserError
 
-TWO_DIGITS = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "400"]
+QUICK = [*TWO_DIGITS, "--batch-size", "100"]
 
 
 @pytest.fixture(scope="module")
 def run(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two epochs on two digits, the features of both kept."""
     path = tmp_path_factory.mktemp("trouble") / "run"
-    done = run_main(*TWO_DIGITS, "--max-epoch", 2, "--plot", "--save-dir", path)
+    done = run_main(*QUICK, "--max-epoch", 2, "--plot", "--save-dir", path)
     assert done.returncode == 0, done.stderr
     return path
 
@@ -50,7 +50,7 @@ def started(program: str, *words: object) -> subprocess.Popen[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of this system does not end children")
 def test_trainings_end_with_a_comparison_that_is_killed(tmp_path: Path) -> None:
     out = tmp_path / "compare"
-    flags = ["--losses", "center", "--out", out, "--", *TWO_DIGITS, "--max-epoch", "400"]
+    flags = ["--losses", "center", "--out", out, "--", *QUICK, "--max-epoch", "400"]
     process = started("compare.py", *flags)
     trained = out / "runs" / "center-1"
     wait_until((trained / "checkpoint.pt").exists, process)
@@ -110,7 +110,7 @@ def test_interrupted_before_it_has_begun(tmp_path: Path, words: str) -> None:
 
 
 def test_interrupted_twice(tmp_path: Path) -> None:
-    process = started("main.py", *TWO_DIGITS, "--max-epoch", 400, "--plot", "--save-dir", tmp_path / "run")
+    process = started("main.py", *QUICK, "--max-epoch", 400, "--plot", "--save-dir", tmp_path / "run")
     wait_until((tmp_path / "run" / "checkpoint.pt").exists, process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.05)
@@ -121,7 +121,7 @@ def test_interrupted_twice(tmp_path: Path) -> None:
 
 
 def test_two_trainings_started_at_once_have_a_directory_each(run_main: RunMain, tmp_path: Path) -> None:
-    words = [*TWO_DIGITS, "--max-epoch", 1, "--save-dir", tmp_path / "run"]
+    words = [*QUICK, "--max-epoch", 1, "--save-dir", tmp_path / "run"]
     both = [started("main.py", *words) for _ in range(2)]
     errors = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 2], errors
@@ -190,7 +190,7 @@ def test_a_bad_neighbor_does_not_stop_a_comparison_that_trains(run: Path, tmp_pa
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "config.json").write_text("[" * 100_000)
     shutil.copytree(run, tmp_path / "good")
-    wanted = [Wanted("center-1", [*TWO_DIGITS, "--max-epoch", "2"])]
+    wanted = [Wanted("center-1", [*QUICK, "--max-epoch", "2"])]
     neighbors = sorted(tmp_path.glob("*/"))
     assert sweep.find(wanted, tmp_path / "compare" / "runs", neighbors) == []
     assert wanted[0].path == tmp_path / "good"
@@ -242,6 +242,6 @@ def test_a_disk_that_is_full_while_drawing(run: Path, tmp_path: Path, flags: tup
     ["--max-epoch 1000000 --stop-after 1", "--feat-dim 1 --max-epoch 1", "--head arcface --scale 1e6 --max-epoch 1"],
 )
 def test_settings_at_their_ends(run_main: RunMain, tmp_path: Path, flags: str) -> None:
-    done = run_main(*TWO_DIGITS, *flags.split(), "--save-dir", tmp_path / "run")
+    done = run_main(*QUICK, *flags.split(), "--save-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
