@@ -208,7 +208,7 @@ def test_digits_that_the_data_lack(run_main: RunMain, mnist5k, tmp_path: Path, m
     monkeypatch.setattr("datasets.load", lambda *_: mnist5k.only((3, 5)))
     done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 3, 7, "--save-dir", tmp_path / "run")
     assert done.returncode == 2
-    assert done.stderr == "main.py: error: --known-classes 7: mnist5k has 3, 5 alone\n"
+    assert done.stderr == "main.py: error: --known-classes 7: mnist5k has only 3, 5\n"
 
 
 # ---------------------------------------------------------------- full disks, and settings at their ends
