@@ -260,7 +260,7 @@ def test_an_apple_gpu_is_taken_when_asked_for_and_right(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device(0, False)[1].endswith("an Apple GPU is here and unused, --device mps would take it, untested)")
+    assert choose_device(0, False)[1].endswith("an Apple GPU is here and unused, --device mps would use it, untested)")
     device, line = choose_device("mps", False)
     assert device.type == "cpu"
     assert line.startswith("Currently using CPU (--device mps: ")

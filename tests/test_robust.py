@@ -91,7 +91,7 @@ def test_a_run_goes_on_with_the_threads_that_are_there(run_main, begun: Path, tm
     torch.save(state | {"threads": 640}, path / "checkpoint.pt")
     done = run_main("--resume", path)
     assert done.returncode == 0, done.stderr
-    assert "Note: the run was made with 640 threads; here it goes on with 1" in done.stdout
+    assert "Note: the run was made with 640 threads; here it continues with 1" in done.stdout
     assert json.loads((path / "config.json").read_text())["threads"] == 1
 
 
@@ -263,7 +263,7 @@ FLAGS = [  # flags, what the message says
     (["--gpu", "0,x"], "must be a whole number"),
     (["--gpus", "2"], "did you mean --gpu; several GPUs: torchrun"),
     (["--device", "tpu"], "must be cpu, cuda, cuda:INDEX, mps or xpu"),
-    (["--lr-model", "0.1", "--set", "lr_model=0.2"], "--lr-model says it too, leave one of them out"),
+    (["--lr-model", "0.1", "--set", "lr_model=0.2"], "--lr-model sets it too, leave one of them out"),
     (["--max-epoch", "5", "--set", "max_iterations=100"], "exclude each other: a run has one length"),
     (["--stepsize", "2", "--set", "schedule=one-cycle"], "exclude each other"),
     (["--head", "arcface", "--margin", "3"], "arcface takes radians from 0 to π/2; got 3"),
