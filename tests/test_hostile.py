@@ -130,7 +130,7 @@ def test_named_pipes_are_refused(run: Path, tmp_path: Path) -> None:
     for name in ("batches.csv", "features/epoch_1.npz"):
         (path / name).unlink()
         os.mkfifo(path / name)
-        with pytest.raises(UserError, match="is no regular file"):
+        with pytest.raises(UserError, match="is not a regular file"):
             refuse_links(path)
     with pytest.raises(UserError, match="not a regular file"):
         read_run(path)

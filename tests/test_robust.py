@@ -315,10 +315,13 @@ CHECKPOINTS = [  # from a finished run to flags, what the message says
     (resume(lambda path, state: path.write_bytes(pickle.dumps(Evil()))), "damaged or not a checkpoint"),
     (resume(lambda path, state: torch.save({"evil": Evil()}, path)), "damaged or not a checkpoint"),
     (resume(lambda path, state: torch.save([1, 2], path)), "not a checkpoint of main.py"),
-    (resume(lambda path, state: torch.save(state | {"format": 99}, path)), "of format 99, and this version of main.py"),
+    (
+        resume(lambda path, state: torch.save(state | {"format": 99}, path)),
+        "has format 99, but this version of main.py reads 3: get a newer one",
+    ),
     (
         resume(lambda path, state: torch.save(state | {"format": 2}, path)),
-        "an earlier version of main.py has made; train it again",
+        "was made by an earlier version of main.py; train the run again",
     ),
     (resume(other_model), "the checkpoint does not fit this model"),
     (
