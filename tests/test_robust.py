@@ -24,10 +24,8 @@ import datasets
 import main
 from rundir.checkpoint import Checkpoint, load_checkpoint
 from rundir.directory import Guard, is_being_trained
-from training import hardware
 from training.arguments import parse_arguments
 from training.hardware import plan_for
-from utils import UserError
 
 QUICK = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "100", "--max-epoch", "2"]
 
@@ -382,17 +380,6 @@ def test_bad_checkpoint(
     monkeypatch.chdir(tmp_path)
     check_bad_input(make(tmp_path, finished), message, tmp_path, capsys)
     assert not (tmp_path / "evil").exists()
-
-
-def test_a_gpu_that_is_not_there_beside_one_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="--gpu 3: there are 1 CUDA devices here"):
-        hardware.choose_device(3, use_cpu=False)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    device, line = hardware.choose_device(3, use_cpu=False)
-    assert device.type == "cpu"
-    assert line.startswith("Currently using CPU (--gpu 3: ")
 
 
 # ---------------------------------------------------------------- a failing machine

@@ -135,22 +135,6 @@ def test_unfinished_file_leaves_the_old_one(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_checkpoints_that_are_refused(tmp_path: Path) -> None:
-    class Runs:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "executed",))
-
-    for content, message in (
-        ({"format": 99}, "of format 99, and this version of main.py reads 3: get a newer one"),
-        ({"format": 2}, "of a run that an earlier version of main.py has made; train it again"),
-        (Runs(), "damaged or not a checkpoint"),
-    ):
-        torch.save(content, tmp_path / "checkpoint.pt")
-        with pytest.raises(UserError, match=message):
-            checkpoint.load_checkpoint(tmp_path / "checkpoint.pt")
-    assert not (tmp_path / "executed").exists()
-
-
 def test_an_entry_of_a_checkpoint_that_is_something_else_is_one_line(run_main: RunMain, tmp_path: Path) -> None:
     words = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--max-epoch", "1", "--batch-size", "200"]
     assert run_main(*words, "--save-dir", tmp_path / "run").returncode == 0
@@ -172,13 +156,6 @@ def test_an_entry_of_a_checkpoint_that_is_something_else_is_one_line(run_main: R
         assert len(str(raised.value).splitlines()) == 1
 
 
-def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
-    layer = torch.nn.Linear(2, 3)
-    other = SimpleNamespace(states=torch.nn.Linear(3, 3).state_dict())
-    with pytest.raises(UserError, match="does not fit this model"):
-        checkpoint.load_state(layer, other, tmp_path)
-
-
 def drawn(path: Path, epochs: list[int]) -> list[str]:
     """Have figures drawn beside this process; return what is said of those that could not be."""
     lines: list[str] = []
@@ -186,12 +163,6 @@ def drawn(path: Path, epochs: list[int]) -> list[str]:
         for epoch in epochs:
             drawer.draw(epoch)
     return lines
-
-
-def test_figure_that_cannot_be_drawn_is_reported(tmp_path: Path) -> None:
-    lines = drawn(tmp_path, [1, 2])
-    assert len(lines) == 2
-    assert all(line.startswith("A figure could not be drawn: ") for line in lines)
 
 
 def test_figures_are_drawn_from_a_folder_with_modules_of_the_same_names(
