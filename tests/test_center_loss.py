@@ -8,7 +8,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -339,19 +338,6 @@ def test_cuda_reads_nothing_back() -> None:
         loss(features.requires_grad_(), labels).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def test_trains_next_to_cross_entropy() -> None:
-    features, labels = random_batch(64, dtype=torch.float32)
-    loss, layer, totals = CenterLoss(5, 3, weight=0.5), torch.nn.Linear(3, 5), []
-    optimizer = torch.optim.SGD([*layer.parameters(), *loss.parameters()], lr=0.1)
-    for _ in range(50):
-        total = F.cross_entropy(layer(features), labels) + loss(features, labels)
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(total.item())
-    assert totals[-1] < 0.7 * totals[0]
 
 
 def test_without_weight_features_feel_nothing_however_long_they_are(update: str) -> None:

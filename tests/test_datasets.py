@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, write_idx
+from conftest import ROOT, wait_until, write_idx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -113,6 +113,28 @@ def test_damaged_mnist5k(monkeypatch: pytest.MonkeyPatch) -> None:
         load("mnist5k", Path("nowhere"))
 
 
+# A stand-in for torchvision that writes four files of the right sizes.
+DOWNLOAD = """
+import pathlib, sys, time
+raw = pathlib.Path(sys.argv[2]) / sys.argv[1] / "raw"
+raw.mkdir(parents=True)
+for part, count in dict(train=60_000, t10k=10_000).items():
+    n = count.to_bytes(4, "big")
+    header = bytes([0, 0, 8, 3]) + n + bytes([0, 0, 0, 28] * 2)
+    (raw / f"{part}-images-idx3-ubyte").write_bytes(header + bytes(count * 784))
+    time.sleep(0.5)
+    (raw / f"{part}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1]) + n + bytes(range(10)) * (count // 10))
+"""
+
+
+def started(download: str, name: str, root: Path) -> subprocess.Popen[str]:
+    """Load a data set in a process of its own, with that stand-in for torchvision."""
+    code = f"import datasets, pathlib; datasets._DOWNLOAD = {download!r}\n"
+    code += f"print(datasets.load({name!r}, pathlib.Path({str(root)!r})).checksums)"
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
 def test_stalled_download_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "STALL_SECONDS", 1.0)
     monkeypatch.setattr(datasets, "_DOWNLOAD", "import time; time.sleep(600)")
@@ -124,36 +146,37 @@ def test_stalled_download_is_given_up(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_wrong_bytes_from_the_network_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    child = """
-import pathlib, sys
-raw = pathlib.Path(sys.argv[2]) / "MNIST" / "raw"
-raw.mkdir(parents=True)
-for stem in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
-    (raw / stem).write_bytes(b"<html>")
-"""
-    monkeypatch.setattr(datasets, "_DOWNLOAD", child)
+    monkeypatch.setattr(datasets, "_DOWNLOAD", DOWNLOAD.replace("header + ", "b'<html>' + "))
     with pytest.raises(DataError, match="wrong magic number"):
         load("mnist", tmp_path)
     assert list(tmp_path.rglob("*ubyte*")) == []
 
 
 def test_download_moves_verified_files_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a stand-in for torchvision that writes files of the right sizes; Fashion-MNIST has no known checksum."""
-    child = """
-import pathlib, sys
-raw = pathlib.Path(sys.argv[2]) / "FashionMNIST" / "raw"
-raw.mkdir(parents=True)
-for stem, shape in dict(train=60_000, t10k=10_000).items():
-    count = shape.to_bytes(4, "big")
-    header = b"\\0\\0\\x08\\3" + count + bytes([0, 0, 0, 28] * 2)
-    (raw / f"{stem}-images-idx3-ubyte").write_bytes(header + bytes(shape * 784))
-    (raw / f"{stem}-labels-idx1-ubyte").write_bytes(b"\\0\\0\\x08\\1" + count + bytes(range(10)) * (shape // 10))
-"""
-    monkeypatch.setattr(datasets, "_DOWNLOAD", child)
+    """Fashion-MNIST has no known checksum."""
+    monkeypatch.setattr(datasets, "_DOWNLOAD", DOWNLOAD)
     assert load("fashion-mnist", tmp_path).test_labels.bincount().tolist() == [1000] * 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["FashionMNIST"]
     monkeypatch.setattr(datasets, "_DOWNLOAD", "raise SystemExit(1)")
     load("fashion-mnist", tmp_path)  # found, not downloaded
+
+
+def test_two_processes_that_download_at_once_both_get_whole_files(tmp_path: Path) -> None:
+    both = [started(DOWNLOAD, "kmnist", tmp_path / "data") for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert said[0] == said[1]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["KMNIST"]
+
+
+def test_a_download_that_is_killed_leaves_nothing_that_passes_for_data(tmp_path: Path) -> None:
+    until_the_parent_ends = "import os; parent = os.getppid()\nwhile os.getppid() == parent: time.sleep(0.1)"
+    process = started(DOWNLOAD.replace("time.sleep(0.5)", "break") + until_the_parent_ends, "mnist", tmp_path)
+    wait_until(lambda: bool(list(tmp_path.rglob("train-images*"))), process)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "MNIST").exists()
+    assert not datasets.is_there("mnist", tmp_path)
 
 
 def test_download_says_why_torchvision_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
