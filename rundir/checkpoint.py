@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -37,28 +37,21 @@ class _PerFile(msgspec.Struct, Generic[T]):
     epochs: T
 
 
-class _Entries(msgspec.Struct):
+class _Entries(msgspec.Struct, frozen=True):
     """The entries of a checkpoint besides the plan and the states."""
 
     epoch: Annotated[int, Meta(ge=1)]
-    best: Annotated[float, Meta(ge=-1, le=100)]
-    elapsed: Annotated[float, Meta(ge=0, le=1e12)]
-    sizes: _PerFile[Bytes]
-    tail: _PerFile[str]
+    best: Annotated[float, Meta(ge=-1, le=100)]  # test accuracy so far, percent
+    elapsed: Annotated[float, Meta(ge=0, le=1e12)]  # seconds
+    sizes: _PerFile[Bytes]  # sizes of the log and CSV files
+    tail: _PerFile[str]  # text to append to them
     checksums: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(_Entries, frozen=True, kw_only=True):
     """The state of a run after an epoch."""
 
     plan: Plan
-    epoch: int
-    best: float  # test accuracy so far, percent
-    elapsed: float  # seconds
-    sizes: Mapping[str, int]  # sizes of the log and CSV files, in bytes
-    tail: Mapping[str, str]  # text to append to them
-    checksums: Mapping[str, str]
     states: Mapping[str, Any]  # state_dicts by name, and the random states
 
 
@@ -140,8 +133,7 @@ def _checked(raw: dict[str, Any], plan: Plan) -> Checkpoint:
             _check_tensor(f"{name}: {key}", value)
     _check_random(raw["random"])
     states = {key: raw[key] for key in ("random", *Trainer.STATEFUL) if key in raw}
-    sizes, tail = msgspec.to_builtins(entries.sizes), msgspec.to_builtins(entries.tail)
-    return Checkpoint(plan, entries.epoch, entries.best, entries.elapsed, sizes, tail, entries.checksums, states)
+    return Checkpoint(plan=plan, states=states, **msgspec.structs.asdict(entries))
 
 
 def _check_tensor(name: str, value: object) -> None:
@@ -188,7 +180,8 @@ def reopen(
         say(f"{directory}: already finished, after epoch {training.epochs}")
     keep_plan(directory, plan)
     trains = checkpoint.epoch < min(training.epochs, stop_after or training.epochs)
-    return RunLog(directory, training.data.name, checkpoint.sizes, checkpoint.tail, trains)
+    sizes, tail = msgspec.to_builtins(checkpoint.sizes), msgspec.to_builtins(checkpoint.tail)
+    return RunLog(directory, training.data.name, sizes, tail, trains)
 
 
 def load_state(network: Network, checkpoint: Checkpoint, path: Path) -> None:

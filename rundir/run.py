@@ -246,10 +246,8 @@ def _made_on(config: _Config, plan: Plan) -> str:
 def _git_commit() -> str | None:
     """Return the commit of this code, with ``-dirty`` if files have been changed since, None outside of git."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        git = ["git", "-C", str(ROOT)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-        return commit + ("-dirty" if changed.stdout.strip() else "")
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return None
 
 

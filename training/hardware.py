@@ -149,13 +149,12 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
         raise UserError("--precision tf32: NVIDIA GPUs have it, from Ampere on; use fp32, bf16 or auto")
     if wanted != "auto":
         return wanted, "as asked for"
-    if device.type == "cuda":
-        native = ("bf16", "this GPU computes it natively")
-        return native if has_bf16(device) else ("fp32", "no native bf16 on this GPU")
     if device.type in UNTESTED:
         return "fp32", "this device is untested"
-    native = ("bf16", "this processor computes it natively")
-    return native if has_bf16(device) else ("fp32", "not known to compute bf16 natively")
+    here = "this GPU" if device.type == "cuda" else "this processor"
+    if has_bf16(device):
+        return "bf16", f"{here} computes it natively"
+    return "fp32", f"{here} is not known to compute bf16 natively"
 
 
 def has_bf16(device: torch.device) -> bool:

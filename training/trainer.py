@@ -18,8 +18,7 @@ from models.heads import row_of
 from training.batches import normalize
 from utils import Stopped
 
-EVALUATION_BATCH, ON_CPU = 2_000, 250  # images; more is no faster on a CPU
-
+EVALUATION_BATCH, ON_CPU = 2_000, 250  # images; more are not faster on a CPU
 
 Schedule = Callable[[int], tuple[float, float]]  # iteration → factors on the rates of the model and of the centers
 
@@ -66,22 +65,19 @@ class Network:
             weight = F.normalize(weight)  # neither the scale nor the feature's length changes the order
         return torch.cat([weight, weight.new_zeros(len(weight), 1) if bias is None else bias.detach()[:, None]], dim=1)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return float32 features (B, D) of uint8 images (B, 28, 28)."""
-        return self._features(images, self.model)
-
-    def _features(self, images: Tensor, model: Callable[[Tensor], Tensor]) -> Tensor:
+    def features(self, images: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Return float32 features (B, D) of uint8 images (B, 28, 28), computed by `forward`, by default the model."""
         with self.precision():
-            return model(normalize(images, self.pixel_mean, self.pixel_std))
+            images = normalize(images, self.pixel_mean, self.pixel_std)
+            return self.model(images) if forward is None else forward(images)
 
     @torch.no_grad()
     def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
         """Return the network's results for a whole set, with the present weights."""
         self.model.eval()
         self.head.eval()
-        features = torch.cat(
-            [self.features(part) for part in images.split(ON_CPU if images.device.type == "cpu" else EVALUATION_BATCH)]
-        )  # (N, D)
+        parts = images.split(ON_CPU if images.device.type == "cpu" else EVALUATION_BATCH)
+        features = torch.cat([self.features(part) for part in parts])  # (N, D)
         logits = self.head(features)  # (N, C), without a margin
         scores, predictions = logits.softmax(dim=1).max(dim=1)
         return Evaluation(
@@ -136,7 +132,7 @@ class Trainer(Network):
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Train on uint8 images (B, 28, 28) and labels (B,) at the present rates; return their two losses, (2,)."""
-        features = self._features(images, self.forward)  # (B, D)
+        features = self.features(images, self.forward)  # (B, D)
         logits = self.head(features, labels)  # (B, C)
         loss_xent = F.cross_entropy(logits, labels)
         loss = loss_xent + self.center_loss(features, labels)  # eq. 5; the loss holds λ
