@@ -163,7 +163,7 @@ def zeros(path: Path, shape: tuple[int, ...]) -> Path:
 
 
 def damaged(damage: Callable[[Path], object]) -> Callable[[Path], list[object]]:
-    """Flags for a data root of the four files, one of them damaged."""
+    """Flags for a data root with MNIST's four files, one of them damaged."""
 
     def flags(tmp_path: Path) -> list[object]:
         raw = tmp_path / "data" / "MNIST" / "raw"
@@ -398,7 +398,7 @@ def test_full_disk_leaves_the_last_checkpoint_intact(
     assert done.stderr.endswith(": File too large\n")
     assert (path / "checkpoint.pt").read_bytes() == before
     assert not list(path.glob(".partial-*"))
-    if what == "log":  # rows that were written in part are cut off again
+    if what == "log":  # incomplete rows are cut off again
         assert run_main("--resume", path).returncode == 0
         assert not differences(finished, path)
 

@@ -40,7 +40,7 @@ def make_trainer(
     compile: str = "off",
     **by_hand: Any,
 ) -> tuple[Trainer, Batches]:
-    """Return what trains on 256 digits in float32, in batches of 64, with ordinary convolutions."""
+    """Return a trainer and 256 digits in batches of 64; in float32, with ordinary convolutions."""
     by_hand = {"recipe": recipe, "max_epoch": 1, "weight_cent": weight_cent, "precision": "fp32", "seed": 0} | by_hand
     settings = resolve(Settings(batch_size=64, **by_hand), {*by_hand, "batch_size"}, "mnist")
     batches = Batches(digits.train_images[:256], digits.train_labels[:256], 64, seed=0, shift=settings.shift)
@@ -197,7 +197,7 @@ def test_vectorized_prelu_is_prelu(mnist5k: Digits, precision: str) -> None:
 def test_vectorized_prelu_in_float64() -> None:
     layer = nn.Sequential(nn.PReLU(init=0.1).double(), nn.PReLU(3).double())
     vectorize_prelu(layer)
-    assert type(layer[1]) is nn.PReLU  # one slope a channel
+    assert type(layer[1]) is nn.PReLU  # it has a slope for each channel
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     slope = layer[0].weight
     assert torch.autograd.gradcheck(
