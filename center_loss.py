@@ -36,7 +36,6 @@ def _whole(name: str, value: object, low: int | None = None) -> None:
 
 
 def _one_of(name: str, value: object, first: str, second: str) -> None:
-    """Raise ValueError unless a value is one of two."""
     if value not in (first, second):
         raise ValueError(f"{name} must be {first!r} or {second!r}; got {value!r}")
 
@@ -49,49 +48,50 @@ class CenterLoss(nn.Module):
     (Wen et al., eq. 2) with ``k = 1/B`` for the mean and ``k = 1`` for the sum, times ½ if ``half``. The features
     receive its gradient (eq. 3). The centers receive
 
-    - ``update="gradient"``: its gradient, as the widely copied implementation does. In an SGD step a center moves by
-      ``lr * 2 * n / B`` of the way to the mean of its ``n`` samples;
-    - ``update="paper"``: the step of eq. 4, whatever ``half`` and ``reduction`` are,
+    - with ``update="gradient"`` its gradient too, as in the widely copied implementation: an SGD step moves a center
+      by ``lr * 2 * n / B`` of the way to the mean of its ``n`` samples;
+    - with ``update="paper"`` the step of eq. 4, whatever ``half`` and ``reduction`` are,
 
       .. math:: \Delta c_j = \frac{\sum_i \delta(y_i = j)\,(c_j - x_i)}{1 + \sum_i \delta(y_i = j)}
 
       so that ``torch.optim.SGD(center_loss.parameters(), lr=alpha)``, without momentum and weight decay, performs
       ``c_j <- c_j - alpha * Δc_j``.
 
-    Both are multiplied by the gradient that comes from above (loss scaling, a factor outside), and neither by
-    ``weight``. A class that is absent from the batch keeps its center.
+    Loss scaling, or any factor that you multiply the loss by, multiplies both; ``weight`` does not. A class that is
+    absent from the batch keeps its center.
 
     Args:
         num_classes: number of classes C, at least 1.
         feat_dim: feature dimension D, at least 1.
-        use_gpu: ``True`` puts the centers on CUDA, or warns if there is none; else they follow ``.to(device)``.
+        use_gpu: ``True`` puts the centers on CUDA, or warns if there is none. ``.to(device)`` moves them, too.
         update: ``"gradient"`` or ``"paper"``, see above.
-        weight: λ of eq. 5, applied inside: scales the value returned and what the features feel, but not what the
-            centers feel, so that 0 is legal and centers still learn.
-        half: whether the ½ of eq. 2 is there; by default only with ``update="paper"``.
+        weight: λ of eq. 5, at least 0. It scales the value and the gradient of the features, not that of the centers:
+            with 0 the centers still learn.
+        half: whether to multiply by the ½ of eq. 2; by default only with ``update="paper"``.
         reduction: ``"mean"`` or ``"sum"`` over the batch.
         init: ``"normal"`` (standard normal), ``"zeros"``, ``"circle"`` (evenly spaced on a circle in the first two
             dimensions), or a tensor of shape (C, D).
         radius: radius of that circle, in feature units.
-        sparse: give the centers a sparse gradient, so that a step costs O(B·D) and not O(C·D). For
-            ``torch.optim.SGD`` without momentum and weight decay, or ``SparseAdam``.
-        exchange: whether processes exchange their batches where that is needed, see below; False if every process is
-            given the gathered features of all of them.
-        ignore_index: samples with this label count neither in the mean nor for the centers, as in ``cross_entropy``
-            with -100; by default (``None``) there is no such label.
+        sparse: whether the centers get a sparse gradient: a step then costs O(B·D), not O(C·D). Works with
+            ``torch.optim.SGD`` without momentum and weight decay, and with ``SparseAdam``.
+        exchange: whether processes exchange their batches where that is needed, see below; False if every process
+            gets the gathered features of all processes.
+        ignore_index: samples with this label count neither in the mean nor for the centers, as with
+            ``cross_entropy``, whose default is -100; by default (``None``) every sample counts.
 
     Attributes:
         centers: ``nn.Parameter`` (C, D), float32 unless the module is converted.
-        last_value: scalar, detached: the loss of the last call without ``weight``, also of a call that
-            ``torch.compile`` compiled. A call inside a transform of torch.func, or of an exported program, does not
-            set it. NaN until the first call.
+        last_value: the loss of the last call without ``weight``, a detached scalar; NaN before the first call. Calls
+            under ``torch.compile`` set it; calls inside a transform of torch.func or from an exported program do not.
 
-    Under DistributedDataParallel wrap the loss as well as the network; with ``sparse=True`` do not wrap it, for it
+    Under DistributedDataParallel wrap the loss as well as the network. With ``sparse=True`` do not wrap it, because it
     exchanges the rows itself: start it from the same centers in every process. The centers then stay the same in
-    every process. They are those of one process with all the samples with ``sparse=True`` or ``update="paper"``. Else
-    batches must have one size, without ignored samples: DistributedDataParallel takes the mean of the processes'
-    means. The mean loss and the gradients are then those of one process, too. With ``reduction="sum"`` and
-    ``update="gradient"`` the centers move by the mean of the processes' sums.
+    every process.
+
+    With ``sparse=True`` or ``update="paper"`` they are the centers that one process with all the samples would have.
+    Otherwise this holds if all batches have the same size and no sample is ignored, since DistributedDataParallel
+    takes the mean of the processes' means; the mean loss and the gradients are then those of one process, too. With
+    ``reduction="sum"`` and ``update="gradient"`` the centers move by the mean of the processes' sums.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -142,21 +142,21 @@ class CenterLoss(nn.Module):
         """Return ``weight`` times the center loss of a batch, a scalar.
 
         Args:
-            features: floating point, (B, D) or (B, D, 1, 1), any range. Half precision is raised to float32 first.
+            features: floating point, (B, D) or (B, D, 1, 1), any range. Half precision is converted to float32 first.
                 An empty batch gives 0.
             labels: integer, (B,), in [0, C).
 
         Raises:
             ValueError: for wrong shapes, dtypes or devices, and on the CPU for labels out of range. On CUDA, and in a
-                compiled graph, an assertion on the device checks the range, because reading the labels would stall
-                every step: it ends the program with a RuntimeError at the next synchronization.
+                compiled graph, an assertion on the device checks the range instead: it ends the program with a
+                RuntimeError at the next synchronization. Reading the labels would stall every step.
         """
         features, labels = self._checked(features, labels)
         dtype = torch.promote_types(torch.promote_types(features.dtype, self.centers.dtype), torch.float32)
         with _without_autocast(features.device):
             features = features.to(dtype)
             classes, k = labels, self._factor(max(labels.numel(), 1))
-            if self.ignore_index is not None:  # such a sample lies on a center, and is of class C, which is none
+            if self.ignore_index is not None:  # put ignored samples on a center, in an extra class C
                 kept = labels != self.ignore_index
                 k = self._factor(kept.sum().clamp(min=1).to(dtype))
                 labels = torch.where(kept, labels, 0)
@@ -165,20 +165,20 @@ class CenterLoss(nn.Module):
             if self.ignore_index is not None:
                 features = torch.where(kept.unsqueeze(1), features, centers.detach())
 
-            # What the features feel: eq. 2, and by autograd eq. 3. mse_loss sums the squares in one pass.
+            # The gradient of the features: eq. 2, and by autograd eq. 3. mse_loss sums the squares in one pass.
             alone = self.update == "gradient" and self.weight == 1 and not self._exchanges()
             value = k * F.mse_loss(features, centers if alone else centers.detach(), reduction="sum")
-            if torch._C._functorch.maybe_current_level() is None:  # a transform of torch.func takes its values away
+            if torch._C._functorch.maybe_current_level() is None:  # values inside a transform of torch.func do not last
                 self.last_value = value.detach()
             if alone:
                 return value
 
-            # What the centers feel: a term that has their gradient and adds nothing to the value.
+            # The gradient of the centers: a term that has it, and whose value is 0.
             felt = self.weight * value if self.weight else (0 * features).sum()  # 0 even where the value overflows
             return felt + self._pull(features.detach(), centers, classes, k)
 
     def _factor(self, count: int | Tensor) -> float | Tensor:
-        """Return k of eq. 2, for so many samples."""
+        """Return k of eq. 2 for this number of samples, times ½ if wanted."""
         k = 1.0 / count if self.reduction == "mean" else 1.0
         return 0.5 * k if self.has_half else k
 
@@ -189,7 +189,7 @@ class CenterLoss(nn.Module):
             gap, labels = _all_gather_batch(gap, labels)  # (sum of B, D)
             kept = labels != self.num_classes
             centers = self._gather(torch.where(kept, labels, 0)).to(gap.dtype)
-            # Every process applies all rows: by their mean, or as DistributedDataParallel does by the mean of the sums.
+            # Every process applies all rows: their mean, or like DistributedDataParallel the mean of the sums.
             k = self._factor(kept.sum().clamp(min=1).to(gap.dtype)) if self.reduction == "mean" else k / _world_size()
         if self.update == "gradient":
             received = 2 * k * gap
@@ -200,13 +200,13 @@ class CenterLoss(nn.Module):
         return (received * (centers - centers.detach())).sum()
 
     def _exchanges(self) -> bool:
-        """Return whether processes exchange their batches here: for eq. 4, whose counts are the global batch's, and for
-        sparse gradients, which DistributedDataParallel does not reduce."""
+        """Return whether processes exchange their batches here: eq. 4 needs the counts of the global batch, and
+        DistributedDataParallel does not reduce sparse gradients."""
         wanted = self.exchange and (self.update == "paper" or self.sparse)
         return wanted and torch.is_grad_enabled() and self.centers.requires_grad and _world_size() > 1
 
     def _gather(self, labels: Tensor) -> Tensor:
-        """Return each sample's center, (B, D); an index kernel, which checks the range on the CPU."""
+        """Return each sample's center, (B, D); on the CPU the index kernel checks the range."""
         if torch.compiler.is_compiling() or labels.is_cuda:
             in_range = ((labels >= 0) & (labels < self.num_classes)).all()
             torch._assert_async(in_range, f"labels must lie in [0, {self.num_classes})")
@@ -273,7 +273,7 @@ def _initial_centers(num_classes: int, feat_dim: int, init: str | Tensor, radius
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which autocast, where the device has it, leaves float32 alone."""
+    """Return a context without autocast."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
@@ -286,7 +286,7 @@ def _world_size() -> int:
 def _all_gather_batch(gap: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of all processes: (B_1 + … + B_P, D) and their labels.
 
-    Costs O(P·B·D), whatever C. Batches may differ in size: reading the sizes is the one synchronization of a step.
+    Costs O(P·B·D), whatever C is. Batches may differ in size: reading the sizes is a step's only synchronization.
     """
     sizes = [labels.new_empty(1) for _ in range(_world_size())]
     dist.all_gather(sizes, labels.new_tensor([labels.numel()]))

@@ -21,27 +21,26 @@ from torch import Tensor, nn
 _LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 # A feature is divided by sqrt(|x|² + 1e-6), not by |x|: at x = 0 the cosines are 0 and their
-# gradient is at most 1000, and beyond |x| = 1 float32 can hardly tell the difference.
+# gradient is at most 1000. Beyond |x| = 1 the difference is about the rounding of float32.
 _NORM_EPSILON = 1e-3
-_LARGE = 1e15  # of a feature: the square of a larger one may leave float32
-# 1 - cos²θ is kept above this: sqrt has no finite slope at 0.
-_MIN_SIN_SQUARED = 1e-7
+_LARGE = 1e15  # larger features are scaled down first: their squares could overflow float32
+_MIN_SIN_SQUARED = 1e-7  # lower bound of 1 - cos²θ: sqrt has no finite slope at 0
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which autocast, where the device has it, leaves float32 alone."""
+    """Return a context without autocast."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def _is_transformed() -> bool:
-    """Return whether this runs inside a transform of torch.func, whose values cannot be read."""
+    """Return whether this runs inside a transform of torch.func, where values cannot be read."""
     return getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)() is not None
 
 
 class MarginHead(nn.Module):
-    """Class weights on the unit sphere; subclasses say what the margin does to the target.
+    """Class weights on the unit sphere; subclasses define what the margin does to the target's logit.
 
     Attributes:
         weight: ``nn.Parameter`` (C, D), normalized in every call.
@@ -68,11 +67,11 @@ class MarginHead(nn.Module):
         Args:
             features: floating point, (B, D).
             labels: integer, (B,), in [0, C): the margin is applied to these entries. Without
-                labels, the plain scaled cosines.
+                labels, the logits are the plain scaled cosines.
 
         Raises:
             ValueError: for wrong shapes, dtypes and devices, and on the CPU for labels out of range. On CUDA, in
-                a compiled graph and under torch.func an index out of range is the kernel's to refuse.
+                a compiled graph and under torch.func only the index kernel checks the range.
         """
         self._check(features, labels)
         with _without_autocast(features.device):
@@ -89,7 +88,7 @@ class MarginHead(nn.Module):
             return self.s * cosine.scatter(1, index, target)
 
     def _check(self, features: Tensor, labels: Tensor | None) -> None:
-        """Raise ValueError for what `forward` does not take."""
+        """Raise ValueError for input that `forward` does not take."""
         for name, given in (("features", features), ("labels", labels)):
             if given is None:
                 continue
@@ -115,7 +114,7 @@ class MarginHead(nn.Module):
                 raise ValueError(f"labels must lie in [0, {self.num_classes}); got {wrong}")
 
     def with_margin(self, cosine: Tensor) -> Tensor:
-        """Return the target's entry for its cosine, any shape, in [-1, 1]."""
+        """Return the target's logit before scaling, for its cosine in [-1, 1], any shape."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -125,13 +124,13 @@ class MarginHead(nn.Module):
 class ArcFace(MarginHead):
     r"""Additive angular margin: the target's logit is ``s * cos(θ + m)``, the others ``s * cos θ``.
 
-    Beyond ``θ = π - m``, where ``cos(θ + m)`` would rise again, the target is
-    ``cos θ - m sin m``, so that it falls over the whole range.
+    Beyond ``θ = π - m``, where ``cos(θ + m)`` would rise again, the target's logit is
+    ``s * (cos θ - m sin m)``: so it falls over the whole range.
 
     Args:
         feat_dim: feature dimension D.
-        num_classes: number of classes C. With D = 2, neighbors are ``2π/C`` apart, and all can
-            be right with their margin only if ``m < 2π/C`` (0.63 for 10 classes).
+        num_classes: number of classes C. With D = 2, neighbors are ``2π/C`` apart, and all
+            classes can keep their margin only if ``m < 2π/C`` (0.63 for 10 classes).
         s: scale, positive. The paper's value is 64; the default is for D = 2 and C = 10.
         m: margin in radians, in [0, π/2]. The paper's value is 0.5; the default is for D = 2.
 
@@ -156,7 +155,7 @@ class CosFace(MarginHead):
 
     Args:
         feat_dim: feature dimension D.
-        num_classes: number of classes C. With D = 2, all can be right with their margin only if
+        num_classes: number of classes C. With D = 2, all classes can keep their margin only if
             ``m < 1 - cos(2π/C)`` (0.19 for 10 classes).
         s: scale, positive. The paper's value is 64; the default is for D = 2 and C = 10.
         m: margin, in [0, 2). The paper's value is 0.35; the default is for D = 2.

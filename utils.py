@@ -1,4 +1,4 @@
-"""What all rooms share: errors and exit statuses, atomic writing, lines for the screen, the machine."""
+"""What all rooms share: errors and exit statuses, atomic writing, output on the screen, the machine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-ROOT = Path(__file__).resolve().parent  # of the code
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # what it tells each process
-VERSION = "1.0"  # pyproject.toml says it too
+ROOT = Path(__file__).resolve().parent  # the folder of this code
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that torchrun sets
+VERSION = "1.0"  # also in pyproject.toml
 
 
-# ---------------------------------------------------------------- the user's error, and how a command ends
+# ---------------------------------------------------------------- errors, and how a command ends
 
 
 class UserError(Exception):
@@ -35,13 +35,13 @@ class UserError(Exception):
 
 
 class Stopped(UserError):
-    """A command that started and could not continue: a loss that is not finite, a full disk."""
+    """A command could not continue after its start: the loss is not finite, or the disk is full."""
 
     status = 1
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, with a line that says how to go on."""
+    """Ctrl-C or SIGTERM; the message is a line that says how to continue."""
 
 
 def processes() -> tuple[int, int]:
@@ -52,7 +52,7 @@ def processes() -> tuple[int, int]:
 
 
 def run_command(name: str, work: Callable[[], int]) -> int:
-    """Return the exit status of a command; turn what went wrong into one line on stderr.
+    """Run a command and return its exit status; an error becomes one line on stderr.
 
     0: done. 1: stopped on the way. 2: bad input. 130: interrupted.
     """
@@ -61,20 +61,20 @@ def run_command(name: str, work: Callable[[], int]) -> int:
     try:
         with sharing_cores():
             return work()
-    except UserError as error:  # everybody's, where there are several processes
+    except UserError as error:  # raised in every process
         line = f"{name}: {'error' if error.status == 2 else 'stopped'}: {error}"
         return error.status if processes()[0] else _end(line, error.status)
-    except BrokenPipeError:  # the reader of a pipe has left
+    except BrokenPipeError:  # whatever reads our output has ended
         sys.stderr.close()
         return 1
-    except OSError as error:  # a full disk, for one
+    except OSError as error:  # for example, a full disk
         return _end(f"{name}: stopped: {error.filename or 'output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt as interrupt:
         if previous:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second one has nothing left to end
-        if previous.get(signal.SIGINT) is signal.SIG_DFL:  # of a program, which ends here
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to end
+        if previous.get(signal.SIGINT) is signal.SIG_DFL:  # this is a program, and it ends here
             del previous[signal.SIGINT]
-        print(file=sys.stderr)  # the line that ^C is on
+        print(file=sys.stderr)  # ends the line in which the terminal shows ^C
         return _end(f"Interrupted. {interrupt}".rstrip(), 130)
     except RuntimeError as error:
         if type(error).__name__ == "OutOfMemoryError":
@@ -86,12 +86,12 @@ def run_command(name: str, work: Callable[[], int]) -> int:
         reason = str(error).strip().splitlines()[0]
         return _end(f"{name}: stopped: process {rank}: {reason}", 1)
     finally:
-        for one, handler in previous.items():
-            signal.signal(one, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _mend_streams() -> None:
-    """Replace a stream that the caller has closed (``>&-``), and print ? for a letter that a console lacks."""
+    """Replace closed streams (``>&-``), and print ? for a character that the console does not have."""
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):
@@ -102,17 +102,17 @@ def _mend_streams() -> None:
 def _hear_signals() -> dict[signal.Signals, Any]:
     """Let the signals that end a command interrupt it as Ctrl-C does; return the previous handlers.
 
-    SIGHUP is a closed terminal, SIGUSR1 what schedulers send before the end. One that is ignored stays so, as
-    nohup wants it. A command in another thread than the main one, as in a server, hears none.
+    A terminal that closes sends SIGHUP; schedulers send SIGUSR1 before they end a job. An ignored signal stays
+    ignored: nohup needs that. Outside the main thread, as in a server, nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    signals = [getattr(signal, one) for one in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, one)]
-    heard = [one for one in signals if signal.getsignal(one) is not signal.SIG_IGN]
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+    heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
     if previous[signal.SIGINT] is signal.SIG_DFL:  # see main.py
         heard.append(signal.SIGINT)
-    return previous | {one: signal.signal(one, signal.default_int_handler) for one in heard}
+    return previous | {number: signal.signal(number, signal.default_int_handler) for number in heard}
 
 
 def _end(line: str, status: int) -> int:
@@ -125,7 +125,7 @@ def _end(line: str, status: int) -> int:
 
 @contextlib.contextmanager
 def naming(path: Path | str) -> Iterator[None]:
-    """Give an error of the system the name of the file: a full disk says none."""
+    """Add the file's name to an OSError: when the disk is full it has none."""
     try:
         yield
     except OSError as error:
@@ -135,10 +135,7 @@ def naming(path: Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomically(path: Path) -> Iterator[Path]:
-    """Give a file to write, which takes the place of `path` when it is complete; after an error `path` is unchanged.
-
-    The file, ``.partial-…``, is made anew: no link is followed.
-    """
+    """Yield a new file to write, ``.partial-…``; it replaces `path` at the end. After an error `path` is unchanged."""
     unfinished = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
     with naming(path):
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -148,7 +145,7 @@ def atomically(path: Path) -> Iterator[Path]:
             with open(unfinished, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
-            if hasattr(os, "O_DIRECTORY"):  # the new name, too, is on the disk
+            if hasattr(os, "O_DIRECTORY"):  # put the new name on the disk, too
                 folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
                 os.fsync(folder)
                 os.close(folder)
@@ -156,11 +153,11 @@ def atomically(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------- words for the screen
+# ---------------------------------------------------------------- output on the screen
 
 
 def progress_bar(steps: Iterable[T], total: int, title: str, unit: str = "batch") -> Iterable[T]:
-    """Return the same steps, with a bar on a terminal; only the first process shows it."""
+    """Return the same steps, and show a bar on a terminal; only the first process shows it."""
     hidden = not sys.stderr.isatty() or processes()[0] > 0
     return tqdm(steps, desc=title, total=total, unit=unit, leave=False, disable=hidden)
 
@@ -179,8 +176,7 @@ def complain(line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Return a line that is safe on a terminal: control characters are escaped, as in ``\\x1b``. Names of files and
-    settings may come from a stranger."""
+    """Return a text that is safe on a terminal, control characters escaped: names may come from a stranger."""
     shown = (c if c.isprintable() or c == "\t" else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return "".join(shown)
 
@@ -194,7 +190,7 @@ def hours(seconds: float) -> str:
 
 
 def processor_name() -> str:
-    """Return the processor's name as the system gives it."""
+    """Return the processor's name as the operating system reports it."""
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -206,23 +202,24 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # how OpenMP's threads wait, set by the user
-LOOK = 0.2  # seconds between two looks at how long the threads were kept waiting
-BUSY, QUIET = 0.1, 0.02  # of a look, for each thread: others have the cores, or they are free
-CALM = 2.0  # seconds for which they must be free
+WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # variables that say how OpenMP's threads wait
+LOOK = 0.2  # seconds between two measurements
+BUSY, QUIET = 0.1, 0.02  # share of the time that a thread waits for a core: above, cores are taken; below, free
+CALM = 2.0  # seconds for which the cores must be free
 
 
 @contextlib.contextmanager
 def sharing_cores() -> Iterator[None]:
     """Let torch's threads wait briefly for each other while other programs use the cores, and long otherwise.
 
-    In GNU's OpenMP, which torch's wheels for Linux bring, a thread that has done its part spins 300,000 turns before
-    it sleeps. That is best on free cores; on others it takes the core from the thread that it waits for, and two runs
-    at once take many times as long as one. The library spins 100 turns where a process has more threads than cores,
-    so further threads are started when ours are kept waiting for a core. They sleep, and no result depends on them.
+    Torch's wheels for Linux contain GNU's OpenMP. There a thread that has finished its part spins 300,000 turns before
+    it sleeps. That is best on free cores. On busy cores it takes the core from the very thread that it waits for, and
+    two runs at once take many times as long as one. The library spins only 100 turns in a process that has more
+    threads than cores. So this starts more threads when ours wait for a core. They sleep, and no result depends on
+    them.
 
-    Does nothing where the user has set how threads wait, and where the system does not tell how long they were kept
-    waiting: on macOS (LLVM's OpenMP) and Windows (Intel's), whose threads give up the core as they spin.
+    Does nothing if the user has set how threads wait, or if the system does not measure how long threads wait: macOS
+    (LLVM's OpenMP) and Windows (Intel's) do not, and their threads give up the core as they spin.
     """
     if any(name in os.environ for name in WAITING) or not os.path.exists("/proc/self/schedstat"):
         yield
@@ -238,7 +235,7 @@ def sharing_cores() -> Iterator[None]:
 
 
 def _watch_cores(ended: threading.Event) -> None:
-    """Hold sleeping threads while this process's own are kept waiting for cores."""
+    """Keep sleeping threads as long as the threads that compute have to wait for cores."""
     calm, release = 0.0, None
     before, kept_before = time.monotonic(), _kept_waiting()
     while not ended.wait(LOOK):
@@ -259,20 +256,20 @@ def _watch_cores(ended: threading.Event) -> None:
 
 
 def _kept_waiting() -> float:
-    """Return the seconds for which threads of this process could have run and had no core."""
+    """Return for how many seconds, summed over its threads, this process could have run but had no core."""
     total = 0
     for task in os.listdir("/proc/self/task"):
-        with contextlib.suppress(OSError):  # a thread that has just ended
+        with contextlib.suppress(OSError):  # the thread has just ended
             total += int(Path("/proc/self/task", task, "schedstat").read_text().split()[1])
     return total / 1e9
 
 
 def _hold_threads(torch: Any, threads: int) -> Callable[[], None]:
-    """Start threads of OpenMP, more than there are cores with those that compute; return what ends them."""
+    """Start so many OpenMP threads that the process has more threads than cores; return a function that ends them."""
     ended = threading.Event()
 
     def hold() -> None:
-        torch.ones(threads << 16)  # large enough for all threads: the library now has as many for this one
+        torch.ones(threads << 16)  # large enough to be shared: the library starts a team of threads for this one
         ended.wait()
 
     more = max(1, -(-(usable_cores() + 1 - threads) // (threads - 1)))
@@ -289,7 +286,7 @@ def _hold_threads(torch: Any, threads: int) -> Callable[[], None]:
 
 
 def command_line(*words: object) -> str:
-    """Return a command as a person can type it here: with the interpreter that runs, from where it was started."""
+    """Return a command that a person can type in the current folder, with the interpreter that runs now."""
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())

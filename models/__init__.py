@@ -1,6 +1,6 @@
-"""Networks by name: `create("lenet++", …)` turns images into features. `heads` has the table of what follows them.
+"""Networks by name, images → features: `create("lenet++", …)`. The table of heads is in `heads`.
 
-The classes are imported when they are first asked for: who reads the table of heads alone does not wait for torch.
+The classes are imported at their first use: code that only reads the table of heads does not wait for torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "LeNetPP", "SoftmaxHead", "create", "spread_directions", "through_frequency"]
 
-NAMES = {"lenet++": "LeNetPP", "cnn": "LeNetPP"}  # "cnn" is what familiar command lines call it
+NAMES = {"lenet++": "LeNetPP", "cnn": "LeNetPP"}  # "cnn" is its name on the command lines of other repositories
 
 
 def __getattr__(name: str) -> Any:
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
 
 def create(name: str, **settings: Any) -> nn.Module:
-    """Return the network of that name; the settings are its constructor's.
+    """Return a new network; `settings` are the arguments of its class.
 
     Raises:
         ValueError: for a name that is not in `NAMES`.

@@ -1,30 +1,31 @@
 """LeNet++'s 5×5 convolutions through the frequency domain, for CPUs, in float32 or bfloat16.
 
-The convolution theorem: on a cyclic grid a correlation is a product, frequency by frequency. With x̂ and ŵ
-the discrete Fourier transforms of the maps and of the kernels, each frequency has a small complex matrix
-product of its own:
+The convolution theorem: on a cyclic grid a correlation is a product, frequency by frequency. Let x̂ and ŵ be
+the discrete Fourier transforms of the maps and of the kernels. Each frequency then has its own small complex
+matrix product:
 
     ŷ[k, l] = conj(ŵ[k, l]) x̂[k, l]        (C', B) = (C', C) (C, B)
 
-An S×S map with zero padding is read from an n×n grid with n ≥ S + 2: two rows of zeros keep what wraps around
-apart. 5×5 taps cost 25 multiplications for each output and pair of channels, this way it takes about 3.
+An S×S map with zero padding is put on an n×n grid with n ≥ S + 2: two rows of zeros separate the edges, which
+would touch on a cyclic grid. A direct 5×5 kernel costs 25 multiplications for each output and pair of channels;
+here it is about 3.
 
-Everything is a matrix product of real numbers, which is what processors are fastest at:
+Everything is a matrix product of real numbers, the fastest operation of processors:
 
-- The maps lie in memory as (S, S, C, B), the batch innermost; a transform along rows or columns is then a
+- The maps lie in memory as (S, S, C, B), the batch innermost. A transform along rows or columns is then a
   product from the left, with rows of N = C·B numbers.
-- x is real: of the rows' frequencies k those from 0 to n/2 say everything (K = n//2 + 1), each with a real
-  and an imaginary part. Along the columns the transform is complex: all l from 0 to n - 1. So there are
-  P = K·n complex frequencies.
-- A complex matrix (re, im) acts as the real matrix ((re, im), (-im, re)) on (re; im) one above the other:
-  a spectrum is (P, 2C, B), a filter bank (P, 2C', 2C).
-- Frequencies k other than 0 and n/2 stand for their complex conjugates too, so they count twice. With them
-  scaled by √2 and all of it by 1/n the transform A has AᵀA = 1: the way back is Aᵀ, and the same two
-  functions, `to_spectrum` and `to_maps`, serve values and gradients:
+- x is real, so along the rows the frequencies k from 0 to n/2 suffice (K = n//2 + 1), each with a real and an
+  imaginary part. Along the columns the transform is complex, and all l from 0 to n - 1 are needed. Together
+  these are P = K·n complex frequencies.
+- A complex matrix (re, im) acts as the real matrix ((re, im), (-im, re)) on re and im stacked: a spectrum is
+  (P, 2C, B), a filter bank (P, 2C', 2C).
+- Frequencies k other than 0 and n/2 count twice, because they also stand for their complex conjugates. If these
+  are scaled by √2, and everything by 1/n, the transform A has AᵀA = 1. So Aᵀ is its inverse, and the same two
+  functions, `to_spectrum` and `to_maps`, compute values and gradients:
 
     y = Aᵀ F A x        dx = Aᵀ Fᵀ A dy        dF = (A dy) (A x)ᵀ
 
-  One transform of x serves values and kernel's gradient, one of dy both gradients.
+  x is transformed once, for the values and the kernels' gradient; dy is transformed once, for both gradients.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-GRIDS = {28: 30, 14: 16, 7: 9}  # side of the maps: side n of the grid
+GRIDS = {28: 30, 14: 16, 7: 9}  # side S of the maps: side n of the grid
 TAPS = 5
 
 
@@ -48,7 +49,7 @@ class Transform:
     def __init__(self, side: int, grid: int, dtype: torch.dtype) -> None:
         assert grid >= side + TAPS // 2, "the kernel would wrap around"
         self.side, self.grid, self.half = side, grid, grid // 2 + 1
-        rows = torch.arange(self.half, dtype=torch.float64) * (2 * math.pi / grid)  # radians for each step
+        rows = torch.arange(self.half, dtype=torch.float64) * (2 * math.pi / grid)  # radians per pixel
         columns = torch.arange(grid, dtype=torch.float64) * (2 * math.pi / grid)
         twice = torch.full((self.half, 1), math.sqrt(2), dtype=torch.float64)
         twice[0] = 1
@@ -63,7 +64,7 @@ class Transform:
         self.by_row = by_row.reshape(2 * self.half, side).to(dtype)
         self.by_column = by_column.reshape(2 * grid, 2 * side).to(dtype)
 
-        # A tap at (i, j) from the middle turns the phase by k·i + l·j; conj(ŵ) turns it the other way.
+        # A tap at (i, j) from the middle shifts the phase by k·i + l·j, and conj(ŵ) by the opposite.
         offset = torch.arange(TAPS, dtype=torch.float64) - TAPS // 2
         phase = (rows[:, None, None, None] * offset[:, None]) + (columns[:, None, None] * offset)  # (K, n, 5, 5)
         turn = phase.view(-1, TAPS * TAPS)
@@ -112,7 +113,7 @@ class Transform:
         return bank.view(-1, 2 * outputs, 2 * inputs)
 
     def filters_gradient(self, gradient: Tensor) -> Tensor:
-        """Return the kernels' gradient (C', C, 5, 5), given that of `filters`' matrices."""
+        """Return the gradient of the kernels (C', C, 5, 5), given the gradient of their `filters`."""
         outputs, inputs = gradient.shape[1] // 2, gradient.shape[2] // 2
         d = gradient.view(-1, 2, outputs, 2, inputs)
         parts = scratch("parts", self.of_taps.dtype, self.half * self.grid, 2, outputs, inputs)
@@ -132,7 +133,7 @@ _local = threading.local()
 
 
 def scratch(name: str, dtype: torch.dtype, *shape: int) -> Tensor:
-    """Return memory that the next call with that name takes again: fresh memory costs its page faults."""
+    """Return memory that the next call with this name reuses: new memory costs page faults."""
     there = vars(_local).setdefault("buffers", {})
     size = math.prod(shape)
     if (name, dtype) not in there or there[name, dtype].numel() < size:
@@ -148,7 +149,7 @@ class _Convolution(torch.autograd.Function):
         t = transform(maps.shape[0], maps.dtype)
         spectrum, bank = t.to_spectrum(maps), t.filters(weight)
         product = torch.bmm(bank, spectrum, out=scratch("product", maps.dtype, len(bank), bank.shape[1], maps.shape[3]))
-        product[0, : len(bias)] += t.grid * bias[:, None]  # a constant is frequency 0
+        product[0, : len(bias)] += t.grid * bias[:, None]  # a constant has frequency 0 only
         ctx.save_for_backward(spectrum, bank)
         ctx.transform, ctx.weight_dtype = t, weight.dtype
         return t.to_maps(product)
@@ -171,9 +172,9 @@ class _Convolution(torch.autograd.Function):
 
 
 class _FirstConvolution(torch.autograd.Function):
-    """Images (S, S, 1, B) to maps (S, S, C', B): with one channel the taps themselves are little work.
+    """Images (S, S, 1, B) to maps (S, S, C', B), directly: one channel is little work.
 
-    At each place the product of the kernels (C', 26), the bias beside them, with the patches (26, B).
+    Each pixel is the product of the kernels with their bias, (C', 26), and the patches, (26, B).
     """
 
     @staticmethod
@@ -200,8 +201,8 @@ class _FirstConvolution(torch.autograd.Function):
 
 
 class _Pooling(torch.autograd.Function):
-    """Max-pooling of maps (S, S, C, B) over squares that do not overlap, 2×2; of equal numbers the first counts,
-    as in torch. A last odd row or column is left out."""
+    """2×2 max-pooling of maps (S, S, C, B) without overlap. Among equal numbers the first is the maximum, as in torch;
+    an odd last row or column is left out."""
 
     @staticmethod
     def forward(ctx: Any, maps: Tensor) -> Tensor:
@@ -237,11 +238,10 @@ def _corners(maps: Tensor) -> list[Tensor]:
 
 
 class FourierConv2d(nn.Conv2d):
-    """`nn.Conv2d` of 5×5 kernels that keeps the size of its maps, with the same parameters; fast for maps with a
-    side in `GRIDS`, for others the ordinary one."""
+    """`nn.Conv2d` with 5×5 kernels and padding 2, through the frequency domain for maps whose side is in `GRIDS`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return maps (B, C', S, S) for maps (B, C, S, S), in autocast's type; in memory the batch is innermost."""
+        """Return maps (B, C', S, S) for maps (B, C, S, S), in autocast's dtype, with the batch innermost in memory."""
         if x.shape[2] != x.shape[3] or x.shape[2] not in GRIDS:
             return super().forward(x)
         if torch.is_autocast_enabled("cpu"):
@@ -252,15 +252,15 @@ class FourierConv2d(nn.Conv2d):
 
 
 class InnermostMaxPool2d(nn.MaxPool2d):
-    """2×2 max-pooling of maps that have the batch innermost in memory."""
+    """2×2 max-pooling of maps whose batch is innermost in memory."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _outwards(_Pooling.apply(_inwards(x)))
 
 
 class PoolingFirst(nn.Sequential):
-    """The same layers; a PReLU before a max-pooling comes after it, where it has a quarter of the work. With a slope
-    above 0 it keeps the order of numbers, and so does not change which is the largest."""
+    """The same layers, but a PReLU before a max-pooling runs after it, with a quarter of the work. A PReLU whose slope
+    is above 0 keeps the order of numbers, so the maximum is the same."""
 
     def forward(self, x: Tensor) -> Tensor:
         layers = list(self)
@@ -284,8 +284,8 @@ def _outwards(maps: Tensor) -> Tensor:
 
 
 def through_frequency(model: nn.Module) -> None:
-    """Let the 5×5 convolutions of a model go through the frequency domain, and its 2×2 poolings fit them. The
-    parameters stay what and where they are."""
+    """Let a model compute its 5×5 convolutions through the frequency domain, and its 2×2 poolings to match. The
+    parameters stay as they are."""
     for layer in model.modules():
         if type(layer) is nn.Conv2d and layer.kernel_size == (5, 5) and layer.padding == (2, 2):
             layer.__class__ = FourierConv2d

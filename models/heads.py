@@ -1,9 +1,9 @@
-"""The table of heads, features → logits: all that settings, tables, figures and pages need to know of each.
+"""The table of heads, features → logits: all that settings, tables, figures and pages need to know about each.
 
-A new head is a class and a row here. The class is an ``nn.Module`` with a ``weight`` (C, D), called as
-``head(features, labels)`` while it trains and as ``head(features)`` where it decides. It is made as
-``cls(feat_dim, num_classes, s=scale, m=margin)``, with what its row has a default of; one without scale and margin
-like `SoftmaxHead`. Nothing here imports torch: a command line is answered before that.
+A new head is a class and a row here. The class is an ``nn.Module`` with a ``weight`` (C, D). Training calls
+``head(features, labels)``, evaluation calls ``head(features)``. The constructor is called as
+``cls(feat_dim, num_classes, s=scale, m=margin)``, without ``s`` or ``m`` if the row has no default for it; without
+both it takes the arguments of `SoftmaxHead`. Nothing here imports torch: a command line is answered before that.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class Head:
 
     Attributes:
         cls: ``module:class``, imported when a head is made.
-        label: what tables and figures call it.
-        cosine: how it decides: by the largest cosine, times a scale ``head.s``, between feature and class weight, not
-            by the largest weight·feature + bias.
-        scale: default of ``--scale``, None for a head that takes none.
-        margin: default of ``--margin``, None for a head that takes none.
-        unit: what the margin is measured in.
-        largest: margin that it takes.
-        margins: which those are, in words.
+        label: its name in tables and figures.
+        cosine: whether the largest cosine between feature and class weight decides, times a scale ``head.s``; without
+            it, the largest weight·feature + bias decides.
+        scale: default of ``--scale``, None for a head without a scale.
+        margin: default of ``--margin``, None for a head without a margin.
+        unit: unit of the margin.
+        largest: largest legal margin.
+        margins: the legal margins, in words.
     """
 
     cls: str
@@ -44,7 +44,7 @@ class Head:
         return pkgutil.resolve_name(self.cls)
 
 
-# In two dimensions ten classes are 36° apart: margins are smaller than for faces.
+# In two dimensions ten classes are 36° apart, so the default margins are smaller than those for faces.
 HEADS = {
     "softmax": Head("models.lenet_pp:SoftmaxHead", "softmax"),
     "arcface": Head(
@@ -57,7 +57,7 @@ HEADS = {
 
 
 def row_of(head: object) -> Head:
-    """Return the row of a head that was made."""
+    """Return the row of a head object."""
     return next(row for row in HEADS.values() if type(head) is row.load())
 
 
@@ -67,7 +67,7 @@ def with_margin() -> list[str]:
 
 
 def defaults(what: str) -> str:
-    """Return the default ``scale`` or ``margin`` of each head that takes one, in words."""
+    """Return in words the default ``scale`` or ``margin`` of each head that takes one."""
     values = {name: getattr(row, what) for name, row in HEADS.items()}
     units = {name: f"{row.unit} for " if what == "margin" else "" for name, row in HEADS.items()}
     return ", ".join(f"{units[name]}{name} (default: {value:g})" for name, value in values.items() if value is not None)

@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 
 class LeNetPP(nn.Module):
-    """LeNet++: [conv 5×5, PReLU] twice and 2×2 max-pooling, at 32, 64 and 128 channels, then a
-    fully connected layer to the features. 80.9 M multiply-adds an image.
+    """LeNet++: three stages with 32, 64 and 128 channels, then a fully connected layer to the features.
+
+    A stage is [conv 5×5, PReLU] twice and 2×2 max-pooling. 80.9 M multiply-adds per image.
 
     Args:
         feat_dim: feature dimension D, at least 1.
         init: ``"kaiming"`` (normal, for PReLU), ``"xavier"`` (uniform over the fan-in, Caffe's),
             or ``"torch"`` (each layer's own default). Biases start at 0 except with ``"torch"``.
         feature_prelu: whether a PReLU follows the feature layer.
-        overlapping_pool: whether the third pooling is 3×3 with stride 2, not 2×2.
+        overlapping_pool: whether the third pooling is 3×3 with stride 2 instead of 2×2.
     """
 
     def __init__(
@@ -45,8 +46,8 @@ class LeNetPP(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return features (B, D) in float32 for normalized images (B, 1, 28, 28).
 
-        The last layer runs in float32 even under autocast: it costs nothing, and bfloat16 would
-        leave two features with three digits each.
+        The last layer runs in float32 even under autocast: this costs nothing, and in bfloat16
+        each of the two features would have only three digits.
         """
         maps = self.stages(images).flatten(1)  # (B, 1152)
         with torch.autocast(images.device.type, enabled=False):
@@ -81,14 +82,14 @@ def _stage(channels_in: int, channels: int, pool: nn.Module) -> list[nn.Module]:
 
 
 class SoftmaxHead(nn.Linear):
-    """Features (B, D) to logits (B, C), linear; labels are ignored.
+    """The linear layer from features (B, D) to logits (B, C); it ignores the labels.
 
     Args:
         feat_dim: feature dimension D.
         num_classes: number of classes C.
         bias: whether there is a bias. Without one the classes lie around a circle.
         init: ``"spread"`` (see `spread_directions`), ``"xavier"`` or ``"torch"``.
-        radius: length of the class weights at the start, for ``"spread"``.
+        radius: initial length of the class weights, with ``"spread"``.
     """
 
     def __init__(
@@ -112,8 +113,8 @@ class SoftmaxHead(nn.Linear):
 
 
 def spread_directions(num_classes: int, feat_dim: int) -> Tensor:
-    """Return C unit vectors (C, D) that point apart: evenly around the circle for D = 2,
-    orthogonal as far as D allows for D > 2, alternating signs for D = 1."""
+    """Return C unit vectors (C, D) that point apart: with alternating signs for D = 1, evenly around
+    the circle for D = 2, and for D > 2 orthogonal if C ≤ D."""
     if feat_dim == 1:
         return torch.tensor([1.0, -1.0]).repeat((num_classes + 1) // 2)[:num_classes, None]
     if feat_dim == 2:

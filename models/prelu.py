@@ -1,4 +1,4 @@
-"""A PReLU that is fast on CPUs, with the parameter, values and gradients of torch's own."""
+"""A PReLU that is fast on CPUs, with the parameter, values and gradients of torch's PReLU."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from torch.autograd.function import once_differentiable
 
 
 def vectorize_prelu(model: nn.Module) -> None:
-    """Replace each `nn.PReLU` that has one slope by one with the same parameter, values and gradients. CPUs compute its
-    backward pass in vectors, unlike that of torch's own, which saves a tenth of a step on two cores.
-    """
+    """Replace each `nn.PReLU` that has one slope by one with the same parameter, values and gradients, but a vectorized
+    backward pass on CPUs: that saves a tenth of a step on two cores."""
     for module in model.modules():
         for name, layer in module.named_children():
             if type(layer) is nn.PReLU and layer.num_parameters == 1:

@@ -1,13 +1,13 @@
-"""``checkpoint.pt``, from which a run continues after an epoch: written, read back and checked."""
+"""``checkpoint.pt``, the state after an epoch: written, read back and checked, loaded."""
 
 from __future__ import annotations
 
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 import torch
@@ -28,42 +28,30 @@ from utils import UserError, atomically, say
 
 LARGEST_CHECKPOINT = 1 << 30  # bytes
 Bytes = Annotated[int, Meta(ge=0)]
+T = TypeVar("T")
 
 
-class _Sizes(msgspec.Struct):
-    log: Bytes
-    batches: Bytes
-    epochs: Bytes
+class _PerFile(msgspec.Struct, Generic[T]):
+    log: T
+    batches: T
+    epochs: T
 
 
-class _Tail(msgspec.Struct):
-    log: str
-    batches: str
-    epochs: str
-
-
-class _Entries(msgspec.Struct):
-    """What a checkpoint holds beside the plan and the states."""
+class _Entries(msgspec.Struct, frozen=True):
+    """The entries of a checkpoint besides the plan and the states."""
 
     epoch: Annotated[int, Meta(ge=1)]
-    best: Annotated[float, Meta(ge=-1, le=100)]
-    elapsed: Annotated[float, Meta(ge=0, le=1e12)]
-    sizes: _Sizes
-    tail: _Tail
+    best: Annotated[float, Meta(ge=-1, le=100)]  # test accuracy so far, percent
+    elapsed: Annotated[float, Meta(ge=0, le=1e12)]  # seconds
+    sizes: _PerFile[Bytes]  # sizes of the log and CSV files
+    tail: _PerFile[str]  # text to append to them
     checksums: dict[str, str]
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state after an epoch, from which a run continues."""
+class Checkpoint(_Entries, frozen=True, kw_only=True):
+    """The state of a run after an epoch."""
 
     plan: Plan
-    epoch: int
-    best: float  # test accuracy so far, percent
-    elapsed: float  # seconds
-    sizes: Mapping[str, int]  # of the log and CSV files, bytes
-    tail: Mapping[str, str]  # text to add to them
-    checksums: Mapping[str, str]
     states: Mapping[str, Any]  # state_dicts by name, and the random states
 
 
@@ -71,7 +59,7 @@ class Checkpoint:
 
 
 def keep(directory: Path, plan: Plan, training: Training, log: RunLog, better: bool) -> None:
-    """Write the checkpoint of a run after an epoch, under the name of the best as well where it is `better`."""
+    """Write a run's checkpoint after an epoch, and also as ``best.pt`` if it is `better` than any before."""
     state = training.trainer.state_dict() | plan.to_json()
     state |= {
         "random": random_states(),
@@ -86,8 +74,8 @@ def keep(directory: Path, plan: Plan, training: Training, log: RunLog, better: b
 
 
 def save_checkpoint(state: dict[str, Any], *paths: Path) -> None:
-    """Write a checkpoint under each of the names, whole or not at all."""
-    buffer = io.BytesIO()  # torch.save hides what a failing file says
+    """Write a checkpoint to each of the paths, whole or not at all."""
+    buffer = io.BytesIO()  # torch.save into a file would hide the system's error
     torch.save(state | {"format": FORMAT}, buffer)
     for path in paths:
         with atomically(path) as unfinished:
@@ -95,8 +83,8 @@ def save_checkpoint(state: dict[str, Any], *paths: Path) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """Return the states of torch's generators. Training draws from none of them: order and shifts
-    follow from seed and epoch."""
+    """Return the states of torch's generators. Training itself does not use them: order, shifts and warps depend
+    only on seed and epoch."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
@@ -105,10 +93,10 @@ def random_states() -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Return a checkpoint's content, on the CPU; runs no code from the file.
+    """Return a checkpoint, on the CPU; runs no code from the file.
 
     Raises:
-        UserError: if there is none, it is not one of ours, or it holds what no run has.
+        UserError: if there is none, it is damaged, or it is not a checkpoint of this program.
     """
     if not path.parent.is_dir():
         raise UserError(f"{path.parent}: no such folder")
@@ -120,7 +108,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path}: damaged or not a checkpoint (no archive of torch.save)")
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the bytes make it
+    except Exception as error:  # damaged bytes can make torch.load raise anything
         raise UserError(f"{path}: damaged or not a checkpoint ({type(error).__name__})") from None
     if not isinstance(raw, dict) or not isinstance(raw.get("format"), int):
         raise UserError(f"{path}: not a checkpoint of main.py")
@@ -129,12 +117,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     plan = plan_from_json(raw, str(path))
     try:
         return _checked(raw, plan)
-    except Exception as error:  # an entry may be any object, and raise what it likes
+    except Exception as error:  # an entry may be any object, with any error
         raise UserError(f"{path}: damaged: {' '.join(str(error).split())[:200]}") from None
 
 
 def _checked(raw: dict[str, Any], plan: Plan) -> Checkpoint:
-    """Return the checkpoint; raise ValueError for an entry that no run has."""
+    """Return the checkpoint; raise an error for an entry that no run has."""
     names = _Entries.__struct_fields__
     entries = msgspec.convert({name: raw[name] for name in names if name in raw}, _Entries)
     last = plan.settings.max_epoch or length_of_run(plan.settings, 1)[0]
@@ -145,30 +133,29 @@ def _checked(raw: dict[str, Any], plan: Plan) -> Checkpoint:
             _check_tensor(f"{name}: {key}", value)
     _check_random(raw["random"])
     states = {key: raw[key] for key in ("random", *Trainer.STATEFUL) if key in raw}
-    sizes, tail = msgspec.to_builtins(entries.sizes), msgspec.to_builtins(entries.tail)
-    return Checkpoint(plan, entries.epoch, entries.best, entries.elapsed, sizes, tail, entries.checksums, states)
+    return Checkpoint(plan=plan, states=states, **msgspec.structs.asdict(entries))
 
 
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor) or value.layout != torch.strided or not value.is_floating_point():
         raise ValueError(f"{name}: must be a tensor of numbers")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise ValueError(f"{name}: is larger than what the file holds of it")
+        raise ValueError(f"{name}: is larger than its data in the file")
 
 
 def _check_random(states: Any) -> None:
-    """Raise ValueError for states of random generators that torch would not take."""
+    """Raise an error for states of random generators that torch would not accept."""
     for state in (states["cpu"], *states["cuda"]):
         if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1:
             raise ValueError("random: must hold states of torch's generators")
     torch.Generator().set_state(states["cpu"])
 
 
-# ---------------------------------------------------------------- taken up
+# ---------------------------------------------------------------- loaded
 
 
 def take_up(checkpoint: Checkpoint, plan: Plan, data: Digits, group: Group, directory: Path) -> Training:
-    """Return the training that goes on from a checkpoint, perhaps on another machine.
+    """Return the training that continues from a checkpoint, perhaps on another machine.
 
     Raises:
         UserError: if the checkpoint does not fit.
@@ -176,7 +163,7 @@ def take_up(checkpoint: Checkpoint, plan: Plan, data: Digits, group: Group, dire
     precision, note = precision_here(plan.settings.precision, group.device)
     if note is not None:
         say(note)
-    here = replace(plan.settings, precision=precision, class_order="labels")  # the order is in the checkpoint
+    here = replace(plan.settings, precision=precision, class_order="labels")  # the weights have the order already
     training = build_training(replace(plan, settings=here), data, group)
     load_state(training.trainer, checkpoint, directory)
     restore_random_states(checkpoint.states["random"])
@@ -187,13 +174,14 @@ def take_up(checkpoint: Checkpoint, plan: Plan, data: Digits, group: Group, dire
 def reopen(
     directory: Path, checkpoint: Checkpoint, plan: Plan, training: Training, line: str, stop_after: int | None
 ) -> RunLog:
-    """Return the log of a run that goes on, cut back to its checkpoint; say that it does, and keep its plan."""
+    """Announce that a run continues, write its plan, and return its log, cut back to the checkpoint."""
     say(f"{line}. Resuming {directory} after epoch {checkpoint.epoch}")
     if checkpoint.epoch >= training.epochs:
         say(f"{directory}: already finished, after epoch {training.epochs}")
     keep_plan(directory, plan)
     trains = checkpoint.epoch < min(training.epochs, stop_after or training.epochs)
-    return RunLog(directory, training.data.name, checkpoint.sizes, checkpoint.tail, trains)
+    sizes, tail = msgspec.to_builtins(checkpoint.sizes), msgspec.to_builtins(checkpoint.tail)
+    return RunLog(directory, training.data.name, sizes, tail, trains)
 
 
 def load_state(network: Network, checkpoint: Checkpoint, path: Path) -> None:
@@ -214,7 +202,7 @@ def load_state(network: Network, checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what training has changed of an optimizer, its momentum; the rest is as the settings have it."""
+    """Return an optimizer's state with the checkpoint's momentum; the settings decide the rest."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     momentum = {}
     for index, kept in state["state"].items():
@@ -228,14 +216,14 @@ def _optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any])
 
 
 def restore_random_states(states: Any) -> None:
-    """Take up the states, as far as the devices are there."""
+    """Set the generators' states; those of CUDA only if as many devices are here."""
     torch.set_rng_state(states["cpu"])
     if states["cuda"] and torch.cuda.is_initialized() and torch.cuda.device_count() == len(states["cuda"]):
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def check_same_plan(directory: Path, plan: Plan, request: Request) -> None:
-    """Raise UserError if something asked for by hand contradicts the run that is to be continued."""
+    """Raise UserError if a setting given by hand contradicts the run that is resumed."""
     flags = {name for cls in CLASSES for name, about, _ in declared(cls) if about.group}
     wrong = []
     for name in sorted(request.by_hand - {*SHOWN, "threads"}):

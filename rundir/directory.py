@@ -1,9 +1,8 @@
-"""The directory of a run: made, guarded, emptied."""
+"""A run's directory: created, locked, emptied."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 FOLDERS = ("features", "train", "test")
-# What a run writes; nothing else in its directory is ever touched.
+# The files of a run; nothing else in its directory is ever touched.
 RUN_FILES = (
     "config.json",
     "log_*.txt",
@@ -35,11 +34,11 @@ RUN_FILES = (
     "animation.gif",
     "animation.mp4",
 )
-PARTIAL = (".partial-*", *(f"{folder}/.partial-*" for folder in FOLDERS))  # what it was writing when it was killed
+PARTIAL = (".partial-*", *(f"{folder}/.partial-*" for folder in FOLDERS))  # unfinished files of a killed run
 
 
 def run_name(plan: Plan) -> str:
-    """Return the name of a run's directory: its losses."""
+    """Return the name of a run's directory, made of its losses."""
     settings = plan.settings
     center = ["center"] if settings.weight_cent > 0 else []
     head = [] if settings.head == "softmax" and center else [settings.head]
@@ -47,7 +46,7 @@ def run_name(plan: Plan) -> str:
 
 
 def how_to_go_on(directory: Path) -> str:
-    """Return what to do about a run that stopped early."""
+    """Return a line that says how to continue a run that stopped early."""
     if (directory / "checkpoint.pt").exists():
         return f"Continue with: {command_line('main.py', '--resume', directory)}"
     again = command_line("main.py", "--save-dir", directory, "--overwrite")
@@ -55,10 +54,10 @@ def how_to_go_on(directory: Path) -> str:
 
 
 def check_save_dir(save_dir: Path | None, overwrite: bool) -> None:
-    """Check, before anything is loaded or written, that a new run may go into `save_dir`.
+    """Check, before anything is loaded or written, that a new run may be written to `save_dir`.
 
     Raises:
-        UserError: if it is a file, leads elsewhere, or holds a run and `overwrite` is not set.
+        UserError: if it is a file, contains links, or holds a run and `overwrite` is not set.
     """
     if save_dir is None:
         return
@@ -73,23 +72,24 @@ def check_save_dir(save_dir: Path | None, overwrite: bool) -> None:
 
 
 def refuse_links(directory: Path) -> None:
-    """Raise UserError if something that a run writes is a symbolic link, which would be written elsewhere, or a
-    named pipe, which would wait for ever."""
-    by_name = {directory / name for name in (*FOLDERS, LOCK, *RUN_FILES) if "*" not in name}  # leading nowhere, too
+    """Raise UserError if a file of a run is a symbolic link, which leads elsewhere, or a named pipe, which would make
+    the run wait for ever."""
+    by_name = {directory / name for name in (*FOLDERS, LOCK, *RUN_FILES) if "*" not in name}  # broken links, too
     by_pattern = {path for pattern in RUN_FILES for path in directory.glob(pattern)}
     for path in sorted(by_name | by_pattern):
         if path.is_symlink():
-            raise UserError(f"{path}: is a symbolic link, and what a run writes would end elsewhere; remove it")
+            raise UserError(f"{path}: is a symbolic link, and the run would write to another place; remove it")
         if path.exists() and not path.is_file() and not path.is_dir():
-            raise UserError(f"{path}: is no regular file; remove it")
+            raise UserError(f"{path}: is not a regular file; remove it")
 
 
 def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Guard:
-    """Make the directory of a new run, emptied of an old one if `overwrite`, and keep it for this process;
-    without `save_dir` it is the first of ``log/name``, ``log/name-2``, … that is free.
+    """Create and lock the directory of a new run; with `overwrite`, remove an old run from it.
+
+    Without `save_dir` it is the first of ``log/name``, ``log/name-2``, … that does not exist.
 
     Raises:
-        UserError: if it cannot be written, has come to hold a run, or another process has it.
+        UserError: if it cannot be written, another process has it, or another run was started in it meanwhile.
     """
     check_save_dir(save_dir, overwrite)
     try:
@@ -97,10 +97,10 @@ def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Gua
             return Guard(_free_directory(Path("log"), name))
         save_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=save_dir):
-            pass  # it can be written
+            pass  # so the directory can be written
         guard = Guard(save_dir)
         try:
-            check_save_dir(save_dir, overwrite)  # again: another process may have trained here in between
+            check_save_dir(save_dir, overwrite)  # again: another process may have trained here since the first check
             if overwrite:
                 remove(save_dir, (*RUN_FILES, *PARTIAL))
         except BaseException:
@@ -112,7 +112,7 @@ def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Gua
 
 
 def remove(directory: Path, patterns: Iterable[str]) -> None:
-    """Remove the files in a directory that have such names."""
+    """Remove the files in a directory whose names match."""
     for pattern in patterns:
         for file in directory.glob(pattern):
             file.unlink()
@@ -122,19 +122,20 @@ def _free_directory(parent: Path, name: str) -> Path:
     if not parent.is_dir() and parent.is_symlink():
         raise UserError(f"{parent}: is a link that leads nowhere; remove it, or name a folder with --save-dir")
     parent.mkdir(exist_ok=True)
-    for number in itertools.count(1):
-        directory = parent / (name if number == 1 else f"{name}-{number}")
+    directory, number = parent / name, 1
+    while True:
         with contextlib.suppress(FileExistsError):
             directory.mkdir()
             return directory
-    raise AssertionError("itertools.count ends never")
+        number += 1
+        directory = parent / f"{name}-{number}"
 
 
 class Guard:
-    """Keeps a directory for one process until it is closed, or the process ends.
+    """Locks a directory for this process until `close`, or until the process ends.
 
     Raises:
-        UserError: if another process has it.
+        UserError: if another process has locked it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -144,11 +145,11 @@ class Guard:
             self._lock.acquire(blocking=False)
         except Timeout:
             raise UserError(f"{directory}: another process is at work here; wait for it, or end it") from None
-        except (NotImplementedError, OSError):  # a file system without locks, or one that is not ours to write
+        except (NotImplementedError, OSError):  # the file system has no locks, or we may not write
             self._lock = None
 
     def close(self) -> None:
-        """Release the directory."""
+        """Unlock the directory."""
         if self._lock is not None:
             self._lock.release()
 

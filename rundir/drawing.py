@@ -1,4 +1,4 @@
-"""Figures that other processes draw while the training goes on."""
+"""Figures drawn by other processes during the training."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from utils import usable_cores
 
 
 class Drawer:
-    """Draws epochs in one process of low priority during the training, and the rest at its end with every core.
+    """Draws epochs in one process of low priority during the training, and what is left on all cores at its end.
 
     Args:
         directory: the run directory.
         log: called with a line about each figure that could not be drawn.
-        draw: draws an epoch's figures, given the directory and the epoch; a function that can be pickled.
+        draw: a function of directory and epoch that draws the epoch's figures; it must be picklable.
     """
 
     def __init__(self, directory: Path, log: Callable[[str], None], draw: Callable[[Path, int], object]) -> None:
@@ -46,7 +46,7 @@ class Drawer:
                 self.draw(epoch)
 
     def animate(self, animate: Callable[[Path], object]) -> None:
-        """Have that function make the film of all epochs; it exists after `close`."""
+        """Let the function make the film of all epochs; it exists after `close`."""
         self._finish()
         self._submit(animate, self.directory)
 
@@ -71,7 +71,7 @@ class Drawer:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Start processes that Ctrl-C does not end: it ends the training, not the figure that is being drawn."""
+    """Start processes that ignore Ctrl-C: it ends the training, not the figure that is being drawn."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""What a run keeps and draws after each epoch."""
+"""The files and figures of an epoch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from training.building import Training
 from training.settings import Plan
 from training.trainer import Evaluation, Trainer
 
-ON_THE_WAY = 2_000  # images of a set at most that are evaluated on the way through the first epoch
+ON_THE_WAY = 2_000  # images of a set at most that are evaluated during the first epoch
 
 
 def is_drawn(plan: Plan, epoch: int, last: bool) -> bool:
@@ -32,7 +32,7 @@ def keep_epoch(
     directory: Path, plan: Plan, training: Training, log: RunLog, meter: LossMeter, seconds: float, last: bool
 ) -> Evaluation | None:
     """Evaluate, save features and checkpoint, then log the epoch; return the evaluation of the test set, or None if
-    this epoch is not evaluated."""
+    there was none."""
     data, trainer, epoch = training.data, training.trainer, training.epoch
     test = None
     if last or is_drawn(plan, epoch, last) or epoch % plan.eval_freq == 0:
@@ -65,7 +65,7 @@ def keep_batch(directory: Path, training: Training, batch: int) -> None:
 
 
 def evaluate_some(trainer: Trainer, images: Tensor, labels: Tensor, sample: np.ndarray | None) -> Evaluation:
-    """Return what the network makes of the images of a sample, of all without one."""
+    """Return the network's results for a sample of the images, or for all if `sample` is None."""
     if sample is None:
         return trainer.evaluate(images, labels)
     some = torch.from_numpy(sample).to(labels.device)
@@ -73,50 +73,43 @@ def evaluate_some(trainer: Trainer, images: Tensor, labels: Tensor, sample: np.n
 
 
 class Figures:
-    """The figures, the film and the TensorBoard events of a run while it trains, those that the plan asks for.
+    """The figures, the film and the TensorBoard events that the plan of a run asks for, written while it trains.
 
     Args:
         directory: the run directory.
-        plan: says what is asked for.
+        plan: the run's plan.
         log: a `RunLog` in the process that writes; the others draw nothing.
-        draw_epoch: draws an epoch, given the directory, the epoch, and whether with regions.
-        film: makes the film, given the directory, and whether with regions.
+        draw_epoch: a function of directory, epoch and ``regions`` (whether to shade them) that draws an epoch.
+        film: a function of directory and ``regions`` that makes the film.
     """
 
     def __init__(
-        self,
-        directory: Path,
-        plan: Plan,
-        log: Silent,
-        draw_epoch: Callable[..., object],
-        film: Callable[..., object],
+        self, directory: Path, plan: Plan, log: Silent, draw_epoch: Callable[..., object], film: Callable[..., object]
     ) -> None:
         self.directory, self.plan = directory, plan
-        writes = isinstance(log, RunLog)
         self.film = partial(film, regions=plan.regions)
-        self.drawer = (
-            Drawer(directory, log, partial(draw_epoch, regions=plan.regions)) if writes and plan.plot else None
-        )
+        writes, draw = isinstance(log, RunLog), partial(draw_epoch, regions=plan.regions)
+        self.drawer = Drawer(directory, log, draw) if writes and plan.plot else None
         self.events = Events(directory) if writes and plan.tensorboard else None
         if self.drawer:
-            self.drawer.draw_missing()  # of a run that was cut off
+            self.drawer.draw_missing()  # a run that was cut off may have left some
 
     def add(self, epoch: int, meter: LossMeter, test: Evaluation | None, last: bool) -> None:
-        """Draw an epoch if it is its turn, and write its scalars."""
+        """Draw an epoch if the plan says so, and write its TensorBoard events."""
         if self.drawer and is_drawn(self.plan, epoch, last):
             self.drawer.draw(epoch)
         if self.events:
             self.events.scalars(epoch, meter, test)
 
     def on_the_way(self, training: Training, epoch: int, batch: int) -> float:
-        """Keep what the film shows of the first epoch, at batches 1, 2, 4, 8, …; return how many seconds it took."""
+        """Save features for the film at batches 1, 2, 4, 8, … of the first epoch; return how many seconds that took."""
         start = time.monotonic()
         if self.drawer and self.plan.animate and epoch == 1 and batch & (batch - 1) == 0:
             keep_batch(self.directory, training, batch)
         return time.monotonic() - start
 
     def animate(self, again: bool) -> None:
-        """Make the film if the plan asks for it; `again` even if the file exists."""
+        """Make the film if the plan asks for it; with `again`, even if it exists."""
         if self.drawer and self.plan.animate and (again or not (self.directory / "animation.gif").exists()):
             self.drawer.animate(self.film)
 

@@ -1,4 +1,4 @@
-"""The scalars and figures of a run as TensorBoard events."""
+"""The losses, accuracies and figures of a run as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def require_tensorboard() -> None:
 
 
 class Events:
-    """Writes a run's scalars and figures as TensorBoard events, in the run directory."""
+    """Writes a run's TensorBoard events into the run directory."""
 
     def __init__(self, directory: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.directory = directory
-        self.written = set(directory.glob("*/epoch_*.png"))  # by an earlier session of the run
+        self.written = set(directory.glob("*/epoch_*.png"))  # before the run was resumed
         self.writer: Any = SummaryWriter(str(directory))
 
     def scalars(self, epoch: int, meter: LossMeter, test: Evaluation | None) -> None:
-        """Write an epoch's figures."""
+        """Write the numbers of an epoch and its batches."""
         for batch, row in enumerate(meter.rows, 1):
             for name, value in zip(RunLog.BATCHES[2:], row, strict=True):
                 self.writer.add_scalar(f"batch/{name}", value, (epoch - 1) * meter.batches + batch)
@@ -40,7 +40,7 @@ class Events:
         self.writer.flush()
 
     def close(self) -> None:
-        """Write the scatters that were drawn as images, and close."""
+        """Write the new scatter plots as images, and close."""
         from matplotlib.image import imread
 
         for part in ("train", "test"):

@@ -1,7 +1,7 @@
-"""``features/epoch_N.npz`` and, of the first epoch's way, ``features/batch_N.npz``: features and predictions of the
+"""``features/epoch_N.npz`` and, during the first epoch, ``features/batch_N.npz``: features and predictions for the
 training and the test set, written and read back.
 
-A run directory may come from a stranger: sizes and shapes are looked at before anything is read.
+A run directory may come from a stranger: sizes and shapes are checked before anything is read.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def save_features(
         directory: the run directory.
         name: ``epoch_N`` or ``batch_N``.
         centers: (C, D).
-        head: the head's decision, see `Network.decision`.
-        samples: which images of ``train`` and of ``test`` were evaluated, where not all were.
-        evaluations: one each of ``train`` and ``test``.
+        head: the matrix of `Network.decision`, (C, D + 1).
+        samples: the indices of the evaluated images of ``train`` and ``test``; a set is missing if all were evaluated.
+        evaluations: those of ``train`` and ``test``.
     """
     arrays: dict[str, Any] = {
         "centers": centers.detach().float().cpu().numpy(),
@@ -51,7 +51,7 @@ def save_features(
     }
     arrays |= {f"{part}_sample": sample.astype(np.int32) for part, sample in samples.items()}
     for key, evaluation in evaluations.items():
-        with np.errstate(over="ignore"):  # beyond float16 a feature is infinite, and is said to be where it is read
+        with np.errstate(over="ignore"):  # beyond float16 a feature becomes infinite; the readers report it
             arrays[f"{key}_features"] = evaluation.features.cpu().numpy().astype(np.float16)
         arrays[f"{key}_labels"] = evaluation.labels.cpu().numpy().astype(np.uint8)
         arrays[f"{key}_predictions"] = evaluation.predictions.cpu().numpy().astype(np.uint8)
@@ -62,22 +62,24 @@ def save_features(
 
 
 def sample_of(count: int, most: int = 10_000) -> np.ndarray:
-    """Return the indices, rising, of the images of a set that are evaluated where not all are: always the same, a
-    sixth of `count`, but at least 1,000 and at most `most`."""
+    """Return rising indices of a fixed sample of the `count` images of a set: a sixth of them, but at least 1,000 and
+    at most `most`."""
     size = max(1_000, min(most, count // 6))
     return np.sort(np.random.default_rng(0).permutation(count)[:size])
 
 
 def kept_epochs(path: Path, what: str = "epoch") -> list[int]:
-    """Return the epochs whose features a run directory keeps, or batches of the first epoch with `what` ``batch``."""
+    """Return the epochs whose features are in a run directory; with `what` ``batch``, the first epoch's batches."""
     names = [file.stem.removeprefix(f"{what}_") for file in (path / "features").glob(f"{what}_*.npz")]
     return sorted(int(name) for name in names if name.isdecimal() and len(name) < 8)
 
 
 def read_features(path: Path, name: str, classes: int, feat_dim: int) -> dict[str, np.ndarray]:
-    """Return the arrays of ``features/name.npz``: for ``train`` and ``test`` the features (N, D), labels and
-    predictions (N,) in [0, C) and scores (N,), and the centers (C, D); where only some of the images of a set were
-    evaluated, ``train_sample`` or ``test_sample`` (N,) says which; ``head`` (C, D + 1), see `Network.decision`.
+    """Return the arrays of ``features/name.npz``.
+
+    For ``train`` and ``test``: the features (N, D), labels and predictions (N,) in [0, C), and scores (N,). If only
+    some images of a set were evaluated, ``train_sample`` or ``test_sample`` (N,) has their indices. Besides, the
+    ``centers`` (C, D), and ``head`` (C, D + 1), see `Network.decision`.
 
     Raises:
         UserError: if the file is missing, damaged, or does not fit the run.
@@ -91,7 +93,7 @@ def read_features(path: Path, name: str, classes: int, feat_dim: int) -> dict[st
         _check_shapes(shapes, classes, feat_dim)
         with np.load(file) as data:
             arrays = {key: data[key] for key in shapes}
-    except Exception as error:  # zipfile, zlib and NumPy's header reader raise whatever the bytes make them
+    except Exception as error:  # damaged bytes can make zipfile, zlib and NumPy raise anything
         raise UserError(f"{file}: damaged ({str(error)[:200] or type(error).__name__})") from None
     for key in ("train_labels", "train_predictions", "test_labels", "test_predictions"):
         _check_range(file, key, arrays[key], classes)
@@ -107,7 +109,7 @@ def _check_range(file: Path, key: str, values: np.ndarray, high: int) -> None:
 
 
 def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Shape:
-    """Return what the header of an array promises, if the archive has room for just that."""
+    """Return shape and dtype in an array's header; raise ValueError if the archive holds another number of bytes."""
     with archive.open(member) as stream:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -120,7 +122,7 @@ def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Shape:
 
 
 def _check_shapes(shapes: dict[str, Shape], classes: int, feat_dim: int) -> None:
-    """Raise ValueError for arrays that are not a run's."""
+    """Raise ValueError for arrays that no run has."""
     expected: dict[str, tuple[tuple[int, ...], str]] = {
         "centers": ((classes, feat_dim), "f"),
         "head": ((classes, feat_dim + 1), "f"),

@@ -23,27 +23,24 @@ if TYPE_CHECKING:
 
 
 class Silent:
-    """A log that stays silent, for every process but the first."""
+    """A log that writes nothing, for every process but the first."""
 
-    def __call__(self, line: str) -> None:
-        """Say nothing."""
+    def __call__(self, line: str) -> None: ...
 
-    def row(self, key: str, values: tuple[Any, ...]) -> None:
-        """Write nothing."""
+    def row(self, key: str, values: tuple[Any, ...]) -> None: ...
 
-    def close(self) -> None:
-        """Close nothing."""
+    def close(self) -> None: ...
 
 
 class RunLog(Silent):
-    """Lines for the screen and for ``log_<dataset>.txt``, and the rows of the two CSV files.
+    """Writes lines to the screen and to ``log_<dataset>.txt``, and rows to the two CSV files.
 
     Args:
-        directory: the run directory, which this process has for itself.
+        directory: the run directory, locked by this process.
         dataset: name of the data set.
-        sizes: how much of each file to keep, in bytes, when a run is resumed.
-        tail: text from the checkpoint to add after the kept part, by file.
-        cut: whether to cut off what a file has beyond its size; not when there is nothing left to train.
+        sizes: for a resumed run, the number of bytes to keep of each file.
+        tail: for a resumed run, the checkpoint's text to append to the kept part of each file.
+        cut: whether to cut off the rest of a file; False if nothing is left to train.
     """
 
     BATCHES = ("epoch", "batch", "loss", "loss_xent", "loss_center", "lr")
@@ -60,7 +57,7 @@ class RunLog(Silent):
         names = {"log": f"log_{dataset}.txt", "batches": "batches.csv", "epochs": "epochs.csv"}
         for name in names.values():
             if (directory / name).is_dir():
-                raise UserError(f"{directory / name}: is a folder, and the run writes a file of that name; remove it")
+                raise UserError(f"{directory / name}: is a folder, but the run writes a file of this name; remove it")
         self.files = {
             key: open(directory / name, "a", newline="", encoding="utf-8", errors="backslashreplace")
             for key, name in names.items()
@@ -98,8 +95,8 @@ class RunLog(Silent):
     def prepare_epoch(
         self, epoch: int, train_loss: float, test_loss: float | None, accuracy: float | None, seconds: float
     ) -> None:
-        """Prepare the lines about an epoch; `report_epoch` writes them once its checkpoint is on the disk. None: not
-        evaluated, and left empty."""
+        """Prepare the lines about an epoch; `report_epoch` writes them once the checkpoint is on the disk. None stands
+        for a value that was not measured: its cell stays empty."""
         losses = ["" if loss is None else f"{loss:.6g}" for loss in (train_loss, test_loss)]
         cells = (str(epoch), *losses, "" if accuracy is None else f"{accuracy:.4f}", f"{seconds:.2f}")
         line = "" if accuracy is None else f"Accuracy (%): {accuracy:.2f}\t Error rate (%): {100 - accuracy:.2f}\n"
@@ -114,12 +111,12 @@ class RunLog(Silent):
         self.tail = {}
 
     def close(self) -> None:
-        """Close the files; nothing can be logged any more."""
+        """Close the files."""
         for file in self.files.values():
             file.close()
 
     def sizes(self) -> dict[str, int]:
-        """Return the size of each file in bytes, everything written to the disk."""
+        """Write everything to the disk, and return the size of each file in bytes."""
         for file in self.files.values():
             with naming(file.name):
                 file.flush()
@@ -128,7 +125,7 @@ class RunLog(Silent):
 
 
 def greet(log: RunLog, plan: Plan, training: Training, directory: Path, first_lines: list[str]) -> None:
-    """Log what this run will train."""
+    """Log the data, the model and the settings of a new run."""
     from training.class_order import order_around
 
     data, settings, why = training.data, plan.settings, plan.why
@@ -151,7 +148,7 @@ def greet(log: RunLog, plan: Plan, training: Training, directory: Path, first_li
 
 
 class LossMeter:
-    """The losses of one epoch: kept on the device, read and logged every `print_freq` batches."""
+    """The losses of one epoch; they stay on the device, and are read and logged every `print_freq` batches."""
 
     def __init__(self, log: Silent, epoch: int, batches: int, weight_cent: float, print_freq: int) -> None:
         self.log = log
@@ -165,7 +162,7 @@ class LossMeter:
         self.sums = np.zeros(3)
 
     def add(self, lr: float, losses: Tensor) -> bool:
-        """Take a batch's learning rate and (loss_xent, loss_center); False if one is not finite."""
+        """Add a batch's learning rate and (loss_xent, loss_center); return False if a loss is not finite."""
         import torch
 
         self.pending.append((lr, losses))
@@ -190,7 +187,7 @@ class LossMeter:
 
     @property
     def batch(self) -> int:
-        """How many batches it was given."""
+        """Number of batches added so far."""
         return self.count + len(self.pending)
 
     @property
@@ -204,7 +201,7 @@ class LossMeter:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """A row of epochs.csv; what was not measured is nan."""
+    """A row of epochs.csv; a value that was not measured is nan."""
 
     epoch: int
     train_loss: float
@@ -214,7 +211,7 @@ class EpochRow:
 
 
 def read_epochs(path: Path) -> list[EpochRow]:
-    """Return the rows of a run's epochs.csv, none where there is no such file.
+    """Return the rows of a run's epochs.csv, none if the file does not exist.
 
     Raises:
         UserError: if it is damaged.
@@ -237,11 +234,11 @@ def read_epochs(path: Path) -> list[EpochRow]:
 
 
 def last_batch(path: Path) -> tuple[int, int]:
-    """Return the epoch and the batch of the last whole row of a run's batches.csv, zeros where there is none."""
+    """Return epoch and batch in the last complete row of a run's batches.csv, zeros if there is none."""
     try:
         with open(path / "batches.csv", "rb") as file:
             file.seek(-min(200, os.fstat(file.fileno()).st_size), os.SEEK_END)
-            epoch, batch, *_ = file.read().decode().splitlines()[-2].split(",")  # the last may be cut
+            epoch, batch, *_ = file.read().decode().splitlines()[-2].split(",")  # the last row may be incomplete
         return int(epoch), int(batch)
     except (OSError, ValueError, IndexError):
         return 0, 0

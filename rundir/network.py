@@ -1,4 +1,4 @@
-"""A finished run's network, and the data that it was trained on."""
+"""A finished run's network and data."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def load_network(run: Run, device: torch.device) -> Network:
     checkpoint = load_checkpoint(run.path / "checkpoint.pt")
     if checkpoint.epoch != run.epochs:
         go_on = command_line("main.py", "--resume", run.path)
-        raise UserError(f"{run.path}: its checkpoint is of another epoch; go on with {go_on}")
+        raise UserError(f"{run.path}: its checkpoint is of another epoch; continue with {go_on}")
     settings = checkpoint.plan.settings
     if settings != run.settings:
-        raise UserError(f"{run.path / 'checkpoint.pt'}: is of another run, with other settings than config.json has")
+        raise UserError(f"{run.path / 'checkpoint.pt'}: is of another run: its settings are not those in config.json")
     precision, note = precision_here(settings.precision, device)
     if note is not None:
         complain(f"{run.path}: {note}")
@@ -41,33 +41,32 @@ def load_network(run: Run, device: torch.device) -> Network:
     return network
 
 
-_load = functools.cache(datasets.load)  # several runs have the same data
+_load = functools.cache(datasets.load)  # several runs may use the same data
 
 
 def load_data(run: Run) -> datasets.Digits:
-    """Return the whole data set that a run was trained on, all classes of it.
+    """Return the whole data set of a run, with all its classes.
 
     Raises:
-        UserError: if it cannot be had, or is not the same.
+        UserError: if it is missing and cannot be downloaded, or is not the same.
     """
     data = _load(run.data_set, data_root(run))
     if data.checksums != run.checksums:
-        raise UserError(f"{run.path}: was trained on other data than there is in {data_root(run)}")
+        raise UserError(f"{run.path}: was trained on other data than those in {data_root(run)}")
     return data
 
 
 def data_of(run: Run) -> datasets.Digits:
     """Return the samples that a run was trained and tested on, in the order of its features."""
-    data, _, _ = held_out_of(run)
-    return data
+    return held_out_of(run)[0]
 
 
 def held_out_of(run: Run) -> tuple[datasets.Digits, Tensor, Tensor]:
-    """Return the same, and the images and labels that --hold-out kept out of training."""
+    """Return the data of `data_of`, and the images and labels that --hold-out kept out of training."""
     return load_data(run).for_training(run.settings.known_classes, run.settings.hold_out)
 
 
 def data_root(run: Run) -> Path:
-    """Return where the run's data are: where it found them, or in the default place."""
+    """Return the data root that the run used, or the default one if that is gone."""
     root = Path(run.plan.data_root)
     return root if root.is_dir() else Path("data")

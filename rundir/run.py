@@ -1,4 +1,4 @@
-"""A run as its directory describes it: config.json, written and read back, and how far the run is."""
+"""A run as its directory describes it: config.json, written and read back, and the run's progress."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
     from training.building import Training
 
-FORMAT = 3  # of config.json and checkpoint.pt
+FORMAT = 3  # number of the format of config.json and checkpoint.pt
 LARGEST_JSON = 1 << 20  # bytes
 Natural = Annotated[int, Meta(ge=0, le=10**9)]
 
 
 @dataclass(eq=False)
 class Run:
-    """What is read back from a run directory."""
+    """A run, read back from its directory."""
 
     path: Path
     command: str
     plan: Plan
     dataset: str
     classes: tuple[int, ...]  # the original label of each class
-    unseen: tuple[int, ...]  # those of the data set that a run with --known-classes has not
-    train: int  # images
+    unseen: tuple[int, ...]  # the classes of the data set that --known-classes left out
+    train: int  # number of images
     test: int
     checksums: Mapping[str, str]
     epochs: int
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def data_set(self) -> str:
-        """What `datasets.load` finds its data by: a name, or the path of a folder."""
+        """The argument of `datasets.load` for its data: a name, or the path of a folder."""
         asked = self.settings.dataset
         return self.dataset if asked in datasets.NAMES else asked
 
@@ -75,9 +75,8 @@ def read_run(path: Path) -> Run:
     Raises:
         UserError: if there is none, it is not finished, or it is damaged.
     """
-    run = read_config(path)
-    kept, done = kept_epochs(path), len(read_epochs(path))
-    if run.epochs not in kept or done < run.epochs:
+    run, done = read_config(path), len(read_epochs(path))
+    if run.epochs not in kept_epochs(path) or done < run.epochs:
         raise UserError(f"{path}: has finished {done} of {run.epochs} epochs. {how_to_go_on(path)}")
     assert run.arrays  # reads them now
     return run
@@ -109,7 +108,7 @@ class _Machine(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    """What config.json holds beside the plan."""
+    """The entries of config.json besides the plan."""
 
     command: str
     dataset: _Dataset
@@ -128,7 +127,7 @@ def write_config(
     """Write config.json: command, plan, data, versions, machine.
 
     Raises:
-        UserError: if there is one, as there may be where a `Guard` could not lock and keeps nobody out.
+        UserError: if there is one: where a `Guard` cannot lock, two processes can start in one directory.
     """
     import torch
 
@@ -156,29 +155,29 @@ def write_config(
     )
     try:  # "x": two new runs never share a directory
         with open(directory / "config.json", "x", encoding="utf-8") as file:
-            file.write(_as_text({"format": FORMAT, **plan.to_json(), **msgspec.to_builtins(config)}))
+            file.write(json.dumps({"format": FORMAT, **plan.to_json(), **msgspec.to_builtins(config)}, indent=2) + "\n")
     except FileExistsError:
         raise UserError(f"{directory}: another run has just been started here; name another folder") from None
 
 
 def keep_plan(directory: Path, plan: Plan) -> None:
-    """Write the plan with which a run goes on into its config.json, where it is another.
+    """Write the plan of a resumed run into its config.json, if it has changed.
 
     Raises:
-        UserError: if there is none, or it is damaged.
+        UserError: if there is no config.json, or it is damaged.
     """
     path = directory / "config.json"
     config = _read_json(path)
     if plan_from_json(config, str(path)) != plan:
         with atomically(path) as unfinished:
-            unfinished.write_text(_as_text({**config, **plan.to_json()}), encoding="utf-8")
+            unfinished.write_text(json.dumps({**config, **plan.to_json()}, indent=2) + "\n", encoding="utf-8")
 
 
 def read_config(path: Path) -> Run:
-    """Return what config.json says of a run, which need not be finished.
+    """Return the run that config.json describes, finished or not.
 
     Raises:
-        UserError: if there is none, or it is damaged; the message names the file and the entry.
+        UserError: if there is no config.json, or it is damaged; the message names the file and the entry.
     """
     file = path / "config.json"
     raw = _read_json(file)
@@ -209,7 +208,7 @@ def read_config(path: Path) -> Run:
 
 
 def _read_json(file: Path) -> dict[str, object]:
-    """Return the object in a config.json of this format; raise UserError if it is something else."""
+    """Return the object in a config.json of this format; raise UserError for anything else."""
     if not file.is_file():
         raise UserError(f"{file.parent}: holds no run (no config.json)")
     try:
@@ -226,18 +225,14 @@ def _read_json(file: Path) -> dict[str, object]:
 
 
 def other_format(found: object) -> str:
-    """Return what to do about a run that another version of this program made."""
+    """Return the error message for a run that another version of this program made."""
     if isinstance(found, int) and found > FORMAT:
-        return f"of format {found}, and this version of main.py reads {FORMAT}: get a newer one"
-    return "of a run that an earlier version of main.py has made; train it again"
-
-
-def _as_text(config: Mapping[str, object]) -> str:
-    return json.dumps(config, indent=2) + "\n"
+        return f"has format {found}, but this version of main.py reads {FORMAT}: get a newer one"
+    return "was made by an earlier version of main.py; train the run again"
 
 
 def _made_on(config: _Config, plan: Plan) -> str:
-    """Return where and how a run was made: machine, versions, precision."""
+    """Return in words where and how a run was made: machine, versions, precision."""
     how = ", compiled" if plan.compile == "on" else ""
     how += ", fourier" if plan.convolutions == "fourier" else ""
     machine = config.machine
@@ -249,20 +244,18 @@ def _made_on(config: _Config, plan: Plan) -> str:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of this code, with ``-dirty`` if it has been changed since."""
+    """Return the commit of this code, with ``-dirty`` if files have been changed since, None outside of git."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        git = ["git", "-C", str(ROOT)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-        return commit + ("-dirty" if changed.stdout.strip() else "")
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     return None
 
 
-# ---------------------------------------------------------------- how far a run is
+# ---------------------------------------------------------------- progress
 
 
 def epochs_of(path: Path) -> tuple[int, int]:
-    """Return how many epochs a run has finished, and how many it will have; zeros if there is no run."""
+    """Return how many epochs a run has finished and how many it has in all; zeros if there is no run."""
     try:
         return len(read_epochs(path)), read_config(path).epochs
     except UserError:
@@ -270,7 +263,7 @@ def epochs_of(path: Path) -> tuple[int, int]:
 
 
 def progress_of(path: Path) -> float:
-    """Return how many epochs a run has trained, with the finished part of the current one."""
+    """Return how many epochs a run has trained, including the finished part of the current one."""
     done, epochs = epochs_of(path)
     epoch, batch = last_batch(path)
     if not done < epochs or epoch != done + 1:
@@ -280,16 +273,15 @@ def progress_of(path: Path) -> float:
 
 
 def is_finished(path: Path, every_epoch: bool = False) -> bool:
-    """Return whether a run has all its epochs, and the features of the last, or of every one that
-    --plot keeps."""
+    """Return whether a run has all its epochs and the features of the last, or with `every_epoch` those of every epoch
+    that --plot keeps."""
     done, epochs = epochs_of(path)
-    if not 0 < epochs <= done or epochs not in kept_epochs(path):
-        return False
-    return keeps_every_epoch(path) if every_epoch else True
+    finished = 0 < epochs <= done and epochs in kept_epochs(path)
+    return finished and (not every_epoch or keeps_every_epoch(path))
 
 
 def keeps_every_epoch(path: Path) -> bool:
-    """Return whether a run keeps the features of each epoch so far that --plot keeps."""
+    """Return whether a run directory has the features of every finished epoch that --plot keeps."""
     done, _ = epochs_of(path)
     step = read_config(path).plan.plot_freq
     return {*range(step, done + 1, step)} <= {*kept_epochs(path)}

@@ -1,4 +1,4 @@
-"""Twenty steps of training in float64, the last batch uneven; the first process writes the weights.
+"""Trains twenty steps in float64, the last batch uneven; the first process writes the weights.
 
 python -m torch.distributed.run --nproc-per-node=2 tests/parallel_worker.py FOLDER
 """
@@ -42,7 +42,7 @@ def train(group: Group, path: Path, recipe: str) -> None:
 
 
 def train_both_recipes(folder: Path) -> None:
-    """Train as one of the processes that there are."""
+    """Train as one process of the job."""
     with Group(torch.device("cpu")) as group:
         for recipe in ("default", "reference"):
             train(group, folder / recipe, recipe)

@@ -1,10 +1,10 @@
-"""A GPU that computes nothing, so that the CUDA path can be walked without one (by a torch built for CUDA).
+"""A GPU that computes nothing: with it a torch that was built for CUDA can run the CUDA path without a GPU.
 
-In torch's FakeTensorMode tensors have a shape, a dtype and a device, but no contents; operators check all three
-as a GPU would, and a tensor on the CPU that meets one on ``cuda:0`` raises. `Watch` sees every operator, with
-the line of this project that asked for it. Three parts of torch need a stand-in, because they are written in C++
-and ask the driver: `Module._apply` (cannot swap fake parameters), `Tensor.backward` (the engine asks for
-streams; here each node's own formula is called in the order that the engine would take), `Tensor.numpy`.
+In torch's FakeTensorMode tensors have a shape, a dtype and a device, but no contents. Operators check all three like
+a GPU, and raise if a tensor on the CPU meets one on ``cuda:0``. `Watch` sees every operator, with the line of this
+project that called it. Three parts of torch need a stand-in, because they are written in C++ and ask the driver:
+`Module._apply` (it cannot swap fake parameters), `Tensor.numpy`, and `Tensor.backward` (the engine asks for streams;
+the stand-in calls each node's own formula in the engine's order).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 ROOT = Path(__file__).resolve().parent.parent
-READERS = {  # operators that cannot go on before the host has read what the device holds
+READERS = {  # operators that wait until the host has read values from the device
     "_local_scalar_dense",
     "nonzero",
     "masked_select",
@@ -40,7 +40,7 @@ READERS = {  # operators that cannot go on before the host has read what the dev
 
 @dataclass(frozen=True)
 class Event:
-    """Something that keeps a GPU waiting, or that a graph of its work could not hold."""
+    """An operation that makes the GPU or the host wait, or that a CUDA graph cannot contain."""
 
     kind: str  # "read", "copy to the device", "mask", "random", "CPU operand"
     operator: str
@@ -48,7 +48,7 @@ class Event:
 
 
 def project_line() -> str:
-    """Return the innermost line of this project, tests apart, that is being run."""
+    """Return the innermost running line of this project."""
     frame = sys._getframe(1)
     while frame is not None:
         file = Path(frame.f_code.co_filename)
@@ -59,12 +59,11 @@ def project_line() -> str:
 
 
 class Watch(TorchDispatchMode):
-    """Notes what happens on the pretended device."""
+    """Notes the events on the pretended device."""
 
     def __init__(self) -> None:
         super().__init__()
         self.events: list[Event] = []
-        self.trace: list[tuple[str, str, tuple[object, ...]]] = []  # operator, line, shapes and numbers
 
     def kinds(self) -> Counter[str]:
         """Return how often each kind of event was seen."""
@@ -76,7 +75,7 @@ class Watch(TorchDispatchMode):
         tensors = [one for one in flat if isinstance(one, Tensor)]
         name = func.overloadpacket.__name__
         on_device = any(one.device.type == "cuda" for one in tensors)
-        if name == "_local_scalar_dense" and not on_device:  # a check of arguments, on the CPU: it passes
+        if name == "_local_scalar_dense" and not on_device:  # an argument check on the CPU: let it pass
             return {torch.bool: True}.get(args[0].dtype, 0.5 if args[0].dtype.is_floating_point else 1)
         if func.namespace == "prim" or not (on_device or name == "_to_copy" or name.startswith("_fused_")):
             return func(*args, **kwargs)
@@ -95,12 +94,6 @@ class Watch(TorchDispatchMode):
             self._note("CPU operand", name)
         if torch.Tag.nondeterministic_seeded in func.tags:
             self._note("random", name)
-        frozen = tuple(
-            (tuple(one.shape), one.storage_offset()) if isinstance(one, Tensor) else one
-            for one in flat
-            if isinstance(one, Tensor | int | float | bool)
-        )
-        self.trace.append((name, project_line(), frozen))
         return result
 
     def _check_index(self, name: str, indices: Any) -> None:
@@ -115,7 +108,7 @@ class Watch(TorchDispatchMode):
 
 
 def _fit(gradient: Tensor, wanted: Any, name: str) -> Tensor:
-    """Return a gradient in the shape and dtype that its node wants; the engine refuses another device."""
+    """Return a gradient in its node's shape and dtype; like the engine, refuse another device."""
     assert gradient.device == wanted.device, f"{name}: a gradient on {gradient.device}, wanted on {wanted.device}"
     if tuple(gradient.shape) != tuple(wanted.shape):
         gradient = gradient.sum_to_size(tuple(wanted.shape))
@@ -123,7 +116,7 @@ def _fit(gradient: Tensor, wanted: Any, name: str) -> Tensor:
 
 
 def _backward(self: Tensor, gradient: Tensor | None = None, *_: object, **__: object) -> None:
-    """Call the formula of each node behind a tensor once all that flows into it is there."""
+    """Call the formula of each node behind a tensor as soon as all its gradients have arrived."""
     waits: Counter[Any] = Counter()
     found, stack = {self.grad_fn}, [self.grad_fn]
     while stack:
@@ -186,7 +179,7 @@ def _numpy(self: Tensor, *args: object, **kwargs: object) -> np.ndarray:
 
 @contextlib.contextmanager
 def pretended_cuda() -> Iterator[Watch]:
-    """Within it ``cuda:0`` is a device; what happens there is noted."""
+    """Pretend that ``cuda:0`` is a device; the `Watch` notes the events there."""
     from torch.optim import optimizer
     from torch.utils import _foreach_utils
 
@@ -201,10 +194,6 @@ def pretended_cuda() -> Iterator[Watch]:
             (torch.cuda, "get_device_name", lambda device=None: "a pretended GPU"),
             (torch.cuda, "get_device_properties", lambda device=None: mock.Mock(total_memory=80 << 30)),
             (torch.cuda, "is_current_stream_capturing", lambda: False),
-            (torch.cuda, "synchronize", lambda device=None: None),
-            (torch.cuda, "Stream", lambda device=None: mock.Mock()),
-            (torch.cuda, "current_stream", lambda device=None: mock.Mock()),
-            (torch.cuda, "set_stream", lambda stream: None),
             (nn.Module, "_apply", _apply),
             (Tensor, "numpy", _numpy),
             (Tensor, "backward", _backward),

@@ -8,7 +8,6 @@ import pickle
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -45,7 +44,7 @@ def equation_4(features: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
 
 
 def called(loss: CenterLoss, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the value, the gradient of the features and that of the centers."""
+    """Return the value and the gradients of features and centers."""
     x = features.clone().requires_grad_()
     loss.centers.grad = None
     value = loss(x, labels)
@@ -67,7 +66,7 @@ def stepped(loss: CenterLoss, features: Tensor, labels: Tensor) -> tuple[Tensor,
 def test_value_is_equation_2(update: str, half: bool | None, reduction: str, weight: float) -> None:
     features, labels = random_batch()
     loss = CenterLoss(5, 3, update=update, half=half, reduction=reduction, weight=weight).double()
-    assert loss.last_value.isnan()  # no call yet
+    assert loss.last_value.isnan()  # before the first call
     value = loss(features, labels)
     expected = by_hand(features, labels, loss.centers.detach(), update == "paper" if half is None else half, reduction)
     assert value.shape == ()
@@ -180,7 +179,7 @@ def test_widely_copied_constructor() -> None:
 
 
 def test_widely_copied_update() -> None:
-    """Its value and gradients, from the full distance matrix and a mask as it builds them."""
+    """The same gradients come from its full distance matrix and mask."""
     features, labels = random_batch(32, dtype=torch.float64)
     loss = CenterLoss(5, 3).double()
     x = features.clone().requires_grad_()
@@ -207,7 +206,7 @@ def test_autograd_function_version(size_average: bool) -> None:
 
 
 def test_inits() -> None:
-    numbers = np.int64(4), np.int32(3)  # whole numbers, too
+    numbers = np.int64(4), np.int32(3)  # NumPy's whole numbers are legal
     assert torch.equal(CenterLoss(*numbers, init="zeros").centers, torch.zeros(4, 3))
     circle = CenterLoss(4, 3, init="circle", radius=5.0).centers
     torch.testing.assert_close(circle.norm(dim=1), torch.full((4,), 5.0))
@@ -339,19 +338,6 @@ def test_cuda_reads_nothing_back() -> None:
         loss(features.requires_grad_(), labels).backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-def test_trains_next_to_cross_entropy() -> None:
-    features, labels = random_batch(64, dtype=torch.float32)
-    loss, layer, totals = CenterLoss(5, 3, weight=0.5), torch.nn.Linear(3, 5), []
-    optimizer = torch.optim.SGD([*layer.parameters(), *loss.parameters()], lr=0.1)
-    for _ in range(50):
-        total = F.cross_entropy(layer(features), labels) + loss(features, labels)
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        totals.append(total.item())
-    assert totals[-1] < 0.7 * totals[0]
 
 
 def test_without_weight_features_feel_nothing_however_long_they_are(update: str) -> None:

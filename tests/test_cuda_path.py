@@ -1,6 +1,7 @@
-"""What a GPU would be asked to do, on a machine without one (see pretended_cuda.py).
+"""The work for a GPU, on a machine without one (see pretended_cuda.py).
 
-It finds tensors on the wrong device and what makes the host wait; not what a kernel computes, nor how fast.
+These tests find tensors on the wrong device, and operations that make the host wait. They do not test what a kernel
+computes, or how fast.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ RUNS = (
 
 
 def digits(train: int, test: int) -> Digits:
-    """Digits without contents: black, the labels in turn."""
+    """Black images; the labels are 0 to 9 in turn."""
 
     def some(count: int) -> tuple[Tensor, Tensor]:
         return torch.zeros(count, 28, 28, dtype=torch.uint8), torch.arange(count) % 10
@@ -64,7 +65,7 @@ def digits(train: int, test: int) -> Digits:
 
 
 def prepared(flags: str, stack: Any) -> tuple[Plan, Training, Watch]:
-    """Return a plan and what it trains on the pretended GPU, entered in `stack`."""
+    """Return a plan and its training on the pretended GPU, which ends with `stack`."""
     request = parse_arguments(["-d", "mnist", "--max-epoch", "2", "--print-freq", "2", *flags.split()])
     settings = resolve(request.plan.settings, request.by_hand, "mnist")
     data, _, _ = digits(500, 2_100).for_training(settings.known_classes, settings.hold_out)  # on real tensors
@@ -87,7 +88,7 @@ def stack() -> Iterator[contextlib.ExitStack]:
 
 
 def save(state: dict[str, Any], *paths: Path) -> None:
-    """Read every tensor, as torch.save does."""
+    """Read every tensor like torch.save."""
     for value in tree_flatten(state)[0]:
         if isinstance(value, Tensor):
             value.cpu()
@@ -99,7 +100,7 @@ def test_a_run(flags: str, tmp_path: Path, stack: Any, monkeypatch: pytest.Monke
     for module in (training.trainer.model, training.trainer.head, training.trainer.center_loss):
         assert {parameter.device.type for parameter in module.parameters()} == {"cuda"}
 
-    # One step after another: the host is never kept waiting, and nothing lies on the wrong device.
+    # Step by step: the host never waits, and no tensor is on the wrong device.
     steps = training.steps(1)[0]
     next(steps)
     watch.events.clear()
@@ -120,7 +121,7 @@ def test_a_run(flags: str, tmp_path: Path, stack: Any, monkeypatch: pytest.Monke
 
 
 def test_predict_and_scoring(tmp_path: Path, stack: Any) -> None:
-    """What predict.py and compare.py ask of a GPU: a few reads for all the images, nothing on the wrong device."""
+    """predict.py and compare.py read a GPU a few times for all images; no tensor is on the wrong device."""
     _, training, watch = prepared("", stack)
     reader = Reader.__new__(Reader)
     reader.device, reader.network = training.data.test_labels.device, training.trainer
@@ -130,11 +131,6 @@ def test_predict_and_scoring(tmp_path: Path, stack: Any) -> None:
     assert not {"CPU operand", "mask", "random"} & set(watch.kinds())
     assert watch.kinds()["copy to the device"] == 1
     assert watch.kinds()["read"] < 30
-
-
-def bug_loss(trainer: Any) -> None:
-    """A loss that was left on the CPU."""
-    trainer.center_loss.to("cpu")
 
 
 class Doubled(torch.autograd.Function):
@@ -149,56 +145,32 @@ class Doubled(torch.autograd.Function):
         return gradient * torch.full((len(gradient), 1), 2.0)
 
 
-def bug_function(trainer: Any) -> None:
-    inner = trainer.forward
-    trainer.forward = lambda images: Doubled.apply(inner(images))
+BUGS: dict[str, Callable[[Tensor], Tensor]] = {  # what happens to the features, (B, 2)
+    "a formula with a number from the CPU": Doubled.apply,
+    "an index on the CPU": lambda features: features[torch.arange(len(features))],
+    "a mask": lambda features: F.pad(features[features[:, 0] > 9], (0, 0, 0, len(features)))[: len(features)],
+    "an item": lambda features: features * float(features[0, 0].item()),
+    "NumPy": lambda features: features + float(features.detach().numpy().mean()),
+    "a number from the CPU": lambda features: features + torch.zeros(len(features), 2),
+    "random numbers": lambda features: features + torch.randn_like(features),
+}
 
 
-def bug_index(trainer: Any) -> None:
-    """An index that was left on the CPU."""
-    inner = trainer.forward
-    trainer.forward = lambda images: inner(images)[torch.arange(len(images))]
-
-
-def bug_mask(trainer: Any) -> None:
-    inner = trainer.forward
-    trainer.forward = lambda images: F.pad(inner(images)[inner(images)[:, 0] > 9], (0, 0, 0, len(images)))[
-        : len(images)
-    ]
-
-
-def bug_item(trainer: Any) -> None:
-    inner = trainer.center_loss.forward
-    trainer.center_loss.forward = lambda features, labels: inner(features, labels) * float(labels[0].item())
-
-
-def bug_numpy(trainer: Any) -> None:
-    inner = trainer.forward
-    trainer.forward = lambda images: inner(images) + float(images.detach().numpy().mean())
-
-
-def bug_device(trainer: Any) -> None:
-    inner = trainer.forward
-    trainer.forward = lambda images: inner(images) + torch.zeros(len(images), 2)
-
-
-def bug_noise(trainer: Any) -> None:
-    inner = trainer.forward
-    trainer.forward = lambda images: inner(images) + torch.randn_like(inner(images))
-
-
-@pytest.mark.parametrize(
-    "bug", [bug_index, bug_mask, bug_item, bug_numpy, bug_device, bug_noise, bug_loss, bug_function]
-)
-def test_it_finds_bugs_that_are_put_in(bug: Callable[[Any], None], tmp_path: Path, stack: Any) -> None:
+@pytest.mark.parametrize("bug", [*BUGS, "a loss on the CPU"])
+def test_it_finds_bugs_that_are_put_in(bug: str, stack: Any) -> None:
     _, training, watch = prepared("", stack)
+    trainer = training.trainer
+    if bug in BUGS:
+        inner = trainer.forward
+        trainer.forward = lambda images: BUGS[bug](inner(images))
+    else:
+        trainer.center_loss.to("cpu")
     watch.events.clear()
-    bug(training.trainer)
     try:
         for _ in itertools.islice(training.steps(1)[0], 1):
             pass
     except (RuntimeError, TypeError, ValueError, torch._subclasses.fake_tensor.DynamicOutputShapeException):
-        return  # as on a GPU, or where a shape depends on values
+        return  # the error of a GPU, or of a shape that depends on values
     assert watch.events
 
 
@@ -216,7 +188,7 @@ def test_sparse_centers(stack: Any) -> None:
 
 
 def test_evaluation_reads_twice(tmp_path: Path, stack: Any) -> None:
-    """Loss and accuracy; the features stay where they are until they are saved."""
+    """It reads the loss and the accuracy; the features stay on the device until they are saved."""
     _, training, watch = prepared("", stack)
     watch.events.clear()
     found = training.trainer.evaluate(training.data.test_images, training.data.test_labels)
@@ -254,13 +226,13 @@ def test_why_there_is_no_gpu(
 
 
 def test_an_apple_gpu_is_taken_when_asked_for_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as it goes without one: what is said, and that a device which computes nothing is left alone."""
+    """Without an Apple GPU: the messages, and that a device with wrong results is not used."""
     with pytest.raises(UserError, match="--device mps: an Apple GPU was not found"):
         choose_device("mps", False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device(0, False)[1].endswith("an Apple GPU is here and unused, --device mps would take it, untested)")
+    assert choose_device(0, False)[1].endswith("an Apple GPU is here and unused, --device mps would use it, untested)")
     device, line = choose_device("mps", False)
     assert device.type == "cpu"
     assert line.startswith("Currently using CPU (--device mps: ")
@@ -292,7 +264,7 @@ def test_a_gpu_that_torch_has_no_kernels_for_is_left_alone(monkeypatch: pytest.M
 
 
 def test_a_driver_that_does_not_start_is_not_asked_for_random_states() -> None:
-    """Where NVML counts a card but CUDA does not start, a run on the CPU must not care."""
+    """NVML may count a card although CUDA does not start; a run on the CPU must work."""
     with mock.patch.object(torch.cuda, "get_rng_state_all", side_effect=RuntimeError("the driver is too old")):
         states = checkpoint.random_states()
     assert states["cuda"] == []

@@ -24,9 +24,8 @@ import torch
 from conftest import ROOT, rows, write_idx
 from PIL import Image
 
-from datasets import DataError, classes_of, load, named, read_images
+from datasets import DataError, load, named, read_images
 
-COPIED = ("main.py", "compare.py", "predict.py", "center_loss.py", "margin_heads.py", "datasets.py", "utils.py")
 ROOMS = ("models", "training", "rundir", "analysis")
 
 HEAD_CLASS = '''
@@ -69,8 +68,8 @@ def write_data(folder: Path, labels: tuple[int, ...]) -> Path:
 def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("extended") / "code"
     folder.mkdir()
-    for name in COPIED:
-        shutil.copy(ROOT / name, folder)
+    for file in ROOT.glob("*.py"):
+        shutil.copy(file, folder)
     for room in ROOMS:
         shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
     return folder
@@ -189,14 +188,14 @@ def test_a_folder_of_many_classes(tmp_path: Path) -> None:
                 path.write_bytes(gzip.compress(path.read_bytes()))
     data = load(named(str(tmp_path / "letters")), tmp_path)
     assert (data.name, data.source) == ("letters", str(tmp_path / "letters"))
-    assert data.classes == classes_of(data.source) == tuple(range(1, 27))
+    assert data.classes == tuple(range(1, 27))
     assert torch.equal(data.train_labels, torch.arange(60) % 26)
     assert torch.equal(data.train_images, torch.from_numpy(images).transpose(1, 2))
     assert torch.equal(read_images(tmp_path / "letters" / "emnist-letters-test-images-idx3-ubyte.gz"), data.test_images)
     some = data.only([26, 3])
     assert some.classes == (26, 3)
     assert torch.equal(some.test_images, data.test_images[(data.test_labels == 25) | (data.test_labels == 2)])
-    with pytest.raises(DataError, match=r"--known-classes 27: letters has 1, 2, .* alone"):
+    with pytest.raises(DataError, match=r"--known-classes 27: letters has only 1, 2, "):
         data.only([1, 27])
 
 
@@ -215,7 +214,7 @@ def test_a_folder_of_many_classes(tmp_path: Path) -> None:
             lambda raw: write_idx(raw / "t10k-images-idx3-ubyte", np.zeros((120, 9, 9), np.uint8)),
             "not images of 28 by 28",
         ),
-        (lambda raw: [path.unlink() for path in raw.iterdir()], "holds no IDX files, called like train-images"),
+        (lambda raw: [path.unlink() for path in raw.iterdir()], "holds no IDX files with names like train-images"),
         (shutil.rmtree, "neither a folder nor one of auto, mnist"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Convolutions through the frequency domain are the convolutions."""
+"""Convolutions through the frequency domain give the results of ordinary ones."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def passes(layer: nn.Module, x: Tensor, gradient: Tensor) -> tuple[Tensor, ...]:
-    """Return a layer's values and its gradients by weight, bias and input (but for images)."""
+    """Return a layer's values and the gradients of weight, bias and, unless it is an image, input."""
     x = x.clone().requires_grad_(x.shape[1] > 1)
     y = layer(x)
     y.backward(gradient.to(y.dtype))
@@ -59,7 +59,7 @@ def test_values_and_gradients(threads: int, inputs: int, outputs: int, side: int
 
 @pytest.mark.parametrize(("inputs", "outputs", "side"), LAYERS[1:])
 def test_bf16_errs_like_bf16(inputs: int, outputs: int, side: int) -> None:
-    """Under autocast at most three times the error of the ordinary bf16 convolution, by the mean square."""
+    """Under autocast the mean square error is at most three times that of the ordinary bf16 convolution."""
 
     def error(found: Tensor, expected: Tensor) -> float:
         return float((found.double() - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt())
@@ -106,14 +106,14 @@ def test_the_whole_network(threads: int, overlapping: bool, batch: int) -> None:
         gradients.append([parameter.grad.double() for parameter in model.parameters()])
     with torch.no_grad():
         assert relative(fourier(images), exact(images.double())) < 1e-5
-    for found, expected in zip(*gradients, strict=True):  # a maximum that is nearly another one may change places
+    for found, expected in zip(*gradients, strict=True):  # rounding may move a maximum to a nearly equal place
         assert float((found - expected).norm() / expected.norm()) < 5e-3
 
-    assert list(fourier.state_dict()) == list(direct.state_dict())  # either takes up the other's
+    assert list(fourier.state_dict()) == list(direct.state_dict())  # each can load the other's
     fourier.load_state_dict(direct.state_dict())
     direct.load_state_dict(fourier.state_dict())
     with torch.no_grad():
-        assert torch.equal(fourier(images), fourier(images))  # the same bits twice
+        assert torch.equal(fourier(images), fourier(images))  # bit for bit
         assert relative(fourier(images), direct(images)) < 1e-5
 
 
@@ -143,7 +143,7 @@ def test_which_form_runs_follows_a_rule() -> None:
 
 
 def test_pooling_first_changes_nothing_but_the_work() -> None:
-    """PReLU after the pooling, where its slope allows it; before it, where the slope is negative."""
+    """PReLU runs after the pooling if its slope is above 0, otherwise before it."""
     torch.manual_seed(0)
     images = torch.randn(8, 1, 28, 28)
     for slope in (0.25, 0.0, -0.1):

@@ -53,7 +53,7 @@ def test_logits_are_the_equations(kind, n: int, dim: int, classes: int, m: float
     logits = head(features, labels)
     expected = [by_hand(head, x, y) for x, y in zip(features.tolist(), labels.tolist(), strict=True)]
     assert logits.shape == (n, classes)
-    # acos at ±1 costs half the digits, in one dimension always
+    # acos loses half the digits at ±1, and in one dimension every cosine is ±1
     torch.testing.assert_close(logits.tolist(), expected, rtol=1e-4, atol=1e-3 * s)
 
 

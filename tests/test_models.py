@@ -1,4 +1,4 @@
-"""LeNet++ and the softmax head: shapes, size, and where they start."""
+"""LeNet++ and the softmax head: shapes, size and initialization."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_features_have_the_asked_dimension(feat_dim: int, overlapping_pool: bool
 
 
 def test_multiply_adds_and_parameters() -> None:
-    """80.9 M multiply-adds an image; the layers are the paper's."""
+    """80.9 M multiply-adds per image; the layers are the paper's."""
     model = LeNetPP()
     total, size = 0, 28
     for layer in model.stages:

@@ -1,4 +1,4 @@
-"""Two processes train what one does, and end together."""
+"""Two processes train like one, and end together."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_an_epoch_of_digits_by_two_processes(tmp_path: Path, run_main: RunMain) 
         words = [*SHORT, "--save-dir", str(tmp_path / name), *gentle]
         done = run_main(*words) if name == "one" else run([*TORCHRUN, "main.py", *words])
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("Accuracy (%)") == 1  # one process speaks
+        assert done.stdout.count("Accuracy (%)") == 1  # only one process prints
         accuracy[name] = float(re.search(r"Accuracy \(%\): ([\d.]+)", done.stdout)[1])
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
     assert json.loads((tmp_path / "two" / "config.json").read_text())["processes"] == 2
     assert abs(accuracy["one"] - accuracy["two"]) <= 0.5
     assert accuracy["one"] > 90
 
-    # A run of one process is taken up by two.
+    # Two processes resume a run of one process.
     done = run([*TORCHRUN, "main.py", "--resume", str(tmp_path / "one")])
     assert done.returncode == 0, done.stderr
     assert "already finished" in done.stdout
@@ -78,9 +78,9 @@ def test_a_process_that_dies_ends_the_job(tmp_path: Path, run_main: RunMain) -> 
     wait_until((path / "checkpoint.pt").exists, job)
     (second,) = (pid for pid in children_of(job.pid) if b"RANK=1" in environment_of(pid))
     os.kill(second, signal.SIGKILL)
-    _, errors = job.communicate()  # ends; the test run would stand still if it did not
+    _, errors = job.communicate()  # would wait for ever if the job did not end
     assert job.returncode != 0
-    assert 'main.py", line' not in errors  # no traceback of ours
+    assert 'main.py", line' not in errors  # no traceback from our code
     assert run_main("--resume", path, "--stop-after", 1).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""Threads wait briefly for each other while other programs have the cores, and no bit depends on it."""
+"""Threads wait briefly for each other while other programs use the cores, and no result depends on it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reaso
 TWO = os.environ | {"OMP_NUM_THREADS": "2"}
 TRAIN = "-d mnist5k --use-cpu --known-classes 0 1 --hold-out 300 --max-epoch 1 --batch-size 100".split()
 
-# Multiplies for some seconds; prints how many threads `sharing_cores` had meanwhile, and how many are left.
+# Multiplies for some seconds; prints the largest number of `sharing_cores`' threads, and how many threads are left.
 WORK = """
 import sys, threading, time, torch, utils
 torch.manual_seed(0)
@@ -37,7 +37,7 @@ print(most, threading.active_count())
 
 @contextlib.contextmanager
 def busy(programs: int) -> Iterator[None]:
-    """Run so many programs that use a core each."""
+    """Run this number of programs, each of which uses a core."""
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(programs)]
     try:
         yield
@@ -48,7 +48,7 @@ def busy(programs: int) -> Iterator[None]:
 
 
 def helpers(seconds: float, **env: str) -> tuple[int, int]:
-    """Return how many threads `sharing_cores` had at most while something was computed, and how many are left."""
+    """Return the largest number of `sharing_cores`' threads during a computation, and how many threads are left."""
     done = subprocess.run(
         [sys.executable, "-c", WORK, str(seconds)],
         capture_output=True,
@@ -64,7 +64,7 @@ def helpers(seconds: float, **env: str) -> tuple[int, int]:
 def test_threads_are_held_beside_other_programs_and_let_go() -> None:
     with busy(2 * utils.usable_cores()):
         most, left = helpers(3)
-    assert most >= 2  # the one that looks, and at least one that is held
+    assert most >= 2  # the one that measures, and at least one that sleeps
     assert left == 1
 
 
@@ -81,7 +81,7 @@ def test_one_thread_waits_for_nobody() -> None:
 
 
 def test_weights_do_not_depend_on_the_waiting(tmp_path: Path) -> None:
-    """The same run on free cores, beside other programs, and with the waiting of the library itself."""
+    """The same run alone, beside other programs, and with the library's passive waiting."""
     import torch
 
     def weights(name: str, **env: str) -> dict:

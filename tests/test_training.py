@@ -1,10 +1,10 @@
-"""The loop: schedules, groups, and λ's place."""
+"""The loop: steps, schedules, parameter groups, and where λ acts."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shutil
+from typing import Any
 
 import pytest
 import torch
@@ -16,50 +16,40 @@ from datasets import Digits
 from models import LeNetPP
 from models.prelu import vectorize_prelu
 from training.batches import Batches, normalize
-from training.building import build_head, build_optimizers, initial_centers, length_of_run, lr_schedule, schedule_of
-from training.hardware import autocast, compiled
+from training.building import (
+    build_head,
+    build_optimizers,
+    build_trainer,
+    initial_centers,
+    length_of_run,
+    lr_schedule,
+    schedule_of,
+)
+from training.hardware import autocast
+from training.parallel import Group
 from training.recipes import RECIPES, resolve
-from training.settings import Settings
+from training.settings import Plan, Settings
 from training.trainer import Trainer
 
 
 def make_trainer(
-    digits: Digits, weight_cent: float, recipe: str = "default", device: str = "cpu", **by_hand
+    digits: Digits,
+    weight_cent: float,
+    recipe: str = "default",
+    device: str = "cpu",
+    compile: str = "off",
+    **by_hand: Any,
 ) -> tuple[Trainer, Batches]:
-    by_hand = {"recipe": recipe, "max_epoch": 1} | by_hand
-    settings = resolve(Settings(**by_hand), by_hand, "mnist")
-    torch.manual_seed(0)
+    """Return a trainer and 256 digits in batches of 64; in float32, with ordinary convolutions."""
+    by_hand = {"recipe": recipe, "max_epoch": 1, "weight_cent": weight_cent, "precision": "fp32", "seed": 0} | by_hand
+    settings = resolve(Settings(batch_size=64, **by_hand), {*by_hand, "batch_size"}, "mnist")
     batches = Batches(digits.train_images[:256], digits.train_labels[:256], 64, seed=0, shift=settings.shift)
-    model = LeNetPP(2, init=settings.init, feature_prelu=settings.feature_prelu)
-    head = build_head(settings, 10)
-    center_loss = CenterLoss(
-        10,
-        2,
-        update=settings.center_update,
-        weight=weight_cent,
-        init=initial_centers(settings.center_init, head.weight),
-    )
-    for module in (model, head, center_loss):
-        module.to(device)
-    optimizer_model, optimizer_center = build_optimizers(model, head, center_loss, settings)
-    trainer = Trainer(
-        model=model,
-        head=head,
-        center_loss=center_loss,
-        forward=model,
-        schedule=schedule_of(settings, len(batches)),
-        optimizer_model=optimizer_model,
-        optimizer_center=optimizer_center,
-        clip=settings.clip,
-        precision=contextlib.nullcontext,
-        pixel_mean=settings.pixel_mean,
-        pixel_std=settings.pixel_std,
-    )
-    return trainer, batches
+    plan = Plan(settings=settings, compile=compile, convolutions="direct")
+    return build_trainer(plan, batches, 10, Group(torch.device(device))), batches
 
 
 def test_reference_loop_step_by_step(mnist5k: Digits) -> None:
-    """Two batches of the reference recipe against its published steps, written out."""
+    """Two batches of the reference recipe against its published steps, written out here."""
     trainer, batches = make_trainer(mnist5k, 1.0, "reference")
     other, _ = make_trainer(mnist5k, 1.0, "reference")
     weights = [*other.model.parameters(), *other.head.parameters()]
@@ -103,7 +93,7 @@ def test_one_cycle() -> None:
     assert values[0] == pytest.approx(1 / 938)
     assert max(values) == pytest.approx(values[937]) == pytest.approx(1)
     assert 0 < values[-1] < 0.001
-    assert factor(4_690) == 0  # asked for after the last step
+    assert factor(4_690) == 0  # after the last step
     short = lr_schedule(Settings(), iterations=8, batches=4)
     assert 0 < min(short(i) for i in range(8)) < max(short(i) for i in range(8)) <= 1
 
@@ -169,12 +159,9 @@ def test_initial_centers(name: str) -> None:
 def test_compiled_training_is_the_same_training(mnist5k: Digits, device: str) -> None:
     """Four batches in float32, the last smaller than the others."""
     digits = mnist5k.to(torch.device(device))
-    autocast("fp32", torch.device(device))  # no TF32
     trainers = []
-    for compile_ in (False, True):
-        trainer, _ = make_trainer(digits, 0.1, device=device)
-        if compile_:
-            trainer.forward = compiled(trainer.model, 64, torch.device(device))
+    for compile in ("off", "on"):
+        trainer, _ = make_trainer(digits, 0.1, device=device, compile=compile)
         batches = Batches(digits.train_images[:224], digits.train_labels[:224], 64, seed=0, shift=1)
         losses = [loss for _, loss in trainer.train_epoch(batches.epoch(1))]
         assert len(losses) == 4
@@ -187,7 +174,7 @@ def test_compiled_training_is_the_same_training(mnist5k: Digits, device: str) ->
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_vectorized_prelu_is_prelu(mnist5k: Digits, precision: str) -> None:
-    """A whole step's gradients, for one set of parameters; a slope may be negative."""
+    """A whole step's gradients for the same parameters, with a negative slope among them."""
     gradients = []
     for fast in (False, True):
         torch.manual_seed(0)
@@ -210,7 +197,7 @@ def test_vectorized_prelu_is_prelu(mnist5k: Digits, precision: str) -> None:
 def test_vectorized_prelu_in_float64() -> None:
     layer = nn.Sequential(nn.PReLU(init=0.1).double(), nn.PReLU(3).double())
     vectorize_prelu(layer)
-    assert type(layer[1]) is nn.PReLU  # one slope a channel
+    assert type(layer[1]) is nn.PReLU  # it has a slope for each channel
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
     slope = layer[0].weight
     assert torch.autograd.gradcheck(

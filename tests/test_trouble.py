@@ -1,4 +1,4 @@
-"""Terminals that close, commands that meet, disks that are full, settings at their ends, words of a stranger."""
+"""Closed terminals, commands at the same time, links, a stranger's texts, full disks, extreme settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUICK = [*TWO_DIGITS, "--batch-size", "100"]
 
 @pytest.fixture(scope="module")
 def run(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two epochs on two digits, the features of both kept."""
+    """A finished run of two epochs on two digits, with the features of both."""
     path = tmp_path_factory.mktemp("trouble") / "run"
     done = run_main(*QUICK, "--max-epoch", 2, "--plot", "--save-dir", path)
     assert done.returncode == 0, done.stderr
@@ -44,7 +44,7 @@ def started(program: str, *words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-# ---------------------------------------------------------------- signals, and commands that meet
+# ---------------------------------------------------------------- signals, and commands at the same time
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel of this system does not end children")
@@ -129,7 +129,7 @@ def test_two_trainings_started_at_once_have_a_directory_each(run_main: RunMain, 
     assert read_run(tmp_path / "run").epochs == 1
 
 
-# ---------------------------------------------------------------- links, and what is only read
+# ---------------------------------------------------------------- links, and runs that are only read
 
 
 @pytest.mark.parametrize("name", ["batches.csv", "epochs.csv", "best.pt", "animation.gif", "features/epoch_2.npz"])
@@ -162,7 +162,7 @@ def test_a_finished_run_that_is_resumed_is_only_read(run: Path, run_main: RunMai
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == there
 
 
-# ---------------------------------------------------------------- words of a stranger
+# ---------------------------------------------------------------- a stranger's texts and files
 
 
 def test_no_html_and_no_escapes_from_a_run(run: Path, tmp_path: Path) -> None:
@@ -208,10 +208,10 @@ def test_digits_that_the_data_lack(run_main: RunMain, mnist5k, tmp_path: Path, m
     monkeypatch.setattr("datasets.load", lambda *_: mnist5k.only((3, 5)))
     done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 3, 7, "--save-dir", tmp_path / "run")
     assert done.returncode == 2
-    assert done.stderr == "main.py: error: --known-classes 7: mnist5k has 3, 5 alone\n"
+    assert done.stderr == "main.py: error: --known-classes 7: mnist5k has only 3, 5\n"
 
 
-# ---------------------------------------------------------------- full disks, and settings at their ends
+# ---------------------------------------------------------------- full disks, and extreme settings
 
 
 @pytest.mark.parametrize(("what", "limit"), [((), 10_000), (("--report",), 300_000)])
@@ -241,7 +241,7 @@ def test_a_disk_that_is_full_while_drawing(run: Path, tmp_path: Path, flags: tup
     "flags",
     ["--max-epoch 1000000 --stop-after 1", "--feat-dim 1 --max-epoch 1", "--head arcface --scale 1e6 --max-epoch 1"],
 )
-def test_settings_at_their_ends(run_main: RunMain, tmp_path: Path, flags: str) -> None:
+def test_extreme_settings(run_main: RunMain, tmp_path: Path, flags: str) -> None:
     done = run_main(*QUICK, *flags.split(), "--save-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -1,4 +1,4 @@
-"""The command line of main.py: flags in, a `Request` out. The flags of settings are made from `Settings` and `Plan`."""
+"""The command line of main.py: flags in, a `Request` out. `Settings` and `Plan` define most of the flags."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from training.settings import (
     take,
 )
 
-ALIASES = {  # what people type as well
+ALIASES = {  # other names that people type
     "dataset": ("-d",),
     "weight_cent": ("--lambda",),
     "lr_model": ("--lr", "--learning-rate"),
@@ -43,12 +43,12 @@ Index = Annotated[int, Meta(ge=-1, le=1024)]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a command line asks for: a plan, in which ``auto`` leaves a decision to the run, and the names of the
+    """What a command line asks for: a plan, in which ``auto`` means that the run decides, and the names of the
     settings that were given by hand."""
 
     plan: Plan
     by_hand: frozenset[str]
-    gpu: int | str  # or mps, xpu
+    gpu: int | str  # index of a CUDA device, -1 for none; or mps, xpu
     use_cpu: bool
     save_dir: Path | None
     resume: Path | None
@@ -58,7 +58,7 @@ class Request:
 
 
 def parse_arguments(argv: list[str] | None = None) -> Request:
-    """Return what a command line asks for; end with one line and status 2 where it cannot be asked."""
+    """Return what a command line asks for; end with one line and status 2 if it is wrong."""
     parser = build_parser()
     return check_combinations(parser, as_request(parser, parser.parse_args(argv)))
 
@@ -73,24 +73,25 @@ def build_parser() -> Parser:
     groups = {title: parser.add_argument_group(title) for title in (DATA, MODEL, OPTIMIZATION, RUN)}
     for cls in CLASSES:
         add_flags(groups, cls)
-    nothing, others = argparse.SUPPRESS, "any other setting by its name, as in --set clip=none warmup=0.1"
-    groups[DATA].add_argument("-j", "--workers", "--num-workers", type=number(int, 0, 1024), help=nothing)
+    workers = number(int, 0, 1024)
+    groups[DATA].add_argument("-j", "--workers", "--num-workers", type=workers, help=argparse.SUPPRESS)
+    others = "any other setting by its name, as in --set clip=none warmup=0.1"
     groups[OPTIMIZATION].add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=others
     )
     run = groups[RUN]
     add_device_flags(run)
-    new, stop = "run directory (default: a new one under log/)", "stop after epoch N, to be continued with --resume"
+    new, stop = "run directory (default: a new one under log/)", "stop after epoch N; --resume continues the run"
     run.add_argument("--save-dir", "--output", "--out", type=Path, metavar="DIR", help=new)
     run.add_argument("--stop-after", type=of_type(Count), metavar="N", help=stop)
     run.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in this directory")
-    run.add_argument("--overwrite", action="store_true", help="replace the run that --save-dir holds")
+    run.add_argument("--overwrite", action="store_true", help="replace the run in --save-dir")
     return parser
 
 
 def add_device_flags(parser: Any) -> None:
     """Add the flags that choose a device."""
-    gpu = "CUDA device; without one, and for -1, the CPU is used (default: 0)"
+    gpu = "index of a CUDA device; the CPU if there is none, or for -1 (default: 0)"
     parser.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help=gpu)
     parser.add_argument("--use-cpu", "--cpu", action="store_true", help="use the CPU even if there is a GPU")
     device = "device in one word: cpu, cuda, cuda:INDEX; untested: mps, xpu"
@@ -100,7 +101,7 @@ def add_device_flags(parser: Any) -> None:
 
 
 def parse_device(text: str) -> tuple[int | str, None]:
-    """Return the index of the GPU that a word such as cuda:1 names, -1 for the CPU; mps and xpu as they are."""
+    """Return the index of the GPU for a word such as cuda:1, -1 for cpu; mps and xpu are returned unchanged."""
     name, _, index = text.partition(":")
     if text == "cpu":
         return -1, None
@@ -112,7 +113,7 @@ def parse_device(text: str) -> tuple[int | str, None]:
 
 
 def add_flags(groups: dict[str, Any], cls: Any) -> None:
-    """Add a flag for each setting of a class that `--help` names."""
+    """Add a flag for each setting of a class that `--help` shows."""
     for name, about, default in declared(cls):
         if not about.group:
             continue
@@ -121,7 +122,7 @@ def add_flags(groups: dict[str, Any], cls: Any) -> None:
             more = {"action": "store_true"}
         elif about.choices:
             more = one_of(about.choices)
-            if "on" in about.choices:  # a switch; `auto` decides where it is not given
+            if "on" in about.choices:  # a switch: the flag alone means on
                 more |= {"nargs": "?", "const": "on"}
         else:
             more |= {"type": argument(partial(parse, cls, name)), "nargs": "+" if is_list(cls, name) else None}
@@ -131,17 +132,17 @@ def add_flags(groups: dict[str, Any], cls: Any) -> None:
 
 
 def parse_gpu(text: str) -> tuple[int, str | None]:
-    """Return the index of a GPU, -1 for none, and a note where several were named."""
+    """Return the index of a GPU, -1 for none, and a note if several were named."""
     first, *others = (convert(word, Index, strict=False) for word in text.split(","))
     note = (
-        f"Note: of --gpu {text} GPU {first} is taken; "
-        f"several train together with torchrun --nproc-per-node={len(others) + 1} main.py …"
+        f"Note: --gpu {text}: only GPU {first} is used; "
+        f"for several GPUs use torchrun --nproc-per-node={len(others) + 1} main.py …"
     )
     return first, note if others else None
 
 
 def as_request(parser: Parser, args: argparse.Namespace) -> Request:
-    """Return the request that parsed arguments make."""
+    """Return the request for parsed arguments."""
     given = {name: value for name, value in vars(args).items() if value is not None}
     for name in ("known_classes", "stepsize"):  # each word is a tuple of its own
         if name in given:
@@ -157,7 +158,7 @@ def as_request(parser: Parser, args: argparse.Namespace) -> Request:
     names = frozenset(name for cls in CLASSES for name, _, _ in declared(cls) if name in given)
     values: Any = argparse.Namespace(**given)
     gpu, note = args.gpu
-    idle = "Note: --workers does nothing: the images lie on the device, there is nothing left for workers to do"
+    idle = "Note: --workers does nothing: the images are in the device's memory, so no workers are needed"
     return Request(
         plan=replace(take(Plan(), values, names), settings=take(Settings(), values, names)),
         by_hand=names,
@@ -172,7 +173,7 @@ def as_request(parser: Parser, args: argparse.Namespace) -> Request:
 
 
 def read_set(parser: Parser, words: list[str], given: dict[str, Any]) -> None:
-    """Add what ``--set NAME=VALUE`` says to what other flags say."""
+    """Add the values of ``--set NAME=VALUE`` to those of other flags."""
     classes: dict[str, Any] = {name: Settings for name, _, _ in declared(Settings)}
     classes |= dict.fromkeys(COMPUTED, Plan)
     flags = set(given)
@@ -183,7 +184,7 @@ def read_set(parser: Parser, words: list[str], given: dict[str, Any]) -> None:
             close = nearest(name, classes) or "; training/settings.py holds them all"
             parser.error(f"argument --set: {word!r}: must be NAME=VALUE with the name of a setting{close}")
         if name in flags:
-            parser.error(f"argument --set: {word!r}: --{name.replace('_', '-')} says it too, leave one of them out")
+            parser.error(f"argument --set: {word!r}: --{name.replace('_', '-')} sets it too, leave one of them out")
         try:
             given[name] = parse(classes[name], name, text)
         except ValueError as error:
@@ -191,7 +192,7 @@ def read_set(parser: Parser, words: list[str], given: dict[str, Any]) -> None:
 
 
 def complete(given: dict[str, Any], resumed: bool) -> None:
-    """Add what follows from what was given."""
+    """Add the settings that follow from the given ones."""
     if given.get("model") == "cnn":
         given["model"] = "lenet++"
     if given.get("known_classes"):
@@ -213,7 +214,7 @@ def check_combinations(parser: Parser, request: Request) -> Request:
             parser.error("--resume continues in its own directory: leave --save-dir out")
         if request.overwrite:
             parser.error("--resume and --overwrite exclude each other")
-        return request  # the rest follows from the run that is resumed
+        return request  # the resumed run decides the rest
     resolved = resolve(settings, by_hand, settings.dataset)
     wrong = contradiction(resolved)
     row = heads.HEADS[resolved.head]
@@ -228,7 +229,7 @@ def check_combinations(parser: Parser, request: Request) -> Request:
     if wrong is not None:
         parser.error(wrong)
     name = "mnist" if settings.dataset == "auto" else settings.dataset
-    if settings.known_classes and name in datasets.SOURCES:  # a folder has to be read first
+    if settings.known_classes and name in datasets.SOURCES:  # a folder is checked when it is read
         try:
             datasets.check_known(settings.known_classes, datasets.SOURCES[name].classes, name)
         except datasets.DataError as error:

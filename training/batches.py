@@ -1,4 +1,4 @@
-"""Shuffled and shifted batches of a training set, and what the network is given of an image."""
+"""Shuffled, shifted and warped batches of a training set, and the network's input for an image."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from datasets import SIDE
 
-KNOTS = 5  # of a bent image, along each side
+KNOTS = 5  # along each side of a bent image
 
 
 @dataclass(frozen=True)
 class Warp:
-    """How far images are turned (degrees), scaled and sheared (shares) and bent (pixels), each drawn evenly to both
-    sides.
+    """The largest rotation (degrees), scaling, shearing (shares) and bending (pixels) of an image, in both directions.
+    Amounts are drawn uniformly.
 
-    Bending is the elastic deformation of Simard et al. (ICDAR 2003): here the knots of a 5×5 grid over the image are
-    moved, and what lies between them follows smoothly (bicubic).
+    Bending is the elastic deformation of Simard et al. (ICDAR 2003): the knots of a 5×5 grid over the image move, and
+    the pixels between them follow smoothly (bicubic).
     """
 
     rotation: float = 0.0
@@ -30,8 +30,8 @@ class Warp:
     bending: float = 0.0
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Return for each image the matrix (count, 2, 2) that leads from a place in the result to one in the image,
-        and if they are bent how its knots move, (count, 2, 5, 5), x and y, both in half sides of the image."""
+        """Return for each image the matrix (count, 2, 2) from a place in the result to a place in the image; with
+        bending, also how its knots move, (count, 2, 5, 5), x and y. Both are in half sides of the image."""
         turn, size, slant = torch.rand(3, count, generator=generator).mul(2).sub(1)
         angle = turn * math.radians(self.rotation)
         cos, sin, shear = angle.cos(), angle.sin(), slant * self.shearing
@@ -44,12 +44,12 @@ class Warp:
 
 
 def between_knots() -> Tensor:
-    """Return (28, 5): what each knot along a side adds to each pixel's movement."""
+    """Return the weight of each knot in the movement of each pixel along a side, (28, 5)."""
     return F.interpolate(torch.eye(KNOTS)[None, None], size=(SIDE, KNOTS), mode="bicubic", align_corners=True)[0, 0]
 
 
 def warped(images: Tensor, matrices: Tensor, knots: Tensor | None, between: Tensor) -> Tensor:
-    """Return float32 images (B, 28, 28) after what `Warp.draw` drew for them; what comes from outside is 0."""
+    """Return float32 images (B, 28, 28), warped as `Warp.draw` drew it; beyond the edges an image is 0."""
     places = F.affine_grid(F.pad(matrices, (0, 1)), [len(images), 1, SIDE, SIDE], align_corners=False)
     if knots is not None:
         places = places + (between @ knots @ between.T).permute(0, 2, 3, 1)  # (B, 28, 28, 2)
@@ -57,18 +57,18 @@ def warped(images: Tensor, matrices: Tensor, knots: Tensor | None, between: Tens
 
 
 class Batches:
-    """Shuffled batches of a training set that lies on a device.
+    """Shuffled batches of a training set in a device's memory.
 
-    The order and the shifts of an epoch follow from seed and epoch alone, on every device: a run
-    that is resumed sees what it would have seen.
+    The order, shifts and warps of an epoch depend on seed and epoch only, on every device: so a
+    resumed run sees the same batches as one that was never stopped.
 
     Args:
         images: uint8 (N, 28, 28).
         labels: int64 (N,), on the same device.
         batch_size: B; the last batch of an epoch may be smaller.
-        seed: of the shuffling.
-        shift: each image is moved by up to so many pixels in both directions, filled with 0.
-        warp: and then, about its middle, by so much.
+        seed: seed of the order, the shifts and the warps.
+        shift: largest shift of an image along each axis, in pixels; the rest is filled with 0.
+        warp: largest warp about the image's middle, after the shift.
     """
 
     def __init__(
@@ -87,15 +87,14 @@ class Batches:
         return math.ceil(len(self.labels) / self.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B, 28, 28), gray levels, uint8 unless they are warped, and labels (B,) of that epoch,
-        counted from 1."""
+        """Yield images (B, 28, 28), uint8 or, if warped, float32 gray levels, and labels (B,); epochs count from 1."""
         drawn = [one.to(self.labels.device) for one in self.draw(epoch)]
         for start in range(0, len(self.labels), self.batch_size):
             yield self.take(*(one[start : start + self.batch_size] for one in drawn))
 
     def draw(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return that epoch's order (N,), where in its padded image each one begins, (N, 2), and if they are warped
-        what `Warp.draw` returns, on the CPU."""
+        """Return an epoch's order (N,), the corner of each image in its padded one (N, 2), and with a warp what
+        `Warp.draw` returns, on the CPU."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         count = len(self.labels)
         order = torch.randperm(count, generator=generator)
@@ -105,7 +104,7 @@ class Batches:
     def take(
         self, index: Tensor, corners: Tensor, matrices: Tensor | None = None, knots: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the images and labels of an index (B,), the images cut out at these corners and warped."""
+        """Return the images and labels at the indices (B,), the images cut out at these corners and warped."""
         labels = self.labels[index]
         if self.shift == 0:
             images = self.images[index]
@@ -119,7 +118,7 @@ class Batches:
 
 
 def normalize(images: Tensor, mean: float, std: float) -> Tensor:
-    """Return (images - mean) / std, gray levels 0 to 255, as float32 (B, 1, 28, 28), channels last on CPUs and CUDA."""
+    """Return (images - mean) / std for gray levels 0 to 255: float32 (B, 1, 28, 28), channels last on CPUs and CUDA."""
     normalized = (images.unsqueeze(1).float() - mean) / std
     fast = images.device.type in ("cpu", "cuda")
     return normalized.contiguous(memory_format=torch.channels_last if fast else torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Settings as fields of a dataclass: what each means and may be, and how it is read from text and from files."""
+"""Settings as fields of a dataclass: meaning and legal values of each, and how text and files are read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class About:
-    """What a setting means, which texts it may be, and where `--help` names it: under `group`, or nowhere."""
+    """What a setting means, its choices if it is a text, and its group in `--help`; without one `--help` omits it."""
 
     help: str
     choices: Collection[str] = ()
@@ -25,7 +25,7 @@ class About:
 
 
 def setting(default: T, help: str, choices: Collection[str] = (), group: str = "", metavar: str = "") -> T:
-    """Declare a field of a dataclass with all that there is to say about it."""
+    """Declare a field of a dataclass with its description."""
     return field(default=default, metadata={"about": About(help, choices, group, metavar)})
 
 
@@ -51,7 +51,7 @@ def is_list(cls: Any, name: str) -> bool:
 
 
 def check(cls: Any, name: str, value: object) -> Any:
-    """Return a setting's value as read from a file; raise ValueError with what it must be."""
+    """Return a setting's value that was read from a file; the ValueError for a wrong one says what it must be."""
     value = convert(value, types(cls)[name])
     choices = cls.__dataclass_fields__[name].metadata["about"].choices
     if choices and value not in choices:
@@ -60,7 +60,7 @@ def check(cls: Any, name: str, value: object) -> Any:
 
 
 def parse(cls: Any, name: str, text: str) -> Any:
-    """Return the value that a text says; raise ValueError with what it must be."""
+    """Return a setting's value for a text; the ValueError for a wrong text says what the value must be."""
     kind = types(cls)[name]
     optional = isinstance(inspect.type_info(kind), inspect.UnionType)
     if optional and text.lower() == "none":
@@ -69,10 +69,10 @@ def parse(cls: Any, name: str, text: str) -> Any:
 
 
 def convert(value: object, kind: Any, strict: bool = True) -> Any:
-    """Return a value as that type, a text as what it says unless `strict`; raise ValueError with what it must be."""
+    """Return a value in that type, read from a text unless `strict`; the ValueError says what it must be."""
     try:
         found = msgspec.convert(value, kind, strict=strict)
-    except Exception:  # a checkpoint's entry may be any object, and raise what it likes
+    except Exception:  # a checkpoint's entry may be any object, with any error
         raise ValueError(f"must be {in_words(kind)}") from None
     if isinstance(found, float) and not math.isfinite(found):
         raise ValueError(f"must be {in_words(kind)}")
@@ -80,13 +80,13 @@ def convert(value: object, kind: Any, strict: bool = True) -> Any:
 
 
 def in_words(kind: Any) -> str:
-    """Return what a value of that type is."""
+    """Return a description of the values of a type."""
     return _in_words(_plain(inspect.type_info(kind)))
 
 
 def _in_words(info: inspect.Type) -> str:
     if isinstance(info, inspect.VarTupleType):
-        return _in_words(info.item_type)  # each of them
+        return _in_words(info.item_type)  # of each value
     if not isinstance(info, inspect.IntType | inspect.FloatType):
         return "true or false" if isinstance(info, inspect.BoolType) else "a text"
     what = "a whole number" if isinstance(info, inspect.IntType) else "a number"
@@ -95,7 +95,7 @@ def _in_words(info: inspect.Type) -> str:
 
 
 def _plain(info: inspect.Type) -> inspect.Type:
-    """Return the type that stands beside None, or the type itself."""
+    """Return the other type of an optional type, or the type itself."""
     if isinstance(info, inspect.UnionType):
         return next(one for one in info.types if not isinstance(one, inspect.NoneType))
     return info

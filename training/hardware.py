@@ -1,4 +1,4 @@
-"""The device that a run takes, and what is fast there: precision and compilation."""
+"""The device of a run, and what is fast there: precision, compilation, convolutions."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from training.recipes import resolve
 from training.settings import SHOWN, Plan, take
 from utils import UserError, processes, say, usable_cores
 
-UNTESTED = {"mps": "an Apple GPU", "xpu": "an Intel GPU"}  # nobody has run this code there
+UNTESTED = {"mps": "an Apple GPU", "xpu": "an Intel GPU"}  # nobody has run this code on them
 
 
 def choose_device(gpu: int | str, use_cpu: bool) -> tuple[torch.device, str]:
-    """Return the device and the line for the log. Under torchrun a process takes the GPU of its local rank.
+    """Return the device and a line for the log. Under torchrun a process uses the GPU of its local rank.
 
     Args:
         gpu: index of a CUDA device, or ``mps`` or ``xpu``.
-        use_cpu: wins over `gpu`.
+        use_cpu: use the CPU, whatever `gpu` is.
 
     Raises:
         UserError: if there are GPUs, but not that one.
@@ -44,7 +44,7 @@ def choose_device(gpu: int | str, use_cpu: bool) -> tuple[torch.device, str]:
         return untested_device(gpu)
     asked = "torchrun's local rank" if "LOCAL_RANK" in os.environ else "--gpu"
     gpu = int(os.environ.get("LOCAL_RANK", gpu))
-    with warnings.catch_warnings(record=True) as said:  # what torch says of a driver that is too old
+    with warnings.catch_warnings(record=True) as said:  # torch warns here if the driver is too old
         warnings.simplefilter("always")
         found = torch.cuda.is_available()
     if not found:
@@ -55,20 +55,18 @@ def choose_device(gpu: int | str, use_cpu: bool) -> tuple[torch.device, str]:
     device = torch.device("cuda", gpu)
     torch.cuda.set_device(device)
     if (reason := why_unusable(device)) is not None:
-        return (
-            cpu,
-            f"Currently using CPU ({asked} {gpu}: {torch.cuda.get_device_name(device)} does not run here: {reason})",
-        )
+        name = torch.cuda.get_device_name(device)
+        return cpu, f"Currently using CPU ({asked} {gpu}: {name} does not run here: {reason})"
     return device, f"Currently using GPU: {gpu} ({gpu_name(device)})"
 
 
 def why_no_gpu(said: str) -> str:
-    """Return why torch sees no GPU, given what it said when it looked, and which other accelerator lies idle."""
+    """Return why torch finds no CUDA device, given its warnings, and which other accelerator could be used."""
     kind = "ROCm" if torch.version.hip else "CUDA"
     other = torch.accelerator.current_accelerator()
     idle = ""
     if other is not None and other.type in UNTESTED and torch.accelerator.is_available():
-        idle = f"; {UNTESTED[other.type]} is here and unused, --device {other.type} would take it, untested"
+        idle = f"; {UNTESTED[other.type]} is here and unused, --device {other.type} would use it, untested"
     if torch.version.cuda is None and torch.version.hip is None:
         return f"this torch was built without CUDA, pytorch.org/get-started has others{idle}"
     if old := re.search(r"driver .* too old \(found version (\d+)\)", said):
@@ -81,7 +79,7 @@ def why_no_gpu(said: str) -> str:
 
 
 def untested_device(name: str) -> tuple[torch.device, str]:
-    """Return an Apple or Intel GPU and the line for the log; the CPU if a batch does not come out as on the CPU.
+    """Return an Apple or Intel GPU and a line for the log; the CPU if a batch gives other results than on the CPU.
 
     Raises:
         UserError: if it is not there, or several processes train.
@@ -94,15 +92,15 @@ def untested_device(name: str) -> tuple[torch.device, str]:
     cpu, device = torch.device("cpu"), torch.device(name)
     try:
         difference = (gradient_of_a_batch(device) - gradient_of_a_batch(cpu)).abs().max().item()
-    except RuntimeError as error:  # an operator that the device lacks
+    except RuntimeError as error:  # the device lacks an operator
         return cpu, f"Currently using CPU (--device {name}: {str(error).strip().splitlines()[0]})"
     if not difference < 1e-3:
         return cpu, f"Currently using CPU (--device {name}: a batch differs by {difference:.1e} from the CPU's)"
-    return device, f"Currently using {UNTESTED[name]} (--device {name}, untested; a batch came out as on the CPU)"
+    return device, f"Currently using {UNTESTED[name]} (--device {name}, untested; a batch gave the results of the CPU)"
 
 
 def gradient_of_a_batch(device: torch.device) -> Tensor:
-    """Return features, loss and gradients of a batch of noise, in one vector on the CPU."""
+    """Return features, loss and gradients for a batch of noise, in one vector on the CPU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, center_loss = LeNetPP(), CenterLoss(10, 2)
@@ -114,8 +112,8 @@ def gradient_of_a_batch(device: torch.device) -> Tensor:
 
 
 def why_unusable(device: torch.device) -> str | None:
-    """Return why a GPU computes nothing with this torch, or None: one that is older than the kernels that torch
-    was built with is found, and fails at the first of them."""
+    """Return why a GPU computes nothing with this torch, or None: torch finds GPUs for which it was built without
+    kernels, and they fail at the first operator."""
     try:
         (torch.ones(2, device=device) + 1).sum().item()
     except RuntimeError as error:
@@ -131,37 +129,36 @@ def gpu_name(device: torch.device) -> str:
 
 
 def make_deterministic() -> None:
-    """Let CUDA take deterministic kernels only."""
+    """Let CUDA use only deterministic kernels."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    # Nothing reads memory that it has not written.
+    # No operator here reads memory before it is written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
 
 
 def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """Return ``fp32``, ``tf32`` or ``bf16`` and why; ``auto`` is bf16 where the hardware computes it natively.
+    """Return ``fp32``, ``tf32`` or ``bf16`` and why; ``auto`` is bf16 if the hardware computes it natively.
 
     Raises:
-        UserError: for tf32 where the device lacks it, and for bf16 on an untested device.
+        UserError: for tf32 on a device without it, and for both but fp32 on an untested device.
     """
     if device.type in UNTESTED and wanted not in ("auto", "fp32"):
-        raise UserError(f"--precision {wanted}: --device {device.type} has fp32 alone")
+        raise UserError(f"--precision {wanted}: --device {device.type} has only fp32")
     if wanted == "tf32" and not has_tf32(device):
         raise UserError("--precision tf32: NVIDIA GPUs have it, from Ampere on; use fp32, bf16 or auto")
     if wanted != "auto":
         return wanted, "as asked for"
-    if device.type == "cuda":
-        native = ("bf16", "this GPU computes it natively")
-        return native if has_bf16(device) else ("fp32", "no native bf16 on this GPU")
     if device.type in UNTESTED:
         return "fp32", "this device is untested"
-    native = ("bf16", "this processor computes it natively")
-    return native if has_bf16(device) else ("fp32", "not known to compute bf16 natively")
+    here = "this GPU" if device.type == "cuda" else "this processor"
+    if has_bf16(device):
+        return "bf16", f"{here} computes it natively"
+    return "fp32", f"{here} is not known to compute bf16 natively"
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return whether the hardware computes bf16 natively, as far as torch can tell."""
+    """Return whether torch knows that the hardware computes bf16 natively."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
@@ -171,21 +168,20 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def has_tf32(device: torch.device) -> bool:
-    """Return whether the device has TF32."""
+    """Return whether the device computes TF32."""
     return device.type == "cuda" and torch.cuda.is_tf32_supported()
 
 
 def precision_here(precision: str, device: torch.device) -> tuple[str, str | None]:
-    """Return the precision that a run made in `precision` has on this device, and a line where that is another:
-    without the hardware bf16 is slow, and tf32 is not there at all."""
-    there = {"bf16": has_bf16(device), "tf32": has_tf32(device)}.get(precision, True)
-    if there:
+    """Return the precision in which this device evaluates or resumes a run made in `precision`, and a line if they
+    differ: without the hardware bf16 is slow, and tf32 does not exist."""
+    if {"bf16": has_bf16(device), "tf32": has_tf32(device)}.get(precision, True):
         return precision, None
     return "fp32", f"Note: the run was made in {precision}, which this device does not have: float32 is used"
 
 
 def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """Return the context of a forward pass in that precision; on CUDA, allow float32 convolutions TF32 or not."""
+    """Return the context of a forward pass in this precision; on CUDA, switch TF32 in float32 convolutions."""
     if device.type == "cuda":  # torch's own default is tf32
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
     if precision != "bf16":
@@ -194,8 +190,8 @@ def autocast(precision: str, device: torch.device) -> Callable[[], AbstractConte
 
 
 def choose_compile(wanted: str, device: torch.device) -> tuple[str, str]:
-    """Return ``on`` or ``off`` and why; ``auto`` is on where torch.compile has been seen to win its time
-    back: nowhere so far (benchmarks/results/train_cpu.txt)."""
+    """Return ``on`` or ``off`` and why; ``auto`` is off, since no measured machine was faster with torch.compile
+    (benchmarks/results/train_cpu.txt)."""
     if wanted == "on" and device.type in UNTESTED:
         raise UserError(f"--compile on: not with --device {device.type}")
     if wanted != "auto":
@@ -204,16 +200,16 @@ def choose_compile(wanted: str, device: torch.device) -> tuple[str, str]:
 
 
 def choose_convolutions(wanted: str, device: torch.device, compile: str) -> tuple[str, str]:
-    """Return ``direct`` or ``fourier`` and why; ``auto`` is fourier on CPUs, where it has been seen to be faster
-    on every processor measured (docs/speed.md).
+    """Return ``direct`` or ``fourier`` and why; ``auto`` is fourier on CPUs: it was faster on every measured
+    processor (docs/speed.md).
 
     Raises:
-        UserError: for fourier on a GPU or compiled.
+        UserError: for fourier on a GPU or with torch.compile.
     """
     if wanted == "fourier" and device.type != "cpu":
-        raise UserError("--convolutions fourier: is for CPUs; use direct or auto, or --use-cpu")
+        raise UserError("--convolutions fourier: works only on CPUs; use direct or auto, or --use-cpu")
     if wanted == "fourier" and compile == "on":
-        raise UserError("--convolutions fourier: is not for --compile on; use direct or auto")
+        raise UserError("--convolutions fourier: does not work with --compile on; use direct or auto")
     if wanted != "auto":
         return wanted, "as asked for"
     if device.type != "cpu":
@@ -222,59 +218,51 @@ def choose_convolutions(wanted: str, device: torch.device, compile: str) -> tupl
 
 
 def plan_for(request: Request, dataset: str, device: torch.device) -> Plan:
-    """Return the plan of a new run on that data set, with what was left open decided for this device, and why.
+    """Return the plan of a new run on a data set, with everything decided that was left to the run, and why.
 
     Raises:
         UserError: for something that this device does not have.
     """
-    plan = request.plan
+    plan, asked_dataset = request.plan, request.plan.settings.dataset
     settings = resolve(plan.settings, request.by_hand, dataset)
+    asked = {"precision": settings.precision, "compile": plan.compile, "convolutions": plan.convolutions}
     precision, why_precision = choose_precision(settings.precision, device)
     compile_, why_compile = choose_compile(plan.compile, device)
     convolutions, why_convolutions = choose_convolutions(plan.convolutions, device, compile_)
-    as_asked = plan.settings.dataset == dataset
+    why = {"precision": why_precision, "compile": why_compile, "convolutions": why_convolutions}
+    why_dataset = "as asked for" if asked_dataset == dataset else "MNIST first, else the digits that are here"
     return replace(
         plan,
         settings=replace(settings, precision=precision),
         compile=compile_,
         convolutions=convolutions,
         threads=plan.threads or torch.get_num_threads(),
-        asked={
-            "precision": settings.precision,
-            "compile": plan.compile,
-            "convolutions": plan.convolutions,
-            "dataset": plan.settings.dataset,
-        },
-        why={
-            "precision": why_precision,
-            "compile": why_compile,
-            "convolutions": why_convolutions,
-            "dataset": "as asked for" if as_asked else "MNIST first, else the digits that are here",
-        },
+        asked=asked | {"dataset": asked_dataset},
+        why=why | {"dataset": why_dataset},
     )
 
 
 def plan_from(request: Request, plan: Plan, device: torch.device) -> Plan:
-    """Return the plan with which a run is resumed: its own, but for what it shows of itself, and for threads and
-    precision that this machine does not have.
+    """Return the plan of a resumed run: its own, except for what the request shows and the threads it asks for, and
+    no more threads than this machine has.
 
     Raises:
-        UserError: for something that its features do not allow, or that is not installed.
+        UserError: for --regions if the features do not have two dimensions.
     """
     plan = take(plan, request.plan, request.by_hand & {*SHOWN, "threads"})
     if plan.regions and plan.settings.feat_dim != 2:
         dimensions = f"{request.resume} has {plan.settings.feat_dim} features"
         raise UserError(f"--regions: {dimensions}; the regions of two can be drawn")
     if plan.threads is not None and plan.threads > max(usable_cores(), torch.get_num_threads()):
-        say(f"Note: the run was made with {plan.threads} threads; here it goes on with {torch.get_num_threads()}")
+        say(f"Note: the run was made with {plan.threads} threads; here it continues with {torch.get_num_threads()}")
         plan = replace(plan, threads=torch.get_num_threads())
     return plan
 
 
 def compiled(features: Callable[[Tensor], Tensor], batch_size: int, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return the same function of images, compiled for batches of that size, on a GPU into CUDA graphs. The last,
-    smaller batch of an epoch is not worth a compilation."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # misses CUDA where there is none
+    """Return the same function of images, compiled for batches of this size, on a GPU as CUDA graphs. An epoch's last,
+    smaller batch is not worth a compilation."""
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it complains if there is no CUDA
     mode = "reduce-overhead" if device.type == "cuda" else None
     fast = torch.compile(features, dynamic=False, mode=mode)
     return lambda images: fast(images) if len(images) == batch_size else features(images)

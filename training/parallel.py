@@ -1,8 +1,8 @@
-"""Training over several processes, started by torchrun: each computes its part of every batch.
+"""Training with several processes, started by torchrun: each computes its part of every batch.
 
 All processes hold the same weights, centers and data and go through the same batches in the same
-order. A batch is cut into one part for each process; the features of all parts are gathered, so that
-head, losses and centers see the whole batch everywhere, as on one process.
+order. A batch is cut into one part for each process. The features of all parts are gathered, so that
+head, losses and centers see the whole batch in every process, as in a run of one process.
 """
 
 import threading  # no "from __future__ import annotations": torch checks the hook's
@@ -18,11 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from utils import UserError, processes
 
-PATIENCE = timedelta(hours=6)  # for what the first process does alone, as a download
+PATIENCE = timedelta(hours=6)  # for work of the first process alone, such as a download
 
 
 class Group:
-    """The processes of a job; one of size 1 without torchrun. A context manager, which ends it."""
+    """The processes of a job; without torchrun a group of size 1. A context manager that ends the group."""
 
     def __init__(self, device: torch.device) -> None:
         self.rank, self.size = processes()
@@ -45,7 +45,7 @@ class Group:
             dist.destroy_process_group()
 
     def agree(self, work: Callable[[], Any]) -> Any:
-        """Return in every process what the work gives in the first; a `UserError` there is raised everywhere."""
+        """Do work in the first process and return its result in all; a `UserError` is raised in all, too."""
         if self.size == 1:
             return work()
         box: list[Any] = [None, None]
@@ -60,12 +60,12 @@ class Group:
         return box[0]
 
     def over_all(self, model: nn.Module) -> Callable[[Tensor], Tensor]:
-        """Return a function that computes the model's features over all processes, from the first's weights."""
+        """Return a function that computes features with all processes; it starts from the first process's weights."""
         return model if self.size == 1 else _OverAll(model, self)
 
 
 def _wait_for(work: Callable[[], object]) -> None:
-    """Do some work in a thread, so that a signal ends the waiting for other processes at once."""
+    """Do some work in a thread, so that a signal ends the wait for other processes at once."""
     errors: list[BaseException] = []
 
     def attempt() -> None:
@@ -88,14 +88,14 @@ class _OverAll:
     def __init__(self, model: nn.Module, group: Group) -> None:
         self.group = group
         self.model = DistributedDataParallel(model, device_ids=[group.device] if group.device.type == "cuda" else None)
-        # A process's gradient is that of the whole batch's loss by its own part: their sum is the gradient.
+        # Each process has the gradient of the whole batch's loss through its own part: the sum is the gradient.
         self.model.register_comm_hook(None, _sum_gradients)
 
     def __call__(self, images: Tensor) -> Tensor:
         size, rank = self.group.size, self.group.rank
         share = -(-len(images) // size)
         own = torch.arange(rank * share, (rank + 1) * share, device=images.device)
-        features = self.model(images[own.clamp_max(len(images) - 1)])  # (share, D), the last image more than once
+        features = self.model(images[own.clamp_max(len(images) - 1)])  # (share, D), padded with the last image
         parts = [torch.empty_like(features) for _ in range(size)]
         dist.all_gather(parts, features.detach())
         parts[rank] = features

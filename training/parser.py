@@ -1,4 +1,4 @@
-"""The parser of all commands: argparse with errors of one line that say what was typed and what may have been meant."""
+"""The parser of all commands: argparse, with one-line errors that quote the input and suggest the nearest name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from msgspec import Meta
 from training.fields import convert
 from utils import VERSION
 
-MEANT = {  # what has no flag of its own here
+MEANT = {  # flags of other programs
     "--gpus": "--gpu; several GPUs: torchrun --nproc-per-node=N main.py",
     "--loss": "--head and --weight-cent",
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the flag that may have been meant."""
+    """An argument parser whose errors are one line, with a suggestion for a misspelled flag."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__(**more)
@@ -29,14 +29,14 @@ class Parser(argparse.ArgumentParser):
             self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Return the arguments; end with a suggestion where one is unknown."""
+        """Return the arguments; end with a suggestion if one is unknown."""
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.error(self.unknown(unknown[0]))
         return parsed
 
     def unknown(self, argument: str) -> str:
-        """Return what to say of an argument that this command does not know."""
+        """Return the error message for an argument that this command does not know."""
         word = argument.split("=")[0]
         return f"unrecognized arguments: {argument}{nearest(word, self._option_string_actions)}"
 
@@ -45,14 +45,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print for any console: what it has no letter for becomes a question mark."""
+        """Print for any console: a character that it does not have becomes a question mark."""
         file = file or sys.stderr
         encoding = getattr(file, "encoding", None) or "utf-8"
         file.write(message.encode(encoding, "replace").decode(encoding))
 
 
 def nearest(word: str, names: Iterable[str]) -> str:
-    """Return a suggestion for a word that is close to one of the names, or nothing."""
+    """Return a suggestion for a word that is close to one of the names, otherwise an empty text."""
     if word in MEANT:
         return f"; did you mean {MEANT[word]}?"
     close = difflib.get_close_matches(word, names, n=1)
@@ -60,7 +60,7 @@ def nearest(word: str, names: Iterable[str]) -> str:
 
 
 def argument(parse_text: Callable[[str], Any], names: Iterable[str] = ()) -> Callable[[str], Any]:
-    """Return an argparse type whose error says what was typed, what it must be, and which name is close."""
+    """Return an argparse type whose error quotes the input, says what it must be, and suggests the nearest name."""
 
     def parse_argument(text: str) -> Any:
         try:
@@ -72,7 +72,7 @@ def argument(parse_text: Callable[[str], Any], names: Iterable[str] = ()) -> Cal
 
 
 def one_of(names: Iterable[str]) -> dict[str, Any]:
-    """Return what makes an argument one of the names: argparse's choices, with a suggestion in the error."""
+    """Return the options of an argument that is one of the names: like argparse's choices, but with a suggestion."""
     names = tuple(names)
 
     def parse_name(text: str) -> str:
@@ -84,10 +84,10 @@ def one_of(names: Iterable[str]) -> dict[str, Any]:
 
 
 def number(kind: type, low: float, high: float | None = None) -> Callable[[str], Any]:
-    """Return an argparse type: a finite number of at least `low`, and at most `high`."""
+    """Return an argparse type: a finite number from `low` to `high`."""
     return of_type(Annotated[kind, Meta(ge=low, le=high)])
 
 
 def of_type(kind: Any) -> Callable[[str], Any]:
-    """Return an argparse type for a type with its bounds."""
+    """Return an argparse type for a type with bounds."""
     return argument(partial(convert, kind=kind, strict=False))

@@ -1,4 +1,4 @@
-"""One step, one epoch, one evaluation: the loop that reads like the paper."""
+"""One step, one epoch, one evaluation: a loop that reads like the paper."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from models.heads import row_of
 from training.batches import normalize
 from utils import Stopped
 
-EVALUATION_BATCH, ON_CPU = 2_000, 250  # images; more is no faster on a CPU
-
+EVALUATION_BATCH, ON_CPU = 2_000, 250  # images; more are not faster on a CPU
 
 Schedule = Callable[[int], tuple[float, float]]  # iteration → factors on the rates of the model and of the centers
 
 
 class Diverged(Stopped):
-    """A loss that is not finite; the message names the batch, and what to do."""
+    """A loss is not finite; the message names the batch and says what to do."""
 
     def __init__(self, epoch: int, batch: int, go_on: str) -> None:
         super().__init__(
@@ -38,8 +37,8 @@ class Diverged(Stopped):
 class Network:
     """Images → `model` → features → `head` → logits.
 
-    `precision` returns the autocast context for the model's forward pass. The features, the
-    logits and the losses are float32 in any precision.
+    `precision` returns the autocast context for the model's forward pass. Features, logits and
+    losses are float32 in any precision.
     """
 
     model: nn.Module
@@ -55,33 +54,30 @@ class Network:
         return {name: getattr(self, name).state_dict() for name in self.STATEFUL}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a `state_dict`; other entries are ignored."""
+        """Load the entries of a `state_dict` that belong here; ignore others."""
         for name in self.STATEFUL:
             getattr(self, name).load_state_dict(state[name])
 
     def decision(self) -> Tensor:
-        """Return what decides, (C, D + 1): a feature f is taken for the class whose row·(f, 1) is largest."""
+        """Return the matrix (C, D + 1) that decides: a feature f belongs to the class whose row·(f, 1) is largest."""
         weight, bias = self.head.weight.detach(), getattr(self.head, "bias", None)
         if row_of(self.head).cosine:
-            weight = F.normalize(weight)  # their scale and the feature's length change no order
+            weight = F.normalize(weight)  # neither the scale nor the feature's length changes the order
         return torch.cat([weight, weight.new_zeros(len(weight), 1) if bias is None else bias.detach()[:, None]], dim=1)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return float32 features (B, D) of uint8 images (B, 28, 28)."""
-        return self._features(images, self.model)
-
-    def _features(self, images: Tensor, model: Callable[[Tensor], Tensor]) -> Tensor:
+    def features(self, images: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Return float32 features (B, D) of uint8 images (B, 28, 28), computed by `forward`, by default the model."""
         with self.precision():
-            return model(normalize(images, self.pixel_mean, self.pixel_std))
+            images = normalize(images, self.pixel_mean, self.pixel_std)
+            return self.model(images) if forward is None else forward(images)
 
     @torch.no_grad()
     def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
-        """Return what the network makes of a whole set under the present weights."""
+        """Return the network's results for a whole set, with the present weights."""
         self.model.eval()
         self.head.eval()
-        features = torch.cat(
-            [self.features(part) for part in images.split(ON_CPU if images.device.type == "cpu" else EVALUATION_BATCH)]
-        )  # (N, D)
+        parts = images.split(ON_CPU if images.device.type == "cpu" else EVALUATION_BATCH)
+        features = torch.cat([self.features(part) for part in parts])  # (N, D)
         logits = self.head(features)  # (N, C), without a margin
         scores, predictions = logits.softmax(dim=1).max(dim=1)
         return Evaluation(
@@ -97,10 +93,10 @@ class Network:
 
 @dataclass(kw_only=True)
 class Trainer(Network):
-    """What a run trains: a network, and the centers.
+    """What a run trains: a network and the centers.
 
-    `forward` computes the model's features while training: the model itself, it compiled, or it over
-    several processes (parallel.py).
+    `forward` computes the model's features during training: it is the model itself, or compiled, or
+    spread over several processes (parallel.py).
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -115,10 +111,10 @@ class Trainer(Network):
     def train_epoch(
         self, batches: Iterator[tuple[Tensor, Tensor]], iteration: int = 0
     ) -> Iterator[tuple[float, Tensor]]:
-        """Train on the batches; after each yield the learning rate and (loss_xent, loss_center).
+        """Train on the batches; after each, yield the learning rate and (loss_xent, loss_center).
 
-        The losses stay on the device, detached and unweighted: reading them waits for the device. `iteration` says
-        how many batches of the run came before.
+        The losses are detached and unweighted, and stay on the device: reading them waits for the device. `iteration`
+        is the number of batches that the run has trained before.
         """
         self.model.train()
         self.head.train()
@@ -127,7 +123,7 @@ class Trainer(Network):
             yield lr, self.step(images, labels)
 
     def set_rates(self, iteration: int) -> float:
-        """Set the learning rates of an iteration, counted from 0; return the model's."""
+        """Set the learning rates of an iteration, counted from 0; return that of the model."""
         optimizers = (self.optimizer_model, self.optimizer_center)
         for optimizer, factor in zip(optimizers, self.schedule(iteration), strict=True):
             for group in optimizer.param_groups:
@@ -135,8 +131,8 @@ class Trainer(Network):
         return self.optimizer_model.param_groups[0]["lr"]
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Learn from uint8 images (B, 28, 28) and labels (B,) at the present rates; return their losses."""
-        features = self._features(images, self.forward)  # (B, D)
+        """Train on uint8 images (B, 28, 28) and labels (B,) at the present rates; return their two losses, (2,)."""
+        features = self.features(images, self.forward)  # (B, D)
         logits = self.head(features, labels)  # (B, C)
         loss_xent = F.cross_entropy(logits, labels)
         loss = loss_xent + self.center_loss(features, labels)  # eq. 5; the loss holds λ
@@ -147,7 +143,7 @@ class Trainer(Network):
         if self.clip is not None:
             nn.utils.clip_grad_norm_([*self.model.parameters(), *self.head.parameters()], self.clip)
         self.optimizer_model.step()
-        self.optimizer_center.step()  # λ does not reach the centers
+        self.optimizer_center.step()  # the gradient of the centers does not contain λ
         return torch.stack([loss_xent.detach(), self.center_loss.last_value])
 
 
