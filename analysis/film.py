@@ -83,4 +83,4 @@ def _thin(epoch: Epoch) -> Epoch:
     chosen = sample_of(len(epoch.arrays["train_labels"]))
     cut = {key: epoch.arrays[key][chosen] for key in ("train_labels", "train_predictions", "train_features")}
     points = epoch.points | {"train_features": epoch.points["train_features"][chosen]}
-    return replace(epoch, arrays=epoch.arrays | cut, points=points)
+    return replace(epoch, arrays=epoch.arrays | cut | {"train_sample": chosen}, points=points)

@@ -56,7 +56,7 @@ def page(browser: Any, file: Path) -> Iterator[Any]:
 ASK = """({pixels, side, drawing}) => new Promise((answer, fail) => {
   setTimeout(() => fail(new Error("no answer from the second thread")), 300_000);
   const bytes = Uint8Array.from(atob(pixels), (c) => c.charCodeAt(0)), answers = [];
-  const count = bytes.length / (side * side), worker = window.page.worker;
+  const count = bytes.length / (side * side);
   const next = () => {
     const one = bytes.slice(answers.length * side * side, (answers.length + 1) * side * side);
     const drawn = {ticket: "asked", gray: one, width: side, height: side};
@@ -159,7 +159,7 @@ def test_a_person_draws_looks_switches_and_clears(page: Any, runs: list[Path]) -
         answers.add(page.locator("#verdict").text_content())
     assert len(answers) == len(runs)  # distances differ
     draw_with_the_mouse(page, across=0.9)
-    wait_for_answer(page, "2 drawings apart from each other")
+    wait_for_answer(page, "2 separate drawings")
     for button, answer in (
         ("Undo", "from its center"),
         ("Clear", "Draw a digit"),

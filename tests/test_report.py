@@ -274,7 +274,7 @@ def test_nearest_neighbors_are_the_nearest(page: Any) -> None:
     assert [100 * row + column for column, row in shown] == expected.tolist()
     page.locator("#find-number").fill("99999")
     page.locator("#find button").click()
-    assert page.locator("#find-none").inner_text() == "not among those that are shown"
+    assert page.locator("#find-none").inner_text() == "this image is not shown"
 
 
 def test_a_lasso_shows_the_images_in_it(page: Any) -> None:
