@@ -64,7 +64,7 @@ if __name__ == "__main__":
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -221,16 +221,8 @@ def as_json(picture: Picture, whole: Prediction, several: list[Prediction]) -> s
 
 
 def _as_object(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "digit": prediction.digit,
-        "known": prediction.known,
-        "confidence": round(prediction.confidence, 4),
-        "distance": round(prediction.distance, 4),
-        "second": prediction.second,
-        "second_confidence": round(prediction.second_confidence, 4),
-        "between": prediction.between,
-        "feature": [round(float(value), 4) for value in prediction.feature],
-    }
+    rounded = {key: round(getattr(prediction, key), 4) for key in ("confidence", "distance", "second_confidence")}
+    return asdict(prediction) | rounded | {"feature": [round(float(value), 4) for value in prediction.feature]}
 
 
 def as_text(digit: np.ndarray) -> str:

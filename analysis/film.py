@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.animation import AbstractMovieWriter
     from matplotlib.figure import Figure
 
+FPS = 2
 Moment = tuple[int, int]  # finished epochs, and batches since then
 Row = dict[Moment, Epoch]  # one per run
 
 
-def animate(runs: list[Path], path: Path, fps: int = 2, regions: bool = False) -> list[Path]:
+def animate(runs: list[Path], path: Path, regions: bool = False) -> list[Path]:
     """Write a film of the features during training; return its files, a GIF and, if ffmpeg is installed, an MP4.
 
     Each run has a row, the training set on the left and the test set on the right. The frames show the kept batches
@@ -42,10 +43,10 @@ def animate(runs: list[Path], path: Path, fps: int = 2, regions: bool = False) -
             from matplotlib.animation import FFMpegWriter, PillowWriter
 
             if file.suffix == ".gif":
-                _film(PillowWriter(fps), file, figure, rows, frames, regions)
+                _film(PillowWriter(FPS), file, figure, rows, frames, regions)
             elif FFMpegWriter.isAvailable():
                 try:
-                    _film(FFMpegWriter(fps), file, figure, rows, frames, regions)
+                    _film(FFMpegWriter(FPS), file, figure, rows, frames, regions)
                 except (subprocess.CalledProcessError, BrokenPipeError):
                     complain(f"{file.name} could not be made: ffmpeg failed")
     return [file for file in made if file.exists()]

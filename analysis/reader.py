@@ -28,13 +28,13 @@ class Prediction:
     """The answer of a run for one image."""
 
     digit: int
+    known: bool
     confidence: float  # percent
     distance: float  # to the center of that digit
-    known: bool
-    feature: np.ndarray  # (D,)
     second: int  # the second best digit
     second_confidence: float  # percent
     between: bool  # whether the feature lies between the centers of the two
+    feature: np.ndarray  # (D,)
 
 
 @dataclass(frozen=True)

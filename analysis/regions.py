@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,14 +57,11 @@ def border_of(arrays: dict[str, np.ndarray]) -> float:
 
 def clip(polygon: Array, side: Array) -> Array:
     """Return the part of a convex polygon (n, 2) where side·(x, y, 1) ≥ 0."""
-    return np.array(list(_kept(polygon, polygon @ side[:2] + side[2]))).reshape(-1, 2)
-
-
-def _kept(polygon: Array, heights: Array) -> Iterator[Array]:
-    for here, there, height, next_height in zip(
-        polygon, np.roll(polygon, -1, axis=0), heights, np.roll(heights, -1), strict=True
-    ):
+    heights, kept = polygon @ side[:2] + side[2], []
+    edges = zip(polygon, np.roll(polygon, -1, axis=0), heights, np.roll(heights, -1), strict=True)
+    for here, there, height, next_height in edges:
         if height >= 0:
-            yield here
+            kept.append(here)
         if height * next_height < 0:  # the edge crosses the side
-            yield here + height / (height - next_height) * (there - here)
+            kept.append(here + height / (height - next_height) * (there - here))
+    return np.array(kept).reshape(-1, 2)

@@ -174,15 +174,10 @@ def _points(labels: np.ndarray, chosen: np.ndarray, classes: tuple[int, ...]) ->
     """
     place = np.random.default_rng(1).permutation(len(labels))  # so that later classes do not cover earlier ones
     digit = np.array(classes, np.uint8)[labels[place]]
-    nothing = np.zeros(len(labels), np.float32)
+    empty = dict.fromkeys(("x", "y", "distance", "predicted", "sure", "hue"), np.zeros(len(labels), np.float32))
     return ColumnDataSource(
-        {
-            "x": nothing,
-            "y": nothing,
-            "distance": nothing,
-            "predicted": digit,
-            "sure": nothing,
-            "hue": digit.astype(np.float32),
+        empty
+        | {
             "digit": digit,
             "place": place.astype(np.int32),
             "number": chosen[place].astype(np.int32),

@@ -215,22 +215,17 @@ function refill() {
 function fill(panel) {
   if (panel.filled === panel.at) return;
   panel.filled = panel.at;
-  const {x, place, digit} = panel.source.data;
-  const floats = () => new Float32Array(x.length);
-  const moved = {x: floats(), y: floats(), distance: floats(), sure: floats(), hue: floats(), predicted: new Uint8Array(x.length)};
-  const store = panel.store.data;
-  const [fx, fy, fd, fp, fc] = ["x", "y", "d", "p", "c"].map((key) => store[key + panel.at]);
-  for (let i = 0; i < x.length; i++) {
-    const j = place[i];
-    moved.x[i] = fx[j]; moved.y[i] = fy[j]; moved.distance[i] = fd[j]; moved.predicted[i] = fp[j];
-    moved.sure[i] = sureness(fc[j]);
-  }
+  const {place, digit} = panel.source.data;
+  const [x, y, distance, predicted, code] = ["x", "y", "d", "p", "c"].map((key) => {
+    const stored = panel.store.data[key + panel.at];
+    return Float32Array.from(place, (j) => stored[j]);
+  });
   const hue = {
-    digit: (i) => digit[i], predicted: (i) => moved.predicted[i],
-    right: (i) => Number(moved.predicted[i] === digit[i]), sure: (i) => fc[place[i]] / 1000,
+    digit, predicted, right: predicted.map((label, i) => Number(label === digit[i])), sure: code.map((one) => one / 1000),
   }[$("color").value];
-  for (let i = 0; i < x.length; i++) moved.hue[i] = hue(i);
-  panel.source.data = {...panel.source.data, ...moved};
+  panel.source.data = {
+    ...panel.source.data, x, y, distance, predicted: Uint8Array.from(predicted), sure: code.map(sureness), hue: Float32Array.from(hue),
+  };
   showMistaken(panel);
   showCenters(panel);
   showRegions(panel);
@@ -316,15 +311,9 @@ function mark() {
 // The nearest points in the same figure, as buttons.
 function neighbors(panel, place) {
   const [x, y, p] = ["x", "y", "p"].map((key) => panel.store.data[key + panel.at]);
-  const nearest = [];
-  for (let j = 0; j < x.length; j++) {
-    const far = (x[j] - x[place]) ** 2 + (y[j] - y[place]) ** 2;
-    if (j === place || (nearest.length === 6 && far >= nearest[5][0])) continue;
-    nearest.push([far, j]);
-    nearest.sort((a, b) => a[0] - b[0]);
-    nearest.length = Math.min(nearest.length, 6);
-  }
-  return nearest.map(([, j]) => imageButton(panel, j, 34, `nearest: predicted ${p[j]}`));
+  const far = Array.from(x, (value, j) => (value - x[place]) ** 2 + (y[j] - y[place]) ** 2);
+  const nearest = [...far.keys()].filter((j) => j !== place).sort((a, b) => far[a] - far[b]).slice(0, 6);
+  return nearest.map((j) => imageButton(panel, j, 34, `nearest: predicted ${p[j]}`));
 }
 
 function imageButton(panel, place, width, label) {
@@ -361,14 +350,13 @@ function showGrid(found) {
   grid = found;
   $("grid").hidden = grid === null;
   if (grid === null) return;
-  const panel = panels.find((p) => p.sheet === grid.sheet), digits = panel.source.data.digit, at = panel.source.data.place;
-  const rows = new Map(Array.from(at, (place, i) => [place, i]));
-  const places = [...grid.places].sort((a, b) => digits[rows.get(a)] - digits[rows.get(b)]);
-  const counts = new Map();
-  for (const place of places) counts.set(digits[rows.get(place)], (counts.get(digits[rows.get(place)]) ?? 0) + 1);
+  const panel = panels.find((p) => p.sheet === grid.sheet), {digit, place: at} = panel.source.data;
+  const digits = new Map(Array.from(at, (place, i) => [place, digit[i]])), counts = new Map();
+  const places = [...grid.places].sort((a, b) => digits.get(a) - digits.get(b));
+  for (const place of places) counts.set(digits.get(place), (counts.get(digits.get(place)) ?? 0) + 1);
   const told = [...counts].map(([digit, count]) => `${count} × ${digit}`).join(", ");
   $("grid-title").textContent = `${places.length} images: ${told}` + (places.length > MOST ? `; the first ${MOST}` : "");
-  $("grid-images").replaceChildren(...places.slice(0, MOST).map((place) => imageButton(panel, place, 34, `a ${digits[rows.get(place)]}`)));
+  $("grid-images").replaceChildren(...places.slice(0, MOST).map((place) => imageButton(panel, place, 34, `a ${digits.get(place)}`)));
   oneStop($("grid-images"));
   $("grid-close").focus({preventScroll: true});
 }

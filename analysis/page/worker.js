@@ -130,36 +130,21 @@ function apart(boxes) {
   return new Set(group.filter((_, i) => tall(boxes[i]))).size;
 }
 
-// Four times the mean distance of a shape's pixels to the nearest pixel outside (Felzenszwalb and Huttenlocher 2012).
+// Four times the mean distance of a shape's pixels to the nearest pixel outside.
 function strokeWidth(shape, w, h) {
-  const W = w + 2, H = h + 2, squares = new Float64Array(W * H);
-  for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) squares[(y + 1) * W + x + 1] = shape[y * w + x] ? 1e12 : 0;
-  const length = Math.max(W, H), f = new Float64Array(length), v = new Int32Array(length), z = new Float64Array(length + 1);
-  const along = (start, step, n) => {
-    for (let q = 0; q < n; q++) f[q] = squares[start + q * step];
-    let k = 0;
-    v[0] = 0; z[0] = -Infinity; z[1] = Infinity;
-    for (let q = 1; q < n; q++) {
-      let s;
-      do {
-        const p = v[k];
-        s = (f[q] + q * q - f[p] - p * p) / (2 * q - 2 * p);
-      } while (s <= z[k] && --k >= 0);
-      k++;
-      v[k] = q; z[k] = s; z[k + 1] = Infinity;
-    }
-    k = 0;
-    for (let q = 0; q < n; q++) {
-      while (z[k + 1] < q) k++;
-      squares[start + q * step] = (q - v[k]) ** 2 + f[v[k]];
-    }
-  };
-  for (let x = 0; x < W; x++) along(x, W, H);
-  for (let y = 0; y < H; y++) along(y * W, 1, W);
+  const W = w + 2, far = new Int32Array(W * (h + 2)); // distance to the nearest pixel outside in the same column
+  for (let y = 1; y <= h; y++)
+    for (let x = 1; x <= w; x++) if (shape[(y - 1) * w + x - 1]) far[y * W + x] = far[(y - 1) * W + x] + 1;
+  for (let y = h; y > 0; y--)
+    for (let x = 1; x <= w; x++) far[y * W + x] = Math.min(far[y * W + x], far[(y + 1) * W + x] + 1);
   let sum = 0, count = 0;
-  for (let y = 0; y < h; y++)
-    for (let x = 0; x < w; x++)
-      if (shape[y * w + x]) { sum += Math.sqrt(squares[(y + 1) * W + x + 1]); count++; }
+  far.forEach((reach, i) => {
+    if (!reach) return;
+    let square = reach ** 2;
+    for (let dx = 1; dx < reach; dx++) square = Math.min(square, dx ** 2 + Math.min(far[i - dx], far[i + dx]) ** 2);
+    sum += Math.sqrt(square);
+    count++;
+  });
   return (4 * sum) / count;
 }
 
