@@ -27,34 +27,34 @@ SHIPPED = ROOT / "models" / "shipped"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Return the arguments."""
+    """Return the values of a command line."""
     parser = Parser(description="Classify images of digits with a trained run.")
     add = parser.add_argument
-    kinds = "any size, color or gray, dark on light or light on dark; digits apart from each other are read one by one"
+    kinds = "any size, color or gray, dark on light or light on dark; separate digits on one image are read one by one"
     add("images", nargs="*", metavar="IMAGE", help=f"files, folders, patterns, or - for stdin: {kinds}")
-    which = "run directory of main.py; with --page several, once each (default: networks that come with this code)"
+    which = "run directory; with --page, repeat the flag for several (default: the networks that come with this code)"
     add("--run", type=Path, action="append", metavar="DIR", help=which)
-    share = "share of true digits that may be called unknown (default: 1)"
+    share = "percentage of real digits that may be called unknown (default: 1)"
     add("--reject", type=number(float, 0, 50), default=1.0, metavar="PERCENT", help=share)
     add("--show", action="store_true", help="print the 28×28 pixels that the network saw")
-    add("--json", action="store_true", help="print an object a line for programs, and nothing else")
-    figure = f"draw where the images fall among the features: {FIGURE}, or the next name that is free"
+    add("--json", action="store_true", help="print one JSON object per image, and nothing else")
+    figure = f"draw the images among the features of the test set, in {FIGURE} or the next free name"
     add("--plot", action="store_true", help=figure)
-    page = "write a page to draw digits on, for runs with two features; one file that needs no network"
+    page = "write a page to draw digits on: one file that works offline; runs need two features"
     add("--page", type=Path, metavar="FILE", help=page)
     onnx = "gray images in; features, probabilities and distances out (needs the packages onnx and onnxscript)"
     add("--export", type=Path, metavar="FILE", help=f"write the network as ONNX: {onnx}")
-    gpu = "CUDA device; -1 is the CPU (default: 0)"
+    gpu = "index of the CUDA device; -1 is the CPU (default: 0)"
     add("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help=gpu)
     add("--use-cpu", action="store_true", help="use the CPU even if there is a GPU")
     args = parser.parse_intermixed_args(argv)
     if not args.images and not args.page and not args.export:
         parser.error("name at least one image, or --page, or --export")
     if args.run and len(args.run) > 1 and not args.page:
-        parser.error("--run: one run reads images; several are for --page")
+        parser.error("--run: give one run to read images; only --page takes several")
     for flag, path in (("--page", args.page), ("--export", args.export)):
         if path and (not path.name or path.is_dir() or not path.parent.is_dir()):
-            parser.error(f"{flag} {path}: name a file, in a folder that is there")
+            parser.error(f"{flag} {path}: name a file in an existing folder")
     args.runs = args.run or [SHIPPED / name for name in (("softmax", "center") if args.page else ("center",))]
     return args
 
@@ -64,7 +64,7 @@ if __name__ == "__main__":
 
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -83,20 +83,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image or a page of one, by its name as it can be printed, and what there is to see in it."""
+    """An image, or one page of it, and what was found in it."""
 
-    name: str
+    name: str  # printable
     page: int | None
     seen: Seen
 
     def title(self, digit: int = 0) -> str:
-        """Return its name, or that of its so-manieth digit."""
+        """Return the name, with the number of the digit where it is not 0."""
         page = f", page {self.page}" if self.page else ""
         return f"{self.name}{page}" + (f" ({digit} of {len(self.seen.several)})" if digit else "")
 
 
 def look_at(names: list[str]) -> tuple[list[Picture], bool]:
-    """Return what there is to see in each image, and whether all could be read."""
+    """Return what was found in each image, and whether all images could be read."""
     pictures: list[Picture] = []
     all_read = True
     found = {printable(name): (name, source) for name, source in sources(names)}
@@ -119,9 +119,9 @@ def _refuse(name: str, page: int | None, error: BadImage) -> bool:
 
 
 def predict(args: argparse.Namespace) -> int:
-    """Print a line for each image; return the exit status: 2 if an image could not be read."""
+    """Do what the command line asks for; return the exit status: 2 if an image could not be read."""
     runs = [read_run(path) for path in args.runs]
-    pictures, all_read = look_at(args.images)  # before torch is imported: a wrong name is told of at once
+    pictures, all_read = look_at(args.images)  # before torch is imported: a wrong name is reported at once
     if not pictures and not args.page and not args.export:
         return 2
     from analysis.reader import Reader
@@ -150,17 +150,17 @@ def predict(args: argparse.Namespace) -> int:
 
 
 def tell(args: argparse.Namespace, run: Run, reader: Reader, pictures: list[Picture]) -> None:
-    """Print what each image is taken for, and draw it if asked to."""
+    """Print the prediction for each image, and draw the figure if --plot asks for it."""
     digits = [digit for one in pictures for digit in (one.seen.digit, *one.seen.several)]
     found = iter(reader.read(np.array(digits)))
     answers = [list(itertools.islice(found, 1 + len(one.seen.several))) for one in pictures]
     if not args.json:
         calibration = reader.calibration
-        which = "training digits held out"
+        which = "held-out training digits"
         if not calibration.held_out:
-            which = "digits of its training (held out: none, see --hold-out)"
-        share = f"as {args.reject:g} % do of {len(calibration.distances)} {which}"
-        say(f"{run.path}: unknown is what lies over {reader.threshold:.2f} from its center, {share}")
+            which = "digits that it was trained on (it has none held out, see --hold-out)"
+        share = f"like {args.reject:g} % of {len(calibration.distances)} {which}"
+        say(f"{run.path}: unknown means farther than {reader.threshold:.2f} from the center, {share}")
     listed: list[Listed] = []
     for picture, (whole, *several) in zip(pictures, answers, strict=True):
         seen, title = picture.seen, picture.title()
@@ -172,10 +172,9 @@ def tell(args: argparse.Namespace, run: Run, reader: Reader, pictures: list[Pict
         if several:
             each = enumerate(zip(seen.several, several, strict=True), 1)
             rows = [(picture.title(number), digit, one, in_words(one)) for number, (digit, one) in each]
-        for name, digit, _, words in rows:
-            if not args.json:
-                say(f"{name}: {words}")
-            if args.show and not args.json:
+        for name, digit, _, words in rows if not args.json else []:
+            say(f"{name}: {words}")
+            if args.show:
                 print(as_text(digit))
         listed += rows
     if args.plot:
@@ -183,7 +182,7 @@ def tell(args: argparse.Namespace, run: Run, reader: Reader, pictures: list[Pict
 
 
 def draw(run: Run, listed: list[Listed], reader: Reader, quiet: bool) -> None:
-    """Draw the figure under the first name that is free."""
+    """Draw the figure under the first free name."""
     from analysis import predictions as figure
 
     names = (FIGURE if n == 1 else FIGURE.replace(".", f"-{n}.") for n in itertools.count(1))
@@ -201,7 +200,7 @@ def _name(prediction: Prediction) -> str:
 
 
 def in_words(prediction: Prediction, looks_like: str = "") -> str:
-    """Return what a digit is taken for, how surely, and what else it may be."""
+    """Return the prediction for a digit in words: the class, the confidence, and the second best."""
     if looks_like:
         return f"unknown: looks like {looks_like}"
     other = ""
@@ -213,7 +212,7 @@ def in_words(prediction: Prediction, looks_like: str = "") -> str:
 
 
 def as_json(picture: Picture, whole: Prediction, several: list[Prediction]) -> str:
-    """Return the same as an object; distances in units of the features, confidences in percent."""
+    """Return the predictions for an image as JSON; distances in units of the features, confidences in percent."""
     seen = picture.seen
     said: dict[str, Any] = {"image": picture.name, "page": picture.page, **_as_object(whole)}
     said["known"] = whole.known and not several and not seen.looks_like
@@ -222,20 +221,12 @@ def as_json(picture: Picture, whole: Prediction, several: list[Prediction]) -> s
 
 
 def _as_object(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "digit": prediction.digit,
-        "known": prediction.known,
-        "confidence": round(prediction.confidence, 4),
-        "distance": round(prediction.distance, 4),
-        "second": prediction.second,
-        "second_confidence": round(prediction.second_confidence, 4),
-        "between": prediction.between,
-        "feature": [round(float(value), 4) for value in prediction.feature],
-    }
+    rounded = {key: round(getattr(prediction, key), 4) for key in ("confidence", "distance", "second_confidence")}
+    return asdict(prediction) | rounded | {"feature": [round(float(value), 4) for value in prediction.feature]}
 
 
 def as_text(digit: np.ndarray) -> str:
-    """Return a digit (28, 28) as 14 lines of 28 signs, two rows of pixels a line."""
+    """Return a digit (28, 28) as 14 lines of 28 characters, two rows of pixels each."""
     rows = digit.reshape(14, 2, 28).mean(axis=1)
     return "\n".join("    " + "".join(" .:-=+*#%@"[int(value) * 10 // 256] for value in row).rstrip() for row in rows)
 

@@ -1,4 +1,4 @@
-"""The command line of compare.py, and the runs that it asks for."""
+"""The command line of compare.py, and the runs that it needs."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from training.settings import Settings
 from utils import printable
 
 HELP = {
-    "losses": "center is center loss with the recipe's own head (default: softmax center)",
-    "weights-cent": "train each loss that has center loss at each of these weights, and draw lambda_sweep.png too "
-    "(default: the recipe's λ)",
+    "losses": "losses to train with; center is center loss on the recipe's own head (default: softmax center)",
+    "weights-cent": "train each center loss at each of these weights, and also draw lambda_sweep.png (default: the "
+    "recipe's λ)",
     "seeds": "train each loss with each of these seeds (default: 1)",
-    "variants": "train each loss with each of these sets of flags of main.py; a row each, the others are held against "
-    'the first; "" for no flags, "name: flags" to name a row',
+    "variants": "train each loss with each of these sets of main.py flags; each makes a row, which is compared with "
+    'the first; "" means no flags, "name: flags" names the row',
     "runs": "compare these runs, train nothing",
     "jobs": "train N runs at once (default: 1)",
-    "gpu": "CUDA device to train and to score on; -1 is the CPU (default: 0)",
+    "gpu": "index of the CUDA device for training and scoring; -1 is the CPU (default: 0)",
     "use-cpu": "use the CPU even if there is a GPU",
     "out": "folder for tables and figures, with the runs under runs/ (default: log/compare)",
-    "open-set": "train on the literature's five choices of six digits, and score each run on the digits it never saw: "
-    "how well it tells them from those, and from each other",
+    "open-set": "train on the five choices of six digits that the literature uses, and score each run on the digits it "
+    "never saw: known against unknown, and the unknown classes against each other",
     "unknowns": "score the runs on images of other classes: mnist, fashion-mnist, kmnist, or a folder with IDX images",
-    "animate": "write animation.gif, the runs' features through the first epoch and then epoch by epoch, and "
-    "animation.mp4 where ffmpeg is there; --runs must have been made with --animate or --plot",
-    "report": "write report.html, all about the runs in one interactive page that needs no network",
-    "regions": "shade the region of each class up to the border of the unknown, in figures, film and report; needs two "
-    "features",
+    "animate": "write animation.gif, the features during the first epoch and then epoch by epoch, and animation.mp4 if "
+    "ffmpeg is installed; --runs must have been made with --animate or --plot",
+    "report": "write report.html, one interactive page about the runs that works offline",
+    "regions": "shade the region of each class up to the border of the unknown, in figures, film and report; runs need "
+    "two features",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a command line asks for."""
+    """The values of a command line."""
 
     losses: Sequence[str]
-    weights_cent: Sequence[float]  # as given; none: those of the recipes
+    weights_cent: Sequence[float]  # as given; empty: the recipe's
     seeds: Sequence[int]
     variants: Sequence[str]
     runs: Sequence[Path]
@@ -67,7 +67,7 @@ class Comparison:
     notes: Sequence[str]  # for the screen
 
     def plan(self) -> Iterator[Wanted]:
-        """Yield the runs that the comparison is made of."""
+        """Yield the runs that the comparison needs."""
         splits = enumerate(SPLITS, 1) if self.open_set else [(0, ())]
         several = len(self.losses) > 1 or len(self.weights_cent) > 1
         seen = set()
@@ -97,16 +97,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Variant:
-    """What a row of the table is trained with, beside its loss."""
+    """What a row of the table is trained with, besides its loss."""
 
     name: str
     flags: list[str]  # of main.py
-    of_margin_heads: list[str]  # more of them, that a margin head alone takes
+    of_margin_heads: list[str]  # further flags, which only margin heads take
     recipe: Settings
 
 
 def read_variant(text: str) -> tuple[str, list[str]]:
-    """Return what a table calls a variant, and its flags: ``flags`` or ``name: flags``."""
+    """Return the name and the flags of a variant, from ``flags`` or ``name: flags``."""
     name, colon, flags = text.partition(":")
     if not colon or name.strip().startswith("-"):
         name, flags = text, text
@@ -114,12 +114,12 @@ def read_variant(text: str) -> tuple[str, list[str]]:
 
 
 def slug(text: str) -> str:
-    """Return a text as part of a folder's name."""
+    """Return a text as part of a folder name."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
 
 
 def name_of(source: str) -> str:
-    """Return what tables and figures call a source of unknown images: a folder by its name."""
+    """Return the name of a source of unknown images in tables and figures; a folder has its own name."""
     path = Path(source)
     return printable((path.parent if path.name == "raw" else path).name)
 
@@ -128,7 +128,7 @@ def name_of(source: str) -> str:
 
 
 def parse_comparison(argv: list[str]) -> Comparison:
-    """Return what a command line asks for; what follows a bare ``--`` are flags of main.py."""
+    """Return the values of a command line; the words after a bare ``--`` are flags of main.py."""
     split = argv.index("--") if "--" in argv else len(argv)
     parser = build_parser()
     args, unknown = parser.parse_known_args(argv[:split])
@@ -157,10 +157,10 @@ def parse_comparison(argv: list[str]) -> Comparison:
 
 
 def build_parser() -> Parser:
-    """Return the parser of what stands before the bare ``--``."""
+    """Return the parser of the words before the bare ``--``."""
     parser = Parser(
         description="Train runs that differ in their loss, or take finished ones, and compare them.",
-        epilog="Everything after a bare -- is handed to main.py: compare.py --seeds 1 2 -- --max-epoch 2 --use-cpu",
+        epilog="All words after a bare -- go to main.py, as in compare.py --seeds 1 2 -- --max-epoch 2 --use-cpu",
     )
     group = parser.add_argument_group("which runs")
 
@@ -185,7 +185,7 @@ def build_parser() -> Parser:
 
 
 def refuse_unknown(parser: Parser, unknown: list[str]) -> None:
-    """End with a message for what is no flag of compare.py; it may be one of main.py."""
+    """End with a message about a flag that compare.py does not have; it may be a flag of main.py."""
     complaint = io.StringIO()
     with contextlib.redirect_stderr(complaint), contextlib.suppress(SystemExit):
         refuse_ours(parser, parse_arguments(unknown))
@@ -198,7 +198,7 @@ def refuse_unknown(parser: Parser, unknown: list[str]) -> None:
 
 
 def refuse_ours(parser: Parser, given: Request, open_set: bool = False) -> None:
-    """End with a message for a flag of main.py that is ours to set."""
+    """End with a message about a flag of main.py that compare.py sets itself."""
     ours = sorted({"seed", "weight_cent", "head"} & given.by_hand)
     ours += [name for name in ("save_dir", "resume", "overwrite", "stop_after") if getattr(given, name)]
     ours += ["known_classes"] if open_set and given.plan.settings.known_classes else []
@@ -208,27 +208,26 @@ def refuse_ours(parser: Parser, given: Request, open_set: bool = False) -> None:
 
 
 def check_own_flags(parser: Parser, args: argparse.Namespace, more: list[str]) -> None:
-    """End with a message for flags that do not fit together."""
+    """End with a message about flags that do not fit together."""
     if args.runs and (args.losses or args.weights_cent or args.seeds or args.variants or more):
-        given = "leave --losses, --weights-cent, --seeds, --variants and -- out"
-        parser.error(f"--runs compares runs that are there: {given}")
+        parser.error("--runs compares existing runs: leave --losses, --weights-cent, --seeds, --variants and -- out")
     if args.runs and args.open_set:
-        parser.error("--runs of --known-classes are scored on the digits they never saw without --open-set")
+        parser.error("--open-set is for training; --runs with --known-classes are scored on unseen digits without it")
     if args.weights_cent and args.losses and not any(LOSSES[loss][1] for loss in args.losses):
-        parser.error("--weights-cent needs a loss with center loss: --losses center, for one")
+        parser.error("--weights-cent needs a loss with center loss, such as --losses center")
     names = [name_of(source) for source in args.unknowns]
     if len(set(names)) < len(names):
         parser.error(f"--unknowns: two of them would be called {max(names, key=names.count)}; rename a folder")
     try:
         names = [read_variant(variant)[0] for variant in args.variants]
-    except ValueError as error:  # shlex's
+    except ValueError as error:  # from shlex
         parser.error(f"--variants: {str(error).lower()}")
     if len(set(names)) < len(names):
-        parser.error(f"--variants: two of them are called {max(names, key=names.count)!r}; name them apart")
+        parser.error(f"--variants: two of them are called {max(names, key=names.count)!r}; give them different names")
 
 
 def check_flags_of_main(parser: Parser, args: argparse.Namespace, more: list[str]) -> None:
-    """End with a message for a flag that main.py refuses, that is ours to set, or whose runs have no regions."""
+    """End with a message about flags that main.py refuses or compare.py sets itself, or runs that have no regions."""
     variants = [take_margin_flags([*more, *read_variant(variant)[1]])[1] for variant in args.variants or [""]]
     for given in map(parse_arguments, variants):
         refuse_ours(parser, given, args.open_set)
@@ -237,17 +236,17 @@ def check_flags_of_main(parser: Parser, args: argparse.Namespace, more: list[str
 
 
 def check_plan(parser: Parser, comparison: Comparison) -> None:
-    """End with a message where no run has the margin head that flags are for, or main.py would refuse a run."""
+    """End with a message if flags need a margin head and no run has one, or if main.py would refuse a run."""
     for variant in map(comparison.read, comparison.variants or [""]):
         heads = {LOSSES[loss][0] or variant.recipe.head for loss in comparison.losses}
         if variant.of_margin_heads and not heads & {*with_margin()}:
-            parser.error("--scale and --margin need a loss with a margin head: --losses arcface, for one")
+            parser.error("--scale and --margin need a loss with a margin head, such as --losses arcface")
     for wanted in comparison.plan():
         parse_arguments(wanted.flags)
 
 
 def take_margin_flags(more: list[str]) -> tuple[list[str], list[str]]:
-    """Return --scale and --margin with their values, which softmax does not take, and the other flags."""
+    """Return the flags that softmax does not take, --scale and --margin with their values, and all other flags."""
     parser = Parser(add_help=False, allow_abbrev=False)
     for flag in ("--scale", "--margin"):
         parser.add_argument(flag)

@@ -1,4 +1,4 @@
-"""A curve for the one setting that runs differ in: mean ± standard deviation over seeds."""
+"""The curve over the one setting in which runs differ: mean ± standard deviation over seeds."""
 
 from __future__ import annotations
 
@@ -9,41 +9,35 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analysis.plots import SMALL, canvas, save
 from analysis.tables import ASIDE, Row, mean_and_std, rows_of
 from rundir.run import Run
-from utils import atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-VALUES = 3  # fewer make no curve
-LINEAR = 50.0  # largest over smallest value; beyond, the axis is logarithmic
+VALUES = 3  # the fewest that make a curve
+LINEAR = 50.0  # largest over smallest value; above this the axis is logarithmic
 NAMES = {"weight_cent": "λ, weight of the center loss", "lr_cent": "α, learning rate of the centers"}
 
 
 def draw_curve(path: Path, lines: pd.DataFrame, runs: Sequence[Run], numbers: Sequence[str]) -> list[Path]:
-    """Draw numbers over the setting that the runs differ in: a panel a number, a line of panels for each set of
-    unknown images, if lines have them. Return the file, or none where there is no such setting.
+    """Draw numbers over the setting in which the runs differ, one panel per number; return the file, or nothing if
+    there is no such setting. If the lines name sets of unknown images, each set has a row of panels.
 
     Args:
         path: the PNG file.
-        lines: as in `analysis.tables`, of these runs.
-        runs: what they were made from.
+        lines: one per run, as in `analysis.tables`.
+        runs: the runs of the lines.
         numbers: columns of `lines`.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     setting = varying(runs)
     if setting is None:
         return []
     values = {str(run.path): getattr(run.settings, setting) for run in runs}
     lines = lines.assign(**{setting: lines["run"].map(values)})
     parts = list(lines.groupby("unknown", sort=False)) if "unknown" in lines else [("", lines)]
-    with rc_context({"font.size": 8, "axes.titlesize": 8, "axes.linewidth": 0.6}):
-        figure = Figure(figsize=(3.0 * len(numbers), 2.6 * len(parts) + 0.4), layout="constrained")
-        FigureCanvasAgg(figure)
+    with canvas(3.0 * len(numbers), 2.6 * len(parts) + 0.4, SMALL | {"axes.titlesize": 8}) as figure:
         axes = figure.subplots(len(parts), len(numbers), squeeze=False)
         for of_part, (unknown, part) in zip(axes, parts, strict=True):
             rows = sorted(rows_of(part, [setting]), key=lambda row: row.labels)
@@ -51,13 +45,12 @@ def draw_curve(path: Path, lines: pd.DataFrame, runs: Sequence[Run], numbers: Se
                 draw_panel(ax, rows, number)
                 ax.set_title(f"{number}, {unknown}" if unknown else number)
         figure.supxlabel(f"{NAMES.get(setting, setting)}\n{caption(rows)}", fontsize=8)
-        with atomically(path) as unfinished:
-            figure.savefig(unfinished, dpi=200, format="png")
+        save(figure, path, dpi=200)
     return [path]
 
 
 def varying(runs: Sequence[Run]) -> str | None:
-    """Return the setting that alone varies among runs, if it is a number with three values or more."""
+    """Return the setting in which runs differ, if it is the only one and a number with three or more values."""
     found = {one.name: {getattr(run.settings, one.name) for run in runs} for one in fields(runs[0].settings)}
     several = [name for name, values in found.items() if len(values) > 1 and name not in ASIDE]
     if len(several) != 1 or len(found[several[0]]) < VALUES:
@@ -66,7 +59,7 @@ def varying(runs: Sequence[Run]) -> str | None:
 
 
 def draw_panel(ax: Axes, rows: Sequence[Row], number: str) -> None:
-    """Draw one number of rows whose label is a value; a row of which every run collapsed is left out."""
+    """Draw one number over the label of its rows; rows whose runs all collapsed are left out."""
     rows = [row for row in rows if row.collapsed < len(row.every)]
     values = [float(row.labels[0]) for row in rows]
     points = [mean_and_std(row.numbers[number].tolist()) for row in rows]
@@ -80,13 +73,13 @@ def draw_panel(ax: Axes, rows: Sequence[Row], number: str) -> None:
 
 
 def is_wide(values: Sequence[float]) -> bool:
-    """Return whether values, none negative, lie too far from each other for a linear axis."""
+    """Return whether values lie too far apart for a linear axis; negative ones never do."""
     positive = [value for value in values if value > 0]
     return bool(positive) and min(values) >= 0 and max(positive) > LINEAR * min(positive)
 
 
 def caption(rows: Sequence[Row]) -> str:
-    """Return how many runs the points stand for."""
+    """Return a caption that says how many runs are behind each point."""
     counts = sorted({len(row.numbers) for row in rows})
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     collapsed, every = sum(row.collapsed for row in rows), sum(len(row.every) for row in rows)

@@ -16,14 +16,14 @@ from utils import UserError, complain, run_command
 
 
 def draw_epoch(directory: Path, epoch: int, regions: bool = False) -> None:
-    """Draw the train and the test figure of an epoch that a run keeps."""
-    from analysis import plots  # matplotlib
+    """Draw the train and the test figure of an epoch whose features a run keeps."""
+    from analysis import plots  # imports matplotlib
 
     plots.draw_epoch(directory, epoch, regions)
 
 
 def film(directory: Path, regions: bool = False) -> None:
-    """Write animation.gif of all epochs that a run keeps."""
+    """Write animation.gif with all epochs whose features a run keeps."""
     from analysis.film import animate
 
     animate([directory], directory / "animation.gif", regions=regions)
@@ -35,12 +35,14 @@ def main(argv: list[str]) -> int:
 
 
 def draw(argv: list[str]) -> int:
-    """Draw what the command line asks for; one figure that fails does not keep the others from being drawn."""
+    """Draw what the command line asks for; return the exit status. After a figure that fails, the others follow."""
     parser = Parser(prog="analysis.draw", description="Draw the feature scatters of runs again.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
-    parser.add_argument("--epochs", type=int, nargs="+", metavar="N", help="which (default: all that are kept)")
-    parser.add_argument("--animate", action="store_true", help="write animation.gif of all of them instead")
-    shade = "shade what each class is taken for, up to the border of the unknown"
+    parser.add_argument(
+        "--epochs", type=int, nargs="+", metavar="N", help="epochs to draw (default: all that are kept)"
+    )
+    parser.add_argument("--animate", action="store_true", help="write animation.gif with all epochs instead")
+    shade = "shade the region of each class up to the border of the unknown"
     parser.add_argument("--regions", action="store_true", help=shade)
     args = parser.parse_args(argv)
     jobs: list[Callable[[], object]] = []

@@ -1,4 +1,4 @@
-"""What a run keeps of an epoch, read and brought into the plane of a figure."""
+"""The features that a run keeps of its epochs, read and projected to the plane of a figure."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from utils import UserError
 
 @dataclass(frozen=True)
 class Epoch:
-    """What a run keeps of an epoch, or of the first one on its way, ready to be drawn."""
+    """The features after an epoch, or after a batch of the first epoch, ready to be drawn."""
 
     run: Path
     number: int
-    batch: int  # of the first epoch, after which it is seen; 0: after the whole epoch
+    batch: int  # of the first epoch; 0: after the whole epoch
     record: Run
     arrays: dict[str, np.ndarray]  # as in features/epoch_N.npz
     points: dict[str, np.ndarray]  # train_features, test_features and centers in two dimensions
@@ -30,8 +30,8 @@ class Epoch:
 
 
 def read_epochs(run: Path, epochs: Sequence[int], batches: Sequence[int] = ()) -> Iterator[Epoch]:
-    """Yield the first epoch as it was after these of its batches, then these epochs of a run; principal components are
-    those of the last of them."""
+    """Yield a run's features after these batches of its first epoch, then after these epochs. The principal components
+    are those of the last epoch."""
     record = read_config(run)
     dimension = record.plan.settings.feat_dim
     last = read_features(run, f"epoch_{epochs[-1]}", len(record.classes), dimension)
@@ -46,20 +46,20 @@ def read_epochs(run: Path, epochs: Sequence[int], batches: Sequence[int] = ()) -
 
 
 def read_epoch(run: Path, epoch: int) -> Epoch:
-    """Return one epoch of a run."""
+    """Return the features after one epoch of a run."""
     return next(read_epochs(run, [epoch]))
 
 
 def axis_labels(axis: str) -> tuple[str, str]:
-    """Return what is written at the x and the y axis."""
+    """Return the labels of the x and the y axis."""
     return (axis, "") if axis == "only feature" else (f"first {axis}", f"second {axis}")
 
 
 def to_two_dimensions(train_features: np.ndarray, *others: np.ndarray) -> tuple[list[np.ndarray], str]:
     """Return all arrays in two dimensions, and what the axes show.
 
-    Two dimensions stay as they are, one gets a second of 0, more become the first two principal
-    components of those training features that are finite.
+    Two dimensions stay; one gets a second that is 0; more are projected on the first two principal components of the
+    finite training features.
     """
     arrays = [array.astype(np.float32) for array in (train_features, *others)]
     dimension = arrays[0].shape[1]
@@ -77,13 +77,13 @@ def to_two_dimensions(train_features: np.ndarray, *others: np.ndarray) -> tuple[
 
 
 def loss_name(settings: Settings) -> str:
-    """Return a run's losses for a title."""
+    """Return the name of the losses of a run, for titles and tables."""
     name, weight = HEADS[settings.head].label, settings.weight_cent
     return f"{name} + center loss (λ = {weight:g})" if weight > 0 else f"{name} only (λ = 0)"
 
 
 def limits(points: list[np.ndarray]) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Return the limits of x and y, of equal length, that show all but one in a thousand of the points (N, 2)."""
+    """Return limits of x and y, equally long, that show 99.9 % of the points (N, 2)."""
     every = np.concatenate(points)
     every = every[np.isfinite(every).all(axis=1)]
     if len(every) == 0:
@@ -94,14 +94,13 @@ def limits(points: list[np.ndarray]) -> tuple[tuple[float, float], tuple[float, 
 
 
 def regions_of(epoch: Epoch) -> list[plane.Region]:
-    """Return the region of each class of an epoch with two features.
+    """Return the region of each class.
 
     Raises:
-        UserError: for another dimension.
+        UserError: unless the run has two features.
     """
     settings = epoch.record.plan.settings
     if settings.feat_dim != 2:
         raise UserError(f"{epoch.run}: --regions needs a run with two features; it has {settings.feat_dim}")
-    arrays = epoch.arrays
-    points = np.concatenate([epoch.points["test_features"], arrays["centers"]])
-    return plane.regions(arrays, reach=10 * float(np.abs(points[np.isfinite(points)]).max(initial=0.0)))
+    points = np.concatenate([epoch.points["test_features"], epoch.arrays["centers"]])
+    return plane.regions(epoch.arrays, reach=10 * float(np.abs(points[np.isfinite(points)]).max(initial=0.0)))

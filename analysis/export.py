@@ -22,8 +22,8 @@ OUTPUTS = ("features", "probabilities", "distances")
 
 
 class Exported(nn.Module):
-    """Gray images (N, 1, 28, 28), float32 from 0 (ground) to 1 (ink), to float32 features (N, D), probabilities
-    (N, C) and distances to the centers (N, C)."""
+    """Gray images (N, 1, 28, 28), from 0 (ground) to 1 (ink), to features (N, D), probabilities (N, C) and distances
+    to the centers (N, C); all float32."""
 
     centers: Tensor
 
@@ -34,33 +34,32 @@ class Exported(nn.Module):
         self.register_buffer("centers", centers.float())
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features, probabilities and distances."""
         features = self.model((255 * images - self.mean) / self.std)
         gaps = features.unsqueeze(1) - self.centers
         return features, self.head(features).softmax(dim=1), gaps.square().sum(dim=2).sqrt()
 
 
 def export(path: Path, run: Run, reader: Reader) -> None:
-    """Write a run as ONNX, for any number of images at once. Its metadata name the classes, in the order of the
-    probabilities, and the distance beyond which an image is unknown.
+    """Write a run as ONNX, for batches of any size. The metadata hold the classes, in the order of the probabilities,
+    and the distance beyond which an image is unknown.
 
     Raises:
-        UserError: if the packages that write ONNX are not installed, or refuse the run.
+        UserError: if the packages that write ONNX are missing, or cannot write the run.
     """
     try:
         import onnx
-        import onnxscript  # noqa: F401  (torch's exporter asks for it)
+        import onnxscript  # noqa: F401  (torch's exporter needs it)
     except ImportError as error:
         how = f"pip install onnx onnxscript ({error})"
         raise UserError(f"--export needs the packages onnx and onnxscript: {how}") from None
-    network = build_network(run.settings, len(run.classes), contextlib.nullcontext)  # with torch's own layers
+    network = build_network(run.settings, len(run.classes), contextlib.nullcontext)  # torch's own layers
     network.model.load_state_dict(reader.network.model.state_dict())
     network.head.load_state_dict(reader.network.head.state_dict())
     exported = Exported(network, torch.from_numpy(reader.centers)).eval()
     batch = torch.export.Dim("batch")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with atomically(path) as unfinished, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about itself
+        warnings.simplefilter("ignore")  # torch warns about itself
         shapes: Any = {"input_names": ["images"], "output_names": OUTPUTS, "dynamic_shapes": ({0: batch},)}
         try:
             program = torch.onnx.export(exported, (torch.zeros(2, 1, 28, 28),), **shapes, dynamo=True, verbose=False)
@@ -68,11 +67,10 @@ def export(path: Path, run: Run, reader: Reader) -> None:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"--export: {run.path}: torch {torch.__version__} cannot export it: {reason}") from None
         assert program is not None
-        proto = program.model_proto
         metadata = {
-            "classes": json.dumps([int(digit) for digit in reader.classes]),
+            "classes": json.dumps(reader.classes.tolist()),
             "unknown_beyond": f"{reader.threshold:.6g}",
-            "images": "float32 (batch, 1, 28, 28), 0 the ground, 1 the ink; a digit as MNIST centers it",
+            "images": "float32 (batch, 1, 28, 28), ground 0, ink 1; digits centered as in MNIST",
         }
-        onnx.helper.set_model_props(proto, metadata)
-        onnx.save(proto, str(unfinished))
+        onnx.helper.set_model_props(program.model_proto, metadata)
+        onnx.save(program.model_proto, str(unfinished))

@@ -1,10 +1,8 @@
-"""A film of what training did to the features, from the epochs that runs keep."""
+"""A film of the features during training, from the epochs that runs keep."""
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,15 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.animation import AbstractMovieWriter
     from matplotlib.figure import Figure
 
-Moment = tuple[int, int]  # epochs that are finished, batches after them
-Row = dict[Moment, Epoch]  # of a run
+FPS = 2
+Moment = tuple[int, int]  # finished epochs, and batches since then
+Row = dict[Moment, Epoch]  # one per run
 
 
-def animate(runs: list[Path], path: Path, fps: int = 2, regions: bool = False) -> list[Path]:
-    """Write a film of what training did to the features, and return its files: a GIF, and an MP4
-    beside it where ffmpeg is there. A row a run, the training set left and the test set right; a
-    frame for each epoch that a run keeps, before them those of the first epoch's batches. The axes stand still, and
-    show all but one in a thousand of a row's points of all frames.
+def animate(runs: list[Path], path: Path, regions: bool = False) -> list[Path]:
+    """Write a film of the features during training; return its files, a GIF and, if ffmpeg is installed, an MP4.
+
+    Each run has a row, the training set on the left and the test set on the right. The frames show the kept batches
+    of the first epoch, then the kept epochs. The axes stay the same; they show 99.9 % of a row's points.
 
     Raises:
         UserError: if no run keeps more than one frame.
@@ -37,33 +36,35 @@ def animate(runs: list[Path], path: Path, fps: int = 2, regions: bool = False) -
     ]
     frames = sorted(set().union(*rows))
     if len(frames) < 2:
-        raise UserError(f"{runs[0]}: keeps the features of one epoch alone; a film needs runs made with --animate")
+        raise UserError(f"{runs[0]}: keeps the features of one epoch only; a film needs runs made with --animate")
     made = [path.with_suffix(".gif"), path.with_suffix(".mp4")]
     for file in made:
         with canvas(7.2, 3.7 * len(rows), SMALL | {"axes.titlesize": 8}) as figure:
             from matplotlib.animation import FFMpegWriter, PillowWriter
 
             if file.suffix == ".gif":
-                _film(PillowWriter(fps), file, figure, rows, frames, regions)
+                _film(PillowWriter(FPS), file, figure, rows, frames, regions)
             elif FFMpegWriter.isAvailable():
-                _film(FFMpegWriter(fps), file, figure, rows, frames, regions)
+                try:
+                    _film(FFMpegWriter(FPS), file, figure, rows, frames, regions)
+                except (subprocess.CalledProcessError, BrokenPipeError):
+                    complain(f"{file.name} could not be made: ffmpeg failed")
     return [file for file in made if file.exists()]
 
 
 def frames_of(run: Path) -> tuple[list[int], list[int]]:
-    """Return the epochs that a run keeps, and the batches of its first epoch."""
+    """Return the epochs whose features a run keeps, and the batches of its first epoch."""
     return kept_epochs(run), kept_epochs(run, "batch")
 
 
 def _film(
     writer: AbstractMovieWriter, file: Path, figure: Figure, rows: list[Row], frames: list[Moment], regions: bool
 ) -> None:
-    """Write one film: each frame a moment, each row a run."""
     axes = figure.subplots(len(rows), 2, squeeze=False)
     keys = ("train_features", "test_features")
     places = [limits([epoch.points[key] for epoch in row.values() for key in keys]) for row in rows]
-    with _noted(file), atomically(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
-        for frame in [*frames, frames[-1], frames[-1]]:  # the end stays a while
+    with atomically(file) as unfinished, writer.saving(figure, str(unfinished), dpi=110):
+        for frame in [*frames, frames[-1], frames[-1]]:  # the last one stays longer
             for row, (xlim, ylim), pair in zip(rows, places, axes, strict=True):
                 moment = max((one for one in row if one <= frame), default=min(row))
                 for ax, part in zip(pair, ("train", "test"), strict=True):
@@ -72,26 +73,15 @@ def _film(
                     ax.set(xlim=xlim, ylim=ylim, adjustable="box")
             if figure.get_layout_engine() is not None:
                 figure.draw_without_rendering()
-                figure.set_layout_engine("none")  # the layout is the first frame's, or it would jump
+                figure.set_layout_engine("none")  # keep the layout of the first frame, or the panels would jump
             writer.grab_frame()
 
 
-@contextlib.contextmanager
-def _noted(file: Path) -> Iterator[None]:
-    """Let a film that ffmpeg fails at be missing, and say so."""
-    try:
-        yield
-    except (subprocess.CalledProcessError, BrokenPipeError):
-        complain(f"{file.name} could not be made: ffmpeg failed")
-
-
 def _thin(epoch: Epoch) -> Epoch:
-    """Return what is drawn of an epoch: of the training set the sample that every epoch keeps."""
-    labels, points = epoch.arrays["train_labels"], epoch.points["train_features"]
-    chosen = slice(None) if "train_sample" in epoch.arrays else sample_of(len(labels))
+    """Return the epoch with only the training images that every epoch keeps."""
+    if "train_sample" in epoch.arrays:
+        return epoch
+    chosen = sample_of(len(epoch.arrays["train_labels"]))
     cut = {key: epoch.arrays[key][chosen] for key in ("train_labels", "train_predictions", "train_features")}
-    return replace(
-        epoch,
-        arrays=epoch.arrays | cut,
-        points=epoch.points | {"train_features": points[chosen]},
-    )
+    points = epoch.points | {"train_features": epoch.points["train_features"][chosen]}
+    return replace(epoch, arrays=epoch.arrays | cut | {"train_sample": chosen}, points=points)

@@ -1,4 +1,4 @@
-"""A picture of a digit → a digit like MNIST's: found, made light on black, scaled, centered."""
+"""A picture of a digit → a digit as in MNIST: found, turned light on black, scaled, centered."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from analysis.image_files import BadImage, from_gray, read_image
 __all__ = ["BadImage", "Seen", "from_gray", "read_image", "see", "to_digit"]
 
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
-READING = 1  # to be raised where an image becomes another digit: what was calibrated before does not hold then
-PAGE = 64  # pixels of the shorter side: from there on a picture may show lines and frames of a page
-GAP = 0.2  # of the tallest digit: from there on what stands below it is another
-FAINT = 25.0  # the least distance between ink and ground, of 441 between black and white
-THINNEST = 0.09  # width of a stroke over the digit's longer side; what is thinner is drawn over
+READING = 1  # raise it when a change here turns an image into another digit: runs are then calibrated again
+PAGE = 64  # pixels of the shorter side from which a picture may show lines and frames of a page
+GAP = 0.2  # of the tallest digit's height: the vertical distance from which parts are different digits
+FAINT = 25.0  # the least distance between ink and ground; black and white are 441 apart
+THINNEST = 0.09  # width of a stroke over the digit's longer side; thinner strokes are thickened
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a picture shows, as MNIST has it.
+    """The digits found in a picture, in the form of MNIST.
 
     Args:
-        digit: all that is drawn, uint8 (28, 28).
-        several: the digits in reading order, where they stand apart; empty for one.
-        looks_like: "a grid", "a box", "a frame", where the drawing is none; else empty.
+        digit: the whole drawing, uint8 (28, 28).
+        several: separate digits in reading order; empty if there is only one.
+        looks_like: "a grid", "a box" or "a frame" if the drawing is not a digit; else empty.
     """
 
     digit: np.ndarray
@@ -39,18 +39,17 @@ class Seen:
 
 
 def to_digit(pixels: np.ndarray) -> np.ndarray:
-    """Return all that is drawn on a picture as one digit of MNIST: uint8 (28, 28). See `see`."""
+    """Return the whole drawing in a picture as one digit of MNIST, uint8 (28, 28); see `see`."""
     return see(pixels).digit
 
 
 def see(pixels: np.ndarray) -> Seen:
-    """Return what a picture shows, as MNIST has it: light on black, the longer side 20 pixels, the center of
+    """Return the digits in a picture, in the form of MNIST: light on black, the longer side 20 pixels, the center of
     mass in the middle.
 
-    Ink is what differs from the ground, in whichever direction; the ground is a plane of color fitted
-    to the picture's border, so that a shadow across it does no harm. Of a sheet of paper that lies on
-    something of another color, what is drawn on the sheet. Ruled lines, frames, edges of a scan and
-    punched holes are left out.
+    Ink is what differs from the ground, in whichever direction. The ground is a plane of color fitted to the
+    picture's border, so a soft shadow does no harm. If a sheet of paper lies on something of another color, only the
+    drawing on the sheet counts. Ruled lines, frames, edges of a scan and punched holes are left out.
 
     Args:
         pixels: RGB in [0, 255], (H, W, 3).
@@ -61,7 +60,7 @@ def see(pixels: np.ndarray) -> Seen:
     difference = pixels - _ground(pixels)
     if min(pixels.shape[:2]) >= PAGE and _uneven(difference):
         even = _evenly_lit(pixels)
-        with contextlib.suppress(BadImage):  # a bold drawing up to the border
+        with contextlib.suppress(BadImage):  # raised for a bold drawing up to the border
             return _see(even, even - _ground(even), lit=True)
     return _see(pixels, difference)
 
@@ -70,7 +69,7 @@ def _see(pixels: np.ndarray, difference: np.ndarray, lit: bool = False) -> Seen:
     contrast, only_lines = _contrast(difference), False
     threshold, mask = _drawn(contrast)
     if (inside := paper.sheet(mask)) is not None:
-        with contextlib.suppress(BadImage):  # an even patch, and the drawing itself
+        with contextlib.suppress(BadImage):  # raised for an even patch: it is the drawing itself
             return see(pixels[inside])
     page = min(contrast.shape) >= PAGE
     if page:
@@ -79,8 +78,8 @@ def _see(pixels: np.ndarray, difference: np.ndarray, lit: bool = False) -> Seen:
         threshold, mask = _drawn(contrast)
     looks_like = (paper.looks_like(mask) if page else "") or ("a grid" if only_lines else "")
     if looks_like == "a box" and (inside := paper.sheet(mask, solid=False)) is not None:
-        with contextlib.suppress(BadImage):  # it is empty
-            return see(pixels[inside])  # what touches it
+        with contextlib.suppress(BadImage):  # raised for an empty box
+            return see(pixels[inside])  # a digit that touches its box
     several = [] if looks_like else _apart(mask)
     digits = [_digit_of(contrast, threshold, one) for one in (mask, *several)]
     return Seen(digits[0], tuple(digits[1:]), looks_like)
@@ -97,17 +96,17 @@ def _digit_of(contrast: np.ndarray, threshold: float, mask: np.ndarray) -> np.nd
     longest = max(ink.shape)
     width = 4 * float(ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1][mask].mean())
     missing = THINNEST * longest - width
-    if missing >= 1:  # a pen's line on a large sheet
+    if missing >= 1:  # a thin pen on a large sheet
         size = 2 * round(missing / 2) + 1
         ink = ndimage.grey_dilation(np.pad(ink, size), size=size)
     return _centered(ink)
 
 
 def _apart(mask: np.ndarray) -> list[np.ndarray]:
-    """Return the digits of a drawing in reading order, each as a mask, or nothing where it is one.
+    """Return the separate digits of a drawing in reading order, each as a mask, or nothing if there is only one.
 
-    Digits are about equally tall. They stand side by side without overlap, or one below the other at a distance
-    that no broken stroke has. What is smaller belongs to the digit above or below it, or to none.
+    Digits are about equally tall. They stand side by side without overlap, or one below the other, farther apart than
+    the parts of a broken stroke. Smaller parts belong to the digit above or below them, or to none.
     """
     parts, _ = ndimage.label(mask, structure=np.ones((3, 3)))
     boxes = [(y.start, y.stop, x.start, x.stop) for y, x in ndimage.find_objects(parts)]
@@ -132,12 +131,12 @@ def _apart(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _uneven(difference: np.ndarray) -> bool:
-    """Return whether a picture's corner, and a long stretch of its border beside it, is not of the ground: it lies
-    in a shadow, or on the table. A sheet of paper that is cut off by one side takes no corner."""
+    """Return whether a corner of the picture, with a long stretch of the border, differs from the ground: it lies in a
+    shadow or on the table. A sheet of paper that one side cuts off has no corner there."""
     depth = max(1, min(difference.shape[:2]) // 20)
     off = np.linalg.norm(difference[depth:-depth, depth:-depth], axis=2) > 40
     sides = [off[0, 1:], off[1:, -1], off[-1, -2::-1], off[-2::-1, 0]]
-    around = np.concatenate(sides * 2)  # twice
+    around = np.concatenate(sides * 2)  # twice around, so that no stretch is cut
     corners = np.cumsum([len(side) for side in sides * 2]) - 1
     stretches = [one for (one,) in ndimage.find_objects(ndimage.label(around)[0])]
     long = [one for one in stretches if one.stop - one.start > 0.15 * len(around) / 2]
@@ -145,7 +144,7 @@ def _uneven(difference: np.ndarray) -> bool:
 
 
 def _evenly_lit(pixels: np.ndarray) -> np.ndarray:
-    """Return a picture without edges of shadows and all else that is wider than a third of it: strokes are left."""
+    """Return a picture without shadows and everything else wider than a third of it; strokes stay."""
     gray = np.asarray(Image.fromarray(pixels.mean(axis=2)).resize((48, 48), Image.Resampling.BOX))
     stands_out = gray - ndimage.median_filter(gray, 17, mode="nearest")
     size = (max(pixels.shape[:2]) // 3,) * 2 + (1,)
@@ -155,12 +154,12 @@ def _evenly_lit(pixels: np.ndarray) -> np.ndarray:
 
 
 def _contrast(difference: np.ndarray) -> np.ndarray:
-    """Return how far each pixel (H, W, 3) is from the ground in the direction of the ink, which most of the
-    pixels that differ have in common, and noise and JPEG's false colors have not."""
+    """Return how far each pixel (H, W, 3) differs from the ground in the direction of the ink. Most differing pixels
+    share that direction; noise and the false colors of JPEG do not."""
     size = np.linalg.norm(difference, axis=2)
     if min(size.shape) > 100:
         size = ndimage.uniform_filter(size, 3)
-    few = max(1, min(20, size.size // 200))  # a small digit on a large sheet is few pixels
+    few = max(1, min(20, size.size // 200))  # a small digit on a large sheet has few pixels
     strong = float(np.partition(size, -few, axis=None)[-few])
     if strong < FAINT:
         raise BadImage("nothing is drawn on it")
@@ -171,7 +170,7 @@ def _contrast(difference: np.ndarray) -> np.ndarray:
 
 
 def _ground(pixels: np.ndarray) -> np.ndarray:
-    """Return the plane of color (H, W, 3) through the pixels of the border, but for those that stand out."""
+    """Return the plane of color (H, W, 3) fitted to the border's pixels, without those that stand out."""
     height, width, _ = pixels.shape
     rim = max(1, min(height, width) // 20)
     border = np.ones((height, width), bool)
@@ -189,7 +188,7 @@ def _ground(pixels: np.ndarray) -> np.ndarray:
 
 
 def _otsu(values: np.ndarray) -> float:
-    """Return the threshold that parts values best into two groups (Otsu 1979)."""
+    """Return the threshold that best separates values into two groups (Otsu 1979)."""
     counts, edges = np.histogram(values, 128)
     middles = (edges[:-1] + edges[1:]) / 2
     below, sums = np.cumsum(counts), np.cumsum(counts * middles)
@@ -200,7 +199,7 @@ def _otsu(values: np.ndarray) -> float:
 
 
 def _drawn(contrast: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the contrast from which on there is ink, and where there is, without specks."""
+    """Return the least contrast of ink, and the mask of the ink without specks."""
     threshold = _otsu(contrast)
     mask = paper.large(contrast > threshold)
     if not mask.any():
@@ -209,7 +208,7 @@ def _drawn(contrast: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def _centered(ink: np.ndarray) -> np.ndarray:
-    """Return ink in [0, 1] scaled into MNIST's box, its center of mass in the middle of the image."""
+    """Return ink in [0, 1] scaled to MNIST's box, with its center of mass in the middle of the image."""
     scale = BOX / max(ink.shape)
     size = [max(1, round(scale * length)) for length in ink.shape]
     filter = Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC

@@ -1,4 +1,4 @@
-"""A file or a folder that a person names → the pixels of each image in it."""
+"""The name of a file or folder → the pixels of each image in it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from utils import UserError, complain
 
-LARGEST = 512  # pixels of the longer side: what is larger is made smaller first
-PIXELS, SIDES = 50_000_000, 20_000  # a photograph has no more in all, and on a side
-PAGED = ("TIFF", "GIF", "PNG", "WEBP")  # not a telephone's JPEG (MPO), whose second image is the same
+LARGEST = 512  # pixels of the longer side; larger images are scaled down first
+PIXELS, SIDES = 50_000_000, 20_000  # limits of an image and of its longer side, above any photograph
+PAGED = ("TIFF", "GIF", "PNG", "WEBP")  # not a phone's JPEG (MPO), whose second image is the same
 HEIC = {".heic", ".heif", ".hif"}
-DEPTH = 3  # folders in folders: train/7/image.png
+DEPTH = 3  # levels of folders that are searched, as in train/7/image.png
 OWN = re.compile(r"predictions(-\d+)?\.png")  # figures of predict.py
 
 
@@ -34,7 +34,7 @@ class BadImage(UserError):
 
 
 def sources(names: list[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
-    """Yield the images that arguments stand for: files, those in a folder, those of a pattern, ``-`` for stdin."""
+    """Yield a name and a source for each image that the arguments name: files, folders, patterns, ``-`` for stdin."""
     for name in names:
         if name == "-":
             yield "stdin", io.BytesIO(sys.stdin.buffer.read())
@@ -48,10 +48,10 @@ def sources(names: list[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
 
 
 def _inside(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield the images in a folder, or of one without any those in its folders; say what is skipped."""
+    """Yield the images in a folder, or in its subfolders if it has none; report the skipped files on stderr."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     there: list[Path] = []
-    with contextlib.suppress(OSError):  # is told of when it is opened
+    with contextlib.suppress(OSError):  # opening the folder reports it
         there = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
     if any(file.suffix.lower() in HEIC for file in there) and heic_is_known():
         suffixes |= HEIC
@@ -72,7 +72,6 @@ def _inside(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def _own(file: Path) -> bool:
-    """Return whether a file is a figure of predict.py."""
     if not OWN.fullmatch(file.name):
         return False
     with contextlib.suppress(Exception), Image.open(file) as image:
@@ -84,21 +83,21 @@ def _own(file: Path) -> bool:
 
 
 def read_image(source: Path | io.BytesIO) -> np.ndarray:
-    """Return an image of any mode as RGB, float32 (H, W, 3) in [0, 255], upright and not too large.
+    """Return an image of any mode as RGB, float32 (H, W, 3) in [0, 255], upright, the longer side at most 512.
 
     Raises:
-        BadImage: if it is none.
+        BadImage: if the source is not a readable image.
     """
     with contextlib.closing(read_pages(source)) as pages:
         return next(pages)[1]
 
 
 def read_pages(source: Path | io.BytesIO) -> Generator[tuple[int | None, np.ndarray], None, None]:
-    """Yield the pages of a TIFF and the frames of an animation, each with its number from 1, as `read_image`
-    returns an image; what has one page has no number.
+    """Yield each page of a TIFF or frame of an animation, as `read_image` returns it, with its number from 1; a single
+    image has no number.
 
     Raises:
-        BadImage: as soon as a page is none.
+        BadImage: at the first page that cannot be read.
     """
     if isinstance(source, Path):
         _check_name(source)
@@ -107,7 +106,7 @@ def read_pages(source: Path | io.BytesIO) -> Generator[tuple[int | None, np.ndar
     with file:
         count = 1
         if file.format in PAGED:
-            with contextlib.suppress(Exception):  # damaged behind the first page
+            with contextlib.suppress(Exception):  # damaged after the first page
                 count = getattr(file, "n_frames", 1)
         for number in range(count):
             with _in_one_line():
@@ -125,12 +124,12 @@ def _check_name(path: Path) -> None:
     elif re.match(r"\w{2,}:/", str(path)):
         raise BadImage("a URL: download it first, or pipe it into predict.py -")
     elif glob.has_magic(str(path)):
-        raise BadImage("no file has a name of this pattern")
+        raise BadImage("no file matches this pattern")
 
 
 @contextlib.contextmanager
 def _in_one_line() -> Iterator[None]:
-    """Turn whatever a decoder raises into a BadImage."""
+    """Turn any error of a decoder into a BadImage."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -138,7 +137,7 @@ def _in_one_line() -> Iterator[None]:
     except BadImage:
         raise
     except UnidentifiedImageError:
-        raise BadImage("not an image, or of a format that is not known here") from None
+        raise BadImage("not an image, or in an unknown format") from None
     except Image.DecompressionBombError:
         raise BadImage(f"too large: more than {PIXELS:,} pixels") from None
     except Exception as error:
@@ -158,12 +157,12 @@ def _open(source: Path | io.BytesIO) -> Image.Image:
         if start[4:8] != b"ftyp":
             raise
         if not heic_is_known():
-            raise BadImage("HEIC: pip install pillow-heif lets it be read, or save it as JPEG") from None
+            raise BadImage("HEIC: pip install pillow-heif to read it, or save it as JPEG") from None
         return Image.open(source)
 
 
 def heic_is_known() -> bool:
-    """Return whether the pictures of an iPhone can be read: where the package pillow-heif is there, from now on."""
+    """Register HEIC, the format of iPhone pictures, with Pillow; return whether pillow-heif is installed."""
     try:
         importlib.import_module("pillow_heif").register_heif_opener()
     except ImportError:
@@ -178,7 +177,7 @@ def _page(file: Image.Image) -> np.ndarray:
     image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I;"):  # 16 bits: Pillow cannot make these smaller
         image = image.convert("I")
-    if image.mode in ("1", "P"):  # Pillow would drop pixels of these, not mix them
+    if image.mode in ("1", "P"):  # Pillow would drop pixels of these instead of averaging them
         image = image.convert("L" if image.mode == "1" else "RGBA")
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.BOX, reducing_gap=2.0)
     return _rgb(image)
@@ -188,13 +187,13 @@ def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith(("I", "F")):  # 16 bits and more
         values = np.nan_to_num(np.asarray(image, np.float64), posinf=0, neginf=0)
         low, high = float(values.min()), float(values.max())
-        extent = max(high - low, 0.25 * abs(high), 1e-6)  # noise on an even sheet stays faint
+        extent = max(high - low, 0.25 * abs(high), 1e-6)  # so that noise on an empty sheet stays faint
         return from_gray(255 * (values - low) / extent)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         pixels = np.asarray(image.convert("RGBA"), np.float32)
         color, opacity = pixels[..., :3], pixels[..., 3:] / 255
         ink = (color * opacity).sum() / max(3 * opacity.sum(), 1e-6)
-        return color * opacity + (0.0 if ink > 127 else 255.0) * (1 - opacity)  # on what it stands out from
+        return color * opacity + (0.0 if ink > 127 else 255.0) * (1 - opacity)  # black behind light ink, else white
     return np.asarray(image.convert("RGB"), np.float32)
 
 

@@ -1,7 +1,6 @@
-"""How discriminative features are, in numbers: arrays in, numbers out.
+"""Numbers that say how discriminative features are: arrays in, numbers out.
 
-`N` samples, `C` classes, `D` dimensions; rates are in percent. docs/comparing.md explains each number with its
-formula.
+`N` samples, `C` classes, `D` dimensions; rates in percent. docs/comparing.md gives the formula of each number.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from inspect import signature
 import numpy as np
 import sklearn
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
 from scipy.special import logsumexp
 from sklearn.metrics import (
     auc,
@@ -28,16 +28,16 @@ from sklearn.preprocessing import normalize
 Array = NDArray[np.floating]
 Labels = NDArray[np.integer]
 
-VERIFICATION_SAMPLES = 2_000  # all pairs of so many samples: two million
+VERIFICATION_SAMPLES = 2_000  # they make two million pairs
 
 
 def accuracy(predictions: Labels, labels: Labels) -> float:
-    """Return the percentage of predictions (N,) that are the label."""
+    """Return the percentage of predictions (N,) that equal the label."""
     return 100 * float(np.mean(predictions == labels))
 
 
 def has_collapsed(percent: float, classes: int) -> bool:
-    """Return whether an accuracy is nearer to chance than to 100 %: with ten classes, below 55 %."""
+    """Return whether an accuracy is nearer to chance than to 100 %; with ten classes, below 55 %."""
     return percent < (100 + 100 / classes) / 2
 
 
@@ -45,7 +45,7 @@ def has_collapsed(percent: float, classes: int) -> bool:
 
 
 def class_means(features: Array, labels: Labels) -> Array:
-    """Return the mean feature of each class (C, D), C being the largest label + 1.
+    """Return the mean feature of each class (C, D), where C is the largest label + 1.
 
     Raises:
         ValueError: if a class has no sample.
@@ -60,43 +60,43 @@ def class_means(features: Array, labels: Labels) -> Array:
 
 def mean_gap(means: Array) -> float:
     """Return the mean distance between two of the points (C, D)."""
-    return float(pairwise_distances(means)[np.triu_indices(len(means), 1)].mean())
+    return float(pdist(means).mean())
 
 
 def nearest_center_accuracy(features: Array, labels: Labels, centers: Array) -> float:
-    """Return the percentage of features (N, D) whose nearest center (C, D) is their class's."""
+    """Return the percentage of features (N, D) whose nearest center (C, D) is that of their class."""
     return accuracy(pairwise_distances(features, centers).argmin(axis=1), labels)
 
 
 def compactness(features: Array, labels: Labels) -> float:
-    """Return mean_i ‖x_i − m_{y_i}‖ / mean_{j<k} ‖m_j − m_k‖, m being the class means; inf if they coincide."""
+    """Return mean_i ‖x_i − m_{y_i}‖ / mean_{j<k} ‖m_j − m_k‖ with the class means m; inf if they coincide."""
     means = class_means(features, labels)
     return _ratio(float(np.linalg.norm(features - means[labels], axis=1).mean()), mean_gap(means))
 
 
 def fisher_ratio(features: Array, labels: Labels) -> float:
-    """Return tr S_B / tr S_W: scatter of the class means about the mean over scatter within the classes."""
+    """Return tr S_B / tr S_W: scatter of the class means around the mean over scatter within the classes."""
     classes, samples = int(labels.max()) + 1, len(labels)
-    # scikit-learn's index is the same ratio, each part over its degrees of freedom.
+    # scikit-learn's index is the same ratio, with each part divided by its degrees of freedom.
     return float(calinski_harabasz_score(features, labels)) * (classes - 1) / (samples - classes)
 
 
 def silhouette(features: Array, labels: Labels) -> float:
-    """Return the mean over samples of (b − a) / max(a, b): a is the mean distance to the own class, b to the
-    nearest other class."""
-    with sklearn.config_context(working_memory=64):  # MiB, of the N×N distances at a time
+    """Return the mean over samples of (b − a) / max(a, b): a is the mean distance to the own class, b the mean
+    distance to the nearest other class."""
+    with sklearn.config_context(working_memory=64):  # MiB of the N×N distances at a time
         return float(silhouette_score(features, labels))
 
 
 def drift(train_features: Array, train_labels: Labels, features: Array, labels: Labels) -> float:
-    """Return mean_j ‖m_j − m_j(train)‖ / mean_{j<k} ‖m_j(train) − m_k(train)‖, m being the class means."""
+    """Return mean_j ‖m_j − m_j(train)‖ / mean_{j<k} ‖m_j(train) − m_k(train)‖ with the class means m."""
     train, test = class_means(train_features, train_labels), class_means(features, labels)
     return _ratio(float(np.linalg.norm(test - train, axis=1).mean()), mean_gap(train))
 
 
 def center_gap(train_features: Array, train_labels: Labels, centers: Array) -> float:
-    """Return how far from its class a center (C, D) lies at most: max_j ‖c_j − m_j‖ / s_j, for training features
-    (N, D) with the class means m_j and their spread s_j, the root mean square distance of a class from its mean."""
+    """Return max_j ‖c_j − m_j‖ / s_j, the largest distance of a center (C, D) from the mean m_j of its class, over the
+    spread s_j of the class, the root mean square distance of its training features (N, D) from m_j."""
     means = class_means(train_features, train_labels)
     squares = ((train_features - means[train_labels]) ** 2).sum(axis=1)
     spread = np.sqrt(np.bincount(train_labels, squares) / np.bincount(train_labels))
@@ -111,30 +111,29 @@ def _ratio(a: float, b: float) -> float:
 
 
 def verification(features: Array, labels: Labels, metric: str) -> dict[str, float]:
-    """Return EER and TAR at FAR 1e-2 and 1e-3, in percent, over pairs of samples.
+    """Return EER and TAR at FAR 1e-2 and 1e-3, in percent, over all pairs of at most 2,000 samples.
 
-    All pairs of at most 2,000 samples, always the same ones of a set. A pair is accepted when its distance is small
-    enough.
+    The samples of a set are always the same. A pair is accepted if its distance is small enough.
 
     Args:
         features: (N, D).
         labels: (N,).
-        metric: ``euclidean``, or ``cosine`` for the distance of the features' directions.
+        metric: ``euclidean``, or ``cosine`` for the distance between the directions of features.
     """
     chosen = np.random.default_rng(0).permutation(len(labels))[:VERIFICATION_SAMPLES]
     features, labels = features[chosen], labels[chosen]
     if metric == "cosine":
-        features = normalize(features)  # on the circle the Euclidean distance sorts as the cosine does
+        features = normalize(features)  # on the unit sphere, Euclidean distance and cosine give the same order
     pairs = np.triu_indices(len(labels), 1)
     genuine = labels[pairs[0]] == labels[pairs[1]]
     return equal_error_and_acceptance(genuine, -pairwise_distances(features)[pairs])
 
 
 def equal_error_and_acceptance(genuine: NDArray[np.bool_], scores: Array) -> dict[str, float]:
-    """Return EER and TAR at FAR 1e-2 and 1e-3, in percent, of scored pairs; a higher score is more alike.
+    """Return EER and TAR at FAR 1e-2 and 1e-3, in percent, of scored pairs; a higher score means more alike.
 
-    EER is where the rates of false acceptance and false rejection are equal, linear between the thresholds on its
-    two sides. TAR is the largest whose FAR does not exceed the limit.
+    EER is the rate where false acceptances and false rejections are equal, interpolated linearly between two
+    thresholds. TAR is the largest whose FAR does not exceed the limit.
     """
     far, tar, _ = roc_curve(genuine, scores, drop_intermediate=False)
     gap = far - (1 - tar)  # rises from -1 to 1
@@ -146,7 +145,7 @@ def equal_error_and_acceptance(genuine: NDArray[np.bool_], scores: Array) -> dic
 
 
 def verification_both_ways(features: Array, labels: Labels) -> dict[str, float]:
-    """Return `verification` by distance, and by angle under names that end in ``(cos)``."""
+    """Return `verification` by distance, and by angle with names that end in ``(cos)``."""
     by_angle = verification(features, labels, "cosine")
     return verification(features, labels, "euclidean") | {f"{name} (cos)": rate for name, rate in by_angle.items()}
 
@@ -155,16 +154,16 @@ def verification_both_ways(features: Array, labels: Labels) -> dict[str, float]:
 
 
 def log_odds(logits: Array) -> Array:
-    """Return log p − log(1 − p) (N,) of the largest softmax probability of logits (N, C): the same order, and two
-    probabilities near 1 stay apart."""
+    """Return log p − log(1 − p) (N,) of the largest softmax probability of logits (N, C). The order is that of p, but
+    values near 1 stay different."""
     ordered = np.sort(np.asarray(logits, np.float64), axis=1)
     return ordered[:, -1] - logsumexp(ordered[:, :-1], axis=1)
 
 
 def known_scores(features: Array, logits: Array, centers: Array, means: Array) -> dict[str, Array]:
-    """Return the scores (N,) by which a sample passes for known; higher is more known.
+    """Return scores (N,) of how well samples are known; higher is better known.
 
-    The softmax probability stands as its `log_odds`.
+    The softmax probability is given as its `log_odds`.
 
     Args:
         features: (N, D).
@@ -183,13 +182,13 @@ def known_scores(features: Array, logits: Array, centers: Array, means: Array) -
 def open_set(scores: Array, correct: NDArray[np.bool_], unknown_scores: Array) -> dict[str, float]:
     """Return the numbers of `OPEN_SET`, in percent, for a score that is higher for known samples.
 
-    AUROC and AUPR count the known samples as the positive ones; FPR95 is the share of unknown samples above the
-    threshold that 95 % of the known ones pass. OSCR is the area under the share of known samples that pass a
-    threshold and are classified right, over the share of unknown ones that pass.
+    Known samples are the positives of AUROC and AUPR. FPR95 is the share of unknown samples above the threshold that
+    95 % of the known ones pass. OSCR is the area under the curve of known samples that pass and are classified right,
+    over unknown samples that pass.
 
     Args:
         scores: of the known samples, (N,).
-        correct: whether the head classifies them right, (N,).
+        correct: whether the head classifies the known samples right, (N,).
         unknown_scores: (U,).
     """
     known = np.concatenate([np.ones(len(scores), bool), np.zeros(len(unknown_scores), bool)])
@@ -206,21 +205,21 @@ def open_set(scores: Array, correct: NDArray[np.bool_], unknown_scores: Array) -
     return {name: 100 * float(value) for name, value in numbers.items()}
 
 
-# ---------------------------------------------------------------- the tables, a row a metric
+# ---------------------------------------------------------------- the tables, one row per metric
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What there is to say of a metric, whose name is the key."""
+    """How a metric is computed, shown and explained."""
 
     better: str  # ↑ or ↓
     digits: int
     meaning: str
-    of: Callable[..., float] | None = None  # of arrays with the names of its parameters
+    of: Callable[..., float] | None = None  # takes the arrays that its parameters name
 
 
 def both_ways(rows: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Return rows by the distance, then by the angle, which end in ``(cos)``."""
+    """Return rows for the distance, then for the angle, with names that end in ``(cos)``."""
     ways = (("", "distance"), (" (cos)", "angle"))
     return {
         name + end: replace(row, meaning=row.meaning.format(way)) for end, way in ways for name, row in rows.items()
@@ -230,22 +229,21 @@ def both_ways(rows: Mapping[str, Metric]) -> dict[str, Metric]:
 CLASS_METRICS = {  # of a run's features
     "accuracy": Metric("↑", 2, "share of test images that the head classifies right", accuracy),
     "nearest-center accuracy": Metric("↑", 2, "share of features nearest to their own center", nearest_center_accuracy),
-    "compactness": Metric("↓", 3, "distance to the own class mean over that between class means", compactness),
+    "compactness": Metric("↓", 3, "distance to the own class mean, over the distance between class means", compactness),
     "Fisher ratio": Metric("↑", 2, "scatter between the classes over scatter within them", fisher_ratio),
     "silhouette": Metric("↑", 3, "from -1 to 1: how much nearer the own class is than the nearest other", silhouette),
-    "drift": Metric("↓", 3, "how far class means move from training to test set, over their distance", drift),
-    "center gap": Metric("↓", 3, "distance of a center from its class's mean over the class's spread", center_gap),
+    "drift": Metric("↓", 3, "shift of class means from training to test set, over their distance", drift),
+    "center gap": Metric("↓", 3, "largest distance of a center from its class mean, over the class spread", center_gap),
 }
 PAIRS = {
-    "EER": Metric("↓", 2, "pairs of one class told from pairs of two by the {}: both errors where they are equal"),
-    "TAR@1e-2": Metric("↑", 2, "the same: true acceptances at 1 % false ones, by the {}"),
-    "TAR@1e-3": Metric("↑", 2, "the same: true acceptances at 0.1 % false ones, by the {}"),
+    "EER": Metric("↓", 2, "verification by the {}: the rate at which false acceptances and false rejections are equal"),
+    "TAR@1e-2": Metric("↑", 2, "verification by the {}: true acceptances at 1 % false acceptances"),
+    "TAR@1e-3": Metric("↑", 2, "verification by the {}: true acceptances at 0.1 % false acceptances"),
 }
 PAIR_METRICS = both_ways(PAIRS)
 METRICS = CLASS_METRICS | PAIR_METRICS
 BETTER = {name: metric.better for name, metric in METRICS.items()}
-MEANING = {name: metric.meaning for name, metric in METRICS.items()}
-OPEN_SET = {  # of a score that is to tell known images from unknown ones
+OPEN_SET = {  # of a score that separates known from unknown images
     "AUROC": Metric("↑", 2, "chance that a known image scores higher than an unknown one"),
     "AUPR": Metric("↑", 2, "area under precision over recall of the known images"),
     "FPR95": Metric("↓", 2, "share of unknown images that pass where 95 % of the known ones do"),
@@ -256,12 +254,12 @@ OPEN_SET = {  # of a score that is to tell known images from unknown ones
 def summary(
     train_features: Array, train_labels: Labels, features: Array, labels: Labels, predictions: Labels, centers: Array
 ) -> dict[str, float]:
-    """Return every number of `METRICS` for a test set's features (N, D).
+    """Return every number of `METRICS` for the features (N, D) of a test set.
 
     Args:
-        train_features: (N', D), for the drift and the center gap alone.
+        train_features: (N', D), for drift and center gap only.
         train_labels, labels: (N',) and (N,) in [0, C).
-        predictions: (N,), the head's.
+        predictions: (N,), from the head.
         centers: (C, D), as learned.
 
     Raises:
@@ -278,7 +276,7 @@ def summary(
 
 
 def finite(array: Array) -> Array:
-    """Return an array in float64; raise ValueError where it is not finite."""
+    """Return an array in float64; raise ValueError if it is not finite."""
     if not np.isfinite(array).all():
         raise ValueError("the features or the centers are not finite")
     return np.asarray(array, np.float64)

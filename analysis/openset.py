@@ -1,4 +1,4 @@
-"""Score finished runs on images of classes they were never trained on."""
+"""Scores of finished runs on images of classes that they were never trained on."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ UNSEEN = "unseen digits"
 
 @dataclass(frozen=True)
 class Scored:
-    """One score of one run, on its own test set and on images of unknown classes."""
+    """One score of one run, for its test set and for images of unknown classes."""
 
     run: Run
     unknowns: str
     score: str
     known: np.ndarray  # (N,)
-    correct: np.ndarray  # (N,) whether the head classifies the known samples right
+    correct: np.ndarray  # (N,), whether the head classifies the known samples right
     unknown: np.ndarray  # (U,)
 
     def numbers(self) -> dict[str, float]:
@@ -41,8 +41,8 @@ class Scored:
         return metrics.open_set(self.known, self.correct, self.unknown)
 
 
-Unknown = tuple[Tensor, Tensor | None]  # images, uint8 (U, 28, 28), and their labels, int64 (U,), if there are some
-ToldApart = tuple[Run, str, dict[str, float]]  # what a run's features make of the classes of images of that name
+Unknown = tuple[Tensor, Tensor | None]  # images, uint8 (U, 28, 28), and their labels, int64 (U,), if there are any
+ToldApart = tuple[Run, str, dict[str, float]]  # a run, the name of unknown images, the numbers of `unseen_classes`
 
 
 def load_images(source: str, root: Path) -> Tensor:
@@ -51,16 +51,16 @@ def load_images(source: str, root: Path) -> Tensor:
 
 
 def load_unknown(source: str, root: Path) -> Unknown:
-    """Return images to be held against a network that knows other classes, with their labels where they are there.
+    """Return images of unknown classes, with their labels if there are any.
 
     Args:
-        source: a name from `datasets.SOURCES`, torchvision's or ours, for its test images; or a folder with IDX images,
-            plain or ``.gz``, in itself or in its ``raw``. Of several files there the test images (``t10k``, ``test``)
-            count. EMNIST's are turned upright.
+        source: a name from `datasets.SOURCES`, torchvision's or ours, for its test images; or a folder that holds IDX
+            images, plain or ``.gz``, directly or in ``raw``; if it has several files, the test images (``t10k``,
+            ``test``) are taken. EMNIST is turned upright.
         root: the data root, for a name.
 
     Raises:
-        datasets.DataError: if there are no such images, or they are damaged, or the labels are not theirs.
+        datasets.DataError: if there are no such images, they are damaged, or the labels do not fit them.
     """
     names = {key: name for name, row in datasets.SOURCES.items() for key in (name, row.torchvision_name.lower()) if key}
     if source.lower() in names:
@@ -78,18 +78,18 @@ def _image_file(folder: Path) -> Path:
     files = sorted(path for place in (folder, folder / "raw") for path in place.glob("*images*") if path.is_file())
     chosen = [path for path in files if re.search("t10k|test", path.name)] or files
     if not chosen:
-        raise DataError(f"{folder}: holds no IDX images; their file's name must contain 'images'")
+        raise DataError(f"{folder}: holds no IDX images; the file's name must contain 'images'")
     if len({path.name.removesuffix(".gz") for path in chosen}) > 1:
         raise DataError(f"{folder}: which of {', '.join(path.name for path in chosen)}? Keep one in the folder")
     return chosen[0]
 
 
 def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) -> tuple[list[Scored], list[ToldApart]]:
-    """Score each run on the digits it never saw and on the images of each source, and say how well its features tell
-    their classes apart, where there are labels.
+    """Score each run on the digits it never saw and on the images of each source. If these have labels, also return
+    how well the run's features tell their classes apart.
 
     Raises:
-        UserError: if a run cannot be loaded, or images cannot be had or are not those that it was trained on.
+        UserError: if a run or images cannot be loaded, or the data differ from those that the run was trained on.
     """
     load = functools.cache(load_unknown)
     scored: list[Scored] = []
@@ -107,12 +107,12 @@ def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) ->
             features, logits = evaluated(run, network, images, device)
             scores = metrics.known_scores(features, logits, run.arrays["centers"], means)
             scored += [Scored(run, name, score, known[score], correct, values) for score, values in scores.items()]
-            if labels is None or len(labels.unique()) < 2:  # a single class is told from none
+            if labels is None or len(labels.unique()) < 2:
                 continue
             try:
                 unseen.append((run, name, unseen_classes(features, labels.numpy())))
             except ValueError as error:
-                complain(f"compare.py: {run.path}: {name} are not told from each other: {error}")
+                complain(f"compare.py: {run.path}: no numbers of how well {name} are told apart: {error}")
     return scored, unseen
 
 
@@ -120,7 +120,7 @@ def class_means_of(run: Run) -> np.ndarray:
     """Return the class means (C, D) of a run's training features.
 
     Raises:
-        UserError: if they, or its centers, are not finite, or a class has none.
+        UserError: if features or centers are not finite, or a class has no features.
     """
     features, centers = (run.arrays[name].astype(float) for name in ("train_features", "centers"))
     for array, what in ((features, "training features"), (centers, "centers")):
@@ -139,7 +139,7 @@ def evaluated(run: Run, network: Network, images: Tensor, device: torch.device) 
     Raises:
         UserError: if they are not finite.
     """
-    labels = torch.zeros(len(images), dtype=torch.int64, device=device)  # they are needed for an accuracy alone
+    labels = torch.zeros(len(images), dtype=torch.int64, device=device)  # only for an accuracy that is not used
     made = network.evaluate(images.to(device), labels)
     features, logits = made.features.cpu().double().numpy(), made.logits.cpu().double().numpy()
     if not (np.isfinite(features).all() and np.isfinite(logits).all()):

@@ -1,4 +1,4 @@
-"""The lines of ruled and squared paper, found and taken out from under a digit."""
+"""The lines of ruled and squared paper, found and removed from under a digit."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from scipy import ndimage
 
 from analysis.paper import ALL_AROUND, LEAST, large
 
-THICKEST = 0.03  # of a picture's shorter side: a thicker line is a stroke
-SLOPES = (-0.2, -0.1, 0.0, 0.1, 0.2)  # of lines that are looked for; between them the line's width is tolerance enough
-DARKER = 1.4  # times: so much more ink must stand out than lines do, to be told from them by that
-MANY = 4  # parallel lines across a picture are no digit
+THICKEST = 0.03  # of the picture's shorter side; a thicker line is a stroke
+SLOPES = (-0.2, -0.1, 0.0, 0.1, 0.2)  # that are tried; a line's width bridges the gaps between them
+DARKER = 1.4  # contrast of ink over contrast of lines from which ink is recognized by its contrast
+MANY = 4  # parallel lines that belong to the page, not to a digit
 
 
 def without_lines(contrast: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return contrast without the page's thin straight lines, and whether they cannot be told from the ink.
+    """Return contrast without the page's thin straight lines, and whether there is nothing but lines.
 
-    A page's line runs on beyond what else is drawn, on both sides, as no stroke of a digit does; or it is one
-    of many. Where it crosses a stroke, the stroke is closed again.
+    A line of the page runs beyond the drawing on both sides, unlike the strokes of a digit; or it is one of many.
+    Where it crosses a stroke, the gap in the stroke is closed.
 
     Args:
         contrast: distance from the ground, (H, W).
-        mask: what stands out from it, bool (H, W).
+        mask: the pixels that stand out from it, bool (H, W).
     """
     across, down = _straight(mask), _straight(mask.T)
     rest = _beside(across, down, mask)
-    if not rest.any() and min(len(across), len(down)) < 2:  # ruled lines, and a "1" that is as straight
+    if not rest.any() and min(len(across), len(down)) < 2:  # ruled lines and a straight "1"
         across, down = (across, []) if len(across) > len(down) else ([], down)
         rest = _beside(across, down, mask)
     if not rest.any():
@@ -36,11 +36,11 @@ def without_lines(contrast: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, b
     return contrast, False
 
 
-Line = tuple[np.ndarray, int, int, float]  # its row at each column, first and last column, width
+Line = tuple[np.ndarray, int, int, float]  # row at each column, first column, last column, width
 
 
 def _straight(mask: np.ndarray) -> list[Line]:
-    """Return the thin, nearly horizontal lines of a mask that take half of its width, or run from border to border."""
+    """Return the thin, nearly horizontal lines of a mask that span half of its width, or run from border to border."""
     width, thickest = mask.shape[1], max(3, round(THICKEST * min(mask.shape)))
     columns, found = np.arange(width), list[Line]()
     if mask.any(axis=0).sum() < width / 2:
@@ -53,7 +53,7 @@ def _straight(mask: np.ndarray) -> list[Line]:
         level, own = (np.take_along_axis(np.pad(one, ((pad, pad), (0, 0))), rows, axis=0) for one in (thicker, mask))
         closed = ndimage.grey_closing(level.astype(np.uint8), size=(1, 1 + 2 * (width // 100)))
         runs = ndimage.grey_opening(closed, size=(1, max(8, width // 8)))
-        strokes = ndimage.grey_opening(runs, size=(thickest + 4, 1))  # where they cross lines, and join them
+        strokes = ndimage.grey_opening(runs, size=(thickest + 4, 1))  # they cross lines and would join them
         parts, _ = ndimage.label(runs & ~strokes & 1, ALL_AROUND)
         for number, (at, along) in enumerate(ndimage.find_objects(parts), 1):
             if along.stop - along.start < max(8, width // 8):
@@ -66,13 +66,13 @@ def _straight(mask: np.ndarray) -> list[Line]:
 
 
 def _fitted(part: np.ndarray, thickest: float) -> tuple[np.ndarray, int, int, float] | None:
-    """Return the polynomial through the middle of a thin part, first and last column, and width."""
+    """Return the straight line through the middle of a thin part, first and last column, and width."""
     thickness = part.sum(axis=0)
     there = np.flatnonzero(thickness)
     if not len(there):
         return None
     typical = float(np.median(thickness[there]))
-    thin = np.flatnonzero((thickness > 0) & (thickness <= 1.5 * typical + 1))  # where no stroke lies on it
+    thin = np.flatnonzero((thickness > 0) & (thickness <= 1.5 * typical + 1))  # columns without a stroke on the line
     if typical > thickest or len(thin) < 0.5 * part.shape[1]:
         return None
     middle = (np.arange(len(part))[:, None] * part).sum(axis=0)[thin] / thickness[thin]
@@ -80,7 +80,7 @@ def _fitted(part: np.ndarray, thickest: float) -> tuple[np.ndarray, int, int, fl
 
 
 def _joined(pieces: list[Line], shape: tuple[int, ...]) -> list[Line]:
-    """Return the lines that pieces make: those nearly as long as the longest, and those from the border on."""
+    """Join pieces to lines; return those that are nearly as long as the longest, or run from border to border."""
     lines: list[Line] = []
     for row, first, last, width in sorted(pieces, key=lambda line: line[1] - line[2]):
         for number, (other, start, stop, wide) in enumerate(lines):
@@ -94,17 +94,17 @@ def _joined(pieces: list[Line], shape: tuple[int, ...]) -> list[Line]:
         return []
     long = [last - first > 0.8 * longest for _, first, last, _ in lines]
     ends = [[x < 4 or x > shape[1] - 5 or not 4 < row[x] < shape[0] - 5 for x in (a, b)] for row, a, b, _ in lines]
-    cut = [all(end) or (any(end) and sum(long) >= MANY) for end in ends]  # by a corner, or by a stroke
+    cut = [all(end) or (any(end) and sum(long) >= MANY) for end in ends]  # short because of a corner or a stroke
     return [line for line, *why in zip(lines, long, cut, strict=True) if any(why)]
 
 
 def _beside(across: list[Line], down: list[Line], mask: np.ndarray) -> np.ndarray:
-    """Return what is drawn beside the lines, without crumbs."""
+    """Return the mask without the lines and without dust."""
     return large(mask & ~_drawn(across, mask.shape) & ~_drawn(down, mask.T.shape).T, LEAST * max(mask.shape))
 
 
 def _drawn(lines: list[Line], shape: tuple[int, ...]) -> np.ndarray:
-    """Return the pixels of lines, and of their blurred edges."""
+    """Return the pixels of lines, with their blurred edges."""
     mask, y, x = np.zeros(shape, bool), np.arange(shape[0])[:, None], np.arange(shape[1])
     for row, first, last, width in lines:
         mask |= (np.abs(y - row) <= width / 2 + 1) & (x >= first - 2) & (x <= last + 2)
@@ -112,7 +112,7 @@ def _drawn(lines: list[Line], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _beyond(lines: list[Line], rest: np.ndarray) -> list[Line]:
-    """Return the lines that run on beyond the rest on both sides, or all if they are many."""
+    """Return the lines that run beyond the rest on both sides, or all if there are many."""
     columns = np.flatnonzero(rest.any(axis=0))
     margin = 0.04 * rest.shape[1]
     inside = [line for line in lines if line[1] < columns[0] - margin and line[2] > columns[-1] + margin]
@@ -120,15 +120,15 @@ def _beyond(lines: list[Line], rest: np.ndarray) -> list[Line]:
 
 
 def _level(contrast: np.ndarray, lines: list[Line]) -> float:
-    """Return how far the darkest line stands out from the ground."""
-    peaks = ndimage.maximum_filter1d(contrast, 3, axis=0)  # a line's middle may lie between two rows
+    """Return the contrast of the darkest line."""
+    peaks = ndimage.maximum_filter1d(contrast, 3, axis=0)  # the middle of a line may lie between two rows
     at = [row.round().astype(int).clip(0, len(contrast) - 1) for row, *_ in lines]
     along = (peaks[row, np.arange(len(row))][line[1] : line[2]] for row, line in zip(at, lines, strict=True))
     return max(float(np.median(one)) for one in along)
 
 
 def _erased(contrast: np.ndarray, lines: list[Line], ink: float) -> np.ndarray:
-    """Return contrast without lines: on them there is ink where it is above and below, or where it is darker."""
+    """Return contrast without lines. Ink on a line stays if it goes on above and below, or is darker than the line."""
     on, level = _drawn(lines, contrast.shape), _level(contrast, lines)
     width = 2 * int(max(width for *_, width in lines) / 2 + 2) + 1
     closed = ndimage.grey_closing(np.where(on, 0, contrast), size=(width + 2, 1))

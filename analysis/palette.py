@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-# Of the first ten the nearest two are 0.15 apart in OKLab (Ottosson 2020), also as people without red or green cones
-# see them (Machado et al. 2009), and digits that are easily confused, like 1 and 9 or 3 and 8, 0.26. Each further one
-# is the farthest from those before it. All stand at 3:1 or more against white, and lighter against the dark page.
+# The first ten are at least 0.15 apart in OKLab (Ottosson 2020), also as people without red or green cones see them
+# (Machado et al. 2009); digits that are often confused, like 1 and 9 or 3 and 8, are 0.26 apart. Each further color is
+# the farthest from those before it. All have a contrast of at least 3:1 on white, and lightened on the dark page.
 _CODES = """
 988acb 950800 c94509 d82bff b44096 52a378 79079f 1425e3 15514d c28909 0770b7 0a7901 20257e 7d50f9 fe4d81 7b6563 5d1347
 0097fe 4b2900 514985 bc7778 f402b7 008076 911763 0ea801 605605 a70dd1 fc610b 83780d d56cd3 0561ff d9005a 6405dc 7a5fb4
@@ -33,5 +33,5 @@ SURE = {  # from 50 to 99.99 %
 
 
 def colors_of(classes: Iterable[int], palette: tuple[str, ...] = COLORS) -> list[str]:
-    """Return the color of each class, by its original label: a digit has the same wherever it is drawn."""
+    """Return the color of each class by its original label, so that a digit has the same color everywhere."""
     return [palette[label % len(palette)] for label in classes]

@@ -1,25 +1,24 @@
-"""What lies around a digit and does not belong to it: frames, edges of a scan, punched holes, a table."""
+"""Things around a digit that do not belong to it: frames, edges of a scan, punched holes, a table."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy import ndimage
 
-SHEET_SIDE = 0.3  # of a picture's side: the least that a sheet of paper on a table takes
-CELLS = 8  # a thin rectangle with so many holes is a grid, and so are so many solid squares
-LEAST = 0.04  # of a picture's longer side: what is smaller is dust
+SHEET_SIDE = 0.3  # the least side of a sheet of paper on a table, over the picture's side
+CELLS = 8  # holes in a thin rectangle, or solid squares, that make a grid
+LEAST = 0.04  # of the picture's longer side; smaller parts are dust
 ALL_AROUND = np.ones((3, 3))
 
 Box = tuple[slice, slice]
 
 
 def size_of(box: Box) -> tuple[int, int]:
-    """Return height and width."""
     return box[0].stop - box[0].start, box[1].stop - box[1].start
 
 
 def large(mask: np.ndarray, least: float = 0.0) -> np.ndarray:
-    """Return the mask without the parts that are small beside the one of most pixels, or shorter than so many."""
+    """Return the mask without parts that have few pixels beside the largest, or are shorter than `least` pixels."""
     parts, _ = ndimage.label(mask, ALL_AROUND)
     areas = np.bincount(parts.ravel(), minlength=2)[1:]
     sizes = np.array([max(size_of(box)) for box in ndimage.find_objects(parts)] or [0])
@@ -30,12 +29,12 @@ def large(mask: np.ndarray, least: float = 0.0) -> np.ndarray:
 
 
 def without_furniture(contrast: np.ndarray, mask: np.ndarray, cut_off: bool = False) -> np.ndarray:
-    """Return contrast without frames around what is drawn, dark edges of a scan, and punched holes beside it.
+    """Return contrast without frames around the drawing, dark edges of a scan, and punched holes.
 
     Args:
         contrast: distance from the ground, (H, W).
-        mask: what stands out from it, bool (H, W).
-        cut_off: whether all that touches the picture's border goes, too, if the largest part does not.
+        mask: the pixels that stand out from it, bool (H, W).
+        cut_off: whether to remove also all parts that touch the picture's border, if the largest does not.
     """
     parts, _ = ndimage.label(mask, ALL_AROUND)
     boxes = dict(enumerate(ndimage.find_objects(parts), 1))
@@ -52,7 +51,7 @@ def without_furniture(contrast: np.ndarray, mask: np.ndarray, cut_off: bool = Fa
 
 
 def _frames(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
-    """Return the parts that enclose others: rectangles, or as wide as tall, thin, and not only around a dot."""
+    """Return the parts that are frames: thin, rectangular or about as wide as tall, around more than a dot."""
     found = set()
     for i, box in boxes.items():
         own = np.pad(parts[box] == i, 2)
@@ -67,7 +66,7 @@ def _frames(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
 
 
 def _edges(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
-    """Return the parts that lie along the picture's border, where something lies clear of it."""
+    """Return the parts along the picture's border, if the longest other part does not touch it."""
     rim = max(2, min(parts.shape) // 10)
     found = set()
     for i in boxes.keys() - _clear(parts, boxes):
@@ -81,7 +80,7 @@ def _edges(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
 
 
 def _cut_off(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
-    """Return the parts that touch the picture's border, if the largest does not."""
+    """Return the parts that touch the picture's border, if the longest does not."""
     clear = _clear(parts, boxes)
     return boxes.keys() - clear if _longest(boxes) in clear else set()
 
@@ -97,7 +96,7 @@ def _longest(boxes: dict[int, Box]) -> int:
 
 
 def _holes(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
-    """Return the parts that are solid discs, or rings of one size one below the other near a side."""
+    """Return the parts that are solid discs, or rings of one size in a line near a side."""
     discs, rings = set(), dict[int, tuple[float, float, int]]()
     for i, box in boxes.items():
         height, width = size_of(box)
@@ -119,9 +118,9 @@ def _holes(parts: np.ndarray, boxes: dict[int, Box]) -> set[int]:
 
 
 def looks_like(mask: np.ndarray) -> str:
-    """Return what a drawing is if it is none: "a grid", "a box", "a frame"; or nothing.
+    """Return "a grid", "a box" or "a frame" if the mask is one instead of a drawing; else an empty string.
 
-    A box is a thin rectangle nearly as wide as tall, a frame runs along the picture's border.
+    A box is a thin rectangle nearly as wide as tall; a frame runs along the picture's border.
     """
     border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     if border.mean() > 0.5:
@@ -130,7 +129,7 @@ def looks_like(mask: np.ndarray) -> str:
     areas = np.bincount(parts.ravel())[1:]
     boxes = ndimage.find_objects(parts)
     sizes = np.array([size_of(box) for box in boxes])
-    cells = (areas > 0.8 * sizes.prod(axis=1)) & (2 * sizes.min(axis=1) > sizes.max(axis=1))  # of a dense grid
+    cells = (areas > 0.8 * sizes.prod(axis=1)) & (2 * sizes.min(axis=1) > sizes.max(axis=1))  # the ground of a grid
     if cells.sum() >= max(CELLS, 0.5 * len(boxes)):
         return "a grid"
     number = 1 + int(areas.argmax())
@@ -150,8 +149,8 @@ def looks_like(mask: np.ndarray) -> str:
 
 
 def sheet(mask: np.ndarray, solid: bool = True) -> Box | None:
-    """Return a rectangle well inside what stands out from the ground, where that is a sheet of paper with
-    something on it: large, four-cornered, solid, and not even. A box need not be solid, nor large."""
+    """Return a rectangle well inside the largest part of a mask, if that is a sheet of paper with something on it:
+    large, four-cornered, solid, not empty. With `solid` off it may be a box, neither large nor solid."""
     parts, _ = ndimage.label(mask)
     areas = np.bincount(parts.ravel())[1:]
     whole = ndimage.binary_fill_holes(parts == 1 + int(areas.argmax()))
@@ -162,20 +161,20 @@ def sheet(mask: np.ndarray, solid: bool = True) -> Box | None:
         return None
     rows, columns = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    while not whole[top:bottom, left:right].all():  # a sheet that lies askew: away with the side that shows most table
+    while not whole[top:bottom, left:right].all():  # the sheet is turned: cut the side that shows most of the table
         left_over = whole[top:bottom, left:right]
         edges = (left_over[0], left_over[-1], left_over[:, 0], left_over[:, -1])
         worst = int(np.argmin([edge.mean() for edge in edges]))
         top, bottom, left, right = top + (worst == 0), bottom - (worst == 1), left + (worst == 2), right - (worst == 3)
         if bottom - top < least[0] or right - left < least[1]:
             return None
-    rim = 1 + min(bottom - top, right - left) // 40  # the paper's blurred edge
+    rim = 1 + min(bottom - top, right - left) // 40  # the blurred edge of the paper
     return np.s_[top + rim : bottom - rim, left + rim : right - rim]
 
 
 def smallest_box(mask: np.ndarray) -> float:
-    """Return the area of the smallest rectangle around a mask, at whichever angle."""
-    y, x = np.nonzero(mask & ~ndimage.binary_erosion(mask))  # its edge
+    """Return the area of the smallest rectangle around a mask, at any angle."""
+    y, x = np.nonzero(mask & ~ndimage.binary_erosion(mask))  # the edge
     angles = np.linspace(0, np.pi / 2, 46)[:, None]
     along, across = x * np.cos(angles) + y * np.sin(angles), y * np.cos(angles) - x * np.sin(angles)
     return float(((np.ptp(along, axis=1) + 1) * (np.ptp(across, axis=1) + 1)).min())

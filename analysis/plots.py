@@ -1,4 +1,4 @@
-"""Figures of what a run directory holds: arrays in, files out."""
+"""Figures of run directories: arrays in, files out."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 SMALL = {"font.size": 8, "axes.titlesize": 7.5, "axes.linewidth": 0.6}  # several panels in a row
 CLOSE = {"columnspacing": 0.8, "handletextpad": 0.3}  # of a legend
-ONE_SCALE = 3.0  # between the widest and the narrowest panel: up to that they share their axes
+ONE_SCALE = 3.0  # the largest ratio of widths at which panels share their axes
 
-SCORE_AXES = {  # what the axis of a score says, where that is more than its name
+SCORE_AXES = {  # the axis label of a score, if it differs from its name
     "softmax probability": "log-odds of the top softmax probability",
     "center distance": "− distance to the nearest center",
     "class mean distance": "− distance to the nearest class mean",
@@ -42,16 +42,16 @@ def scatter(
     size: float = 1.0,
     across: float | None = None,
 ) -> None:
-    """Draw features (N, 2), one color a class, and the centers (C, 2), with equal axes.
+    """Draw features (N, 2), one color per class, and the centers (C, 2), with equal axes.
 
-    A center is a disc with its class on it; where most classes are so tight that the discs would hide them, a ring,
-    and the class is written beside it, towards the middle.
+    A center is a disc with its class on it. If the discs would hide most classes, it is a ring with the class beside
+    it, towards the middle.
 
     Args:
         labels: integers (N,) in [0, C).
         classes: the original label of each class, for the legend.
-        size: area of the marks, relative to what suits a page-wide figure.
-        across: how much the panel will show from side to side, in feature units (default: all that is there).
+        size: area of the marks; 1 suits a page-wide figure.
+        across: width of the panel in feature units (default: that of all points).
     """
     points = size * float(np.clip(20_000 / max(len(labels), 1), 0.6, 12.0))
     order = np.random.default_rng(0).permutation(len(labels))  # no class hides another by its number
@@ -72,19 +72,13 @@ def _centers(ax: Axes, centers: np.ndarray, classes: Sequence[int], size: float,
     fill = "none" if rings else "white"
     x, y = centers.T
     ax.scatter(x, y, s=150 * size, c=fill, edgecolors="black", linewidths=0.9, zorder=3, label="center")
-    beside = np.zeros_like(centers)  # where the classes are written, in points from the centers
+    beside = np.zeros_like(centers)  # offset of the written class from its center, in points
     if rings:
         inwards = centers.mean(axis=0) - centers
         beside = 13 * math.sqrt(size) * inwards / np.maximum(np.linalg.norm(inwards, axis=1, keepdims=True), 1e-12)
-    how: dict[str, Any] = {
-        "ha": "center",
-        "va": "center_baseline",
-        "fontsize": 4 + 4 * size,
-        "fontweight": "bold",
-        "zorder": 4,
-    }
+    how: dict[str, Any] = {"ha": "center", "va": "center_baseline", "fontweight": "bold", "zorder": 4}
     for place, way, label in zip(centers, beside, classes, strict=True):
-        ax.annotate(str(label), place, way, textcoords="offset points", **how)
+        ax.annotate(str(label), place, way, textcoords="offset points", fontsize=4 + 4 * size, **how)
 
 
 def hidden(
@@ -93,10 +87,10 @@ def hidden(
     """Return whether discs around the centers (C, 2) would hide nine tenths of most classes.
 
     Args:
-        share: the discs' radius, as a share of the panel's side.
+        share: radius of the discs over the side of the panel.
         features: (N, 2).
         labels: integers (N,) in [0, C).
-        across: how much the panel shows from side to side, in feature units (default: all that is there).
+        across: width of the panel in feature units (default: that of all points).
     """
     every = np.concatenate([features, centers])
     if len(features) == 0 or not np.isfinite(every).all():
@@ -110,56 +104,48 @@ def hidden(
 def draw_part(
     ax: Axes, epoch: Epoch, part: str, size: float = 1.0, regions: bool = False, across: float | None = None
 ) -> None:
-    """Draw one set of an epoch, ``train`` or ``test``, with title and axes, and if asked for with the regions of
-    its classes; `size` and `across` are those of `scatter`."""
+    """Draw one set of an epoch, ``train`` or ``test``, with title and axis labels, and with the regions of the classes
+    if `regions` is set; `size` and `across` are as in `scatter`."""
     arrays, points, record = epoch.arrays, epoch.points, epoch.record
     if regions:
         shade(ax, epoch, size)
     labels = arrays[f"{part}_labels"]
     scatter(ax, points[f"{part}_features"], labels, points["centers"], record.classes, size, across)
-    sampled = f"{part}_sample" in arrays
-    break_ = "\n" if sampled or size <= 0.3 else " "
+    break_ = "\n" if f"{part}_sample" in arrays or size <= 0.3 else " "
+    when = f"batch {epoch.batch} of epoch 1" if epoch.batch else f"epoch {epoch.number}"
     xlabel, ylabel = axis_labels(epoch.axis)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.set_title(
         f"{loss_name(record.plan.settings)}\n"
-        f"{record.dataset} {set_of(epoch, part)},{break_}{when(epoch)}, "
-        f"test accuracy {accuracy_of(epoch):.2f} %"
+        f"{record.dataset} {set_of(epoch, part)},{break_}{when}, test accuracy {accuracy_of(epoch):.2f} %"
     )
 
 
 def accuracy_of(epoch: Epoch) -> float:
-    """Return an epoch's accuracy on the test set, percent."""
+    """Return the accuracy on the test set after an epoch, in percent."""
     return 100 * float(np.mean(epoch.arrays["test_predictions"] == epoch.arrays["test_labels"]))
 
 
-def when(epoch: Epoch) -> str:
-    """Return in words how far the run was."""
-    return f"batch {epoch.batch} of epoch 1" if epoch.batch else f"epoch {epoch.number}"
-
-
 def set_of(epoch: Epoch, part: str) -> str:
-    """Return in words which images are drawn."""
+    """Return in words which images a panel shows."""
     word, every = {"train": ("training", epoch.record.train), "test": ("test", epoch.record.test)}[part]
     count = len(epoch.arrays[f"{part}_labels"])
     return f"{count:,} of {every:,} {word} images" if count < every else f"{word} set"
 
 
 def shade(ax: Axes, epoch: Epoch, size: float) -> None:
-    """Shade the region of each class, darker up to the border of the unknown."""
+    """Shade the region of each class, darker within the border of the unknown."""
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import to_rgba
 
     colors = colors_of(epoch.record.classes)
     found = regions_of(epoch)
-    dashes = {"linewidth": 0.7 * size**0.5, "linestyle": "dashed"}
+    dashes = {"linewidth": 0.7 * size**0.5, "linestyle": "dashed", "zorder": 0.5}
     for part, alpha, edge in (("taken", 0.10, "none"), ("known", 0.16, "black")):
-        kept = [(getattr(one, part), color) for one, color in zip(found, colors, strict=True)]
-        there = [(polygon, to_rgba(color, alpha)) for polygon, color in kept if len(polygon)]
-        polygons, fills = [polygon for polygon, _ in there], [fill for _, fill in there]
-        ax.add_collection(
-            PolyCollection(polygons, facecolors=fills, edgecolors=edge, zorder=0.5, **dashes), autolim=False
-        )
+        polygons = [getattr(one, part) for one in found]
+        fills = [to_rgba(color, alpha) for polygon, color in zip(polygons, colors, strict=True) if len(polygon)]
+        there = [polygon for polygon in polygons if len(polygon)]
+        ax.add_collection(PolyCollection(there, facecolors=fills, edgecolors=edge, **dashes), autolim=False)
     label = f"beyond: unknown\n({plane.REJECT:g} % of training)"
     ax.plot([], [], color="black", linewidth=0.7, linestyle="dashed", label=label)
 
@@ -169,9 +155,9 @@ def shade(ax: Axes, epoch: Epoch, size: float) -> None:
 
 @contextlib.contextmanager
 def canvas(width: float, height: float, style: Mapping[str, float] | None = None) -> Iterator[Figure]:
-    """Yield an empty figure of so many inches, drawn by matplotlib's defaults on a canvas of its own, whatever
-    backend and matplotlibrc there are; `style` has what differs."""
-    given = os.environ.pop("MPLBACKEND", None)  # one that is not installed would not let matplotlib be imported
+    """Yield an empty figure, `width` by `height` inches, with matplotlib's defaults and `style`, independent of backend
+    and matplotlibrc."""
+    given = os.environ.pop("MPLBACKEND", None)  # matplotlib cannot be imported if this backend is not installed
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -188,8 +174,7 @@ def canvas(width: float, height: float, style: Mapping[str, float] | None = None
 
 
 def columns(classes: int, lines: int) -> int:
-    """Return in how many columns a legend stands beside a figure: for more than ten classes two or more, of no more
-    than so many lines."""
+    """Return the columns of a legend: one for up to ten classes, else two or more of at most `lines` lines."""
     return 1 if classes <= 10 else max(2, math.ceil((classes + 2) / lines))
 
 
@@ -207,7 +192,7 @@ def draw_epoch(run: Path, epoch: int, regions: bool = False) -> None:
 
 
 def grid(runs: dict[str, Path], path: Path, parts: tuple[str, ...] = ("train", "test"), regions: bool = False) -> None:
-    """Draw the last epochs of several runs, by the names of their columns, into one file: a row a part."""
+    """Draw the last epochs of several runs into one file: a named column per run, a row per part."""
     epochs = [read_epoch(run, kept_epochs(run)[-1]) for run in runs.values()]
     widest = max(epochs, key=lambda read: len(read.record.classes))
     side_by_side = columns(len(widest.record.classes), 19 * len(parts))
@@ -223,7 +208,7 @@ def grid(runs: dict[str, Path], path: Path, parts: tuple[str, ...] = ("train", "
 
 
 def _draw_row(row: Sequence[Axes], epochs: Sequence[Epoch], part: str, regions: bool) -> None:
-    """Draw one part of each run, all on the same axes unless one would be lost there."""
+    """Draw one part of each run, all on the same axes unless the widths differ too much."""
     boxes = [limits([read.points[f"{part}_features"], read.points["centers"]]) for read in epochs]
     widths = [right - left for (left, right), _ in boxes]
     same = max(widths) <= ONE_SCALE * min(widths)
@@ -245,7 +230,7 @@ def _draw_row(row: Sequence[Axes], epochs: Sequence[Epoch], part: str, regions: 
 
 
 def _inset(ax: Axes, read: Epoch, part: str, square: Mapping[str, Any]) -> None:
-    """Show a panel's features once more in its middle, which spots leave empty, at the scale of the widest panel."""
+    """Show the features again in the panel's middle, which is empty if they are spots, at the widest panel's scale."""
     inset = ax.inset_axes((0.39, 0.4, 0.22, 0.22), xticks=[], yticks=[], **square)
     colors = np.array(colors_of(read.record.classes))[read.arrays[f"{part}_labels"]]
     x, y = read.points[f"{part}_features"].T
@@ -254,17 +239,17 @@ def _inset(ax: Axes, read: Epoch, part: str, square: Mapping[str, Any]) -> None:
 
 
 def score_bins(sets: Iterable[np.ndarray]) -> np.ndarray:
-    """Return the edges (60,) of the bins for a score of several sets of samples."""
+    """Return the edges (60,) of the bins for the values of a score in several sets of samples."""
     low, high = np.quantile(np.concatenate(list(sets)), [0.002, 0.998])
     return np.linspace(low, max(high, low + 1e-6), 60)
 
 
 def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) -> None:
-    """Draw histograms of scores for known and unknown samples: a column a run, a row a score on one scale. A line
-    marks what 95 % of the known samples pass; each panel says the AUROC of each unknown set.
+    """Draw histograms of scores for known and unknown samples: a column per run, a row per score, with one scale. A
+    line marks the threshold that 95 % of the known samples pass; each panel names the AUROC of each unknown set.
 
     Args:
-        panels: of each run, of each score, the values (N,) of each set of samples, the known ones first.
+        panels: run → score → set of samples → values (N,); the known samples come first.
     """
     scores = list(next(iter(panels.values())))
     with canvas(3.2 * len(panels), 1.7 * len(scores) + 0.6, SMALL | {"axes.titlesize": 8}) as figure:
@@ -282,7 +267,7 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
 
 
 def _histogram(ax: Axes, sets: Mapping[str, np.ndarray], bins: Any) -> None:
-    from analysis.metrics import open_set
+    from analysis.metrics import open_set  # imports scikit-learn, which drawing an epoch does not need
 
     said = []
     (_, known), *_ = sets.items()

@@ -1,4 +1,4 @@
-"""The figure of predict.py: where a person's images fall among the features of a run."""
+"""The figure of predict.py: a person's images among the features of a run."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
     from analysis.reader import Prediction
 
-LISTED = 20  # images that have a line of their own
-Listed = tuple[str, np.ndarray, "Prediction", str]  # name, pixels (28, 28), prediction, the same in words
+LISTED = 20  # images with a line of their own
+Listed = tuple[str, np.ndarray, "Prediction", str]  # name, pixels (28, 28), prediction, prediction in words
 
 
 def draw(run: Run, listed: Sequence[Listed], threshold: float, path: Path) -> None:
-    """Draw the features of the run's test set with a numbered star for each image, and beside it what was seen.
+    """Draw the features of the run's test set with a numbered star for each image, and beside them list the images.
 
     Args:
-        threshold: beyond that distance from its center an image is unknown; drawn as a circle around each
-            center, where there are two features.
+        threshold: distance from the center beyond which an image is unknown; with two features it is drawn as a circle
+            around each center.
     """
     read = plots.read_epoch(run.path, run.epochs)
     features = np.array([prediction.feature for _, _, prediction, _ in listed])
@@ -59,7 +59,7 @@ def _borders(ax: Axes, centers: np.ndarray, threshold: float) -> None:
 
 
 def _list(ax: Axes, listed: Sequence[Listed]) -> None:
-    """Write a line for each image: its number, what the network saw, its name, and what it was taken for."""
+    """List the images: number, the pixels that the network saw, name, prediction."""
     ax.axis("off")
     ax.set(xlim=(0, 1), ylim=(LISTED, 0))
     for row, (name, digit, _, words) in enumerate(listed[:LISTED]):
@@ -74,7 +74,7 @@ def _list(ax: Axes, listed: Sequence[Listed]) -> None:
 
 
 def _drawable(text: str) -> str:
-    """Return a text with a question mark for each letter that the font lacks."""
+    """Return a text with a question mark for each character that the font lacks."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     there = get_font(findfont(FontProperties())).get_charmap()

@@ -1,4 +1,4 @@
-"""A finished run that reads digits: what it takes them for, how sure it is, and whether it knows them at all."""
+"""A finished run that reads digits: class, confidence, and whether a digit is known or unknown."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ from utils import UserError, atomically, progress_bar
 
 CALIBRATION = 1_000  # digits that set the threshold
 FILE = "calibration.json"
-BETWEEN = 0.25  # of the way between two centers, to either side of the middle: there a digit lies between the two
+BETWEEN = 0.25  # a digit within this share of the way between two centers from the middle lies between the two
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run makes of one image."""
+    """The answer of a run for one image."""
 
     digit: int
+    known: bool
     confidence: float  # percent
     distance: float  # to the center of that digit
-    known: bool
-    feature: np.ndarray  # (D,)
-    second: int  # the next best
+    second: int  # the second best digit
     second_confidence: float  # percent
-    between: bool  # whether it lies between the centers of the two
+    between: bool  # whether the feature lies between the centers of the two
+    feature: np.ndarray  # (D,)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far digits lie from the centers of what they are taken for; calibration.json in a run directory."""
+    """Distances of digits from the centers of their predicted classes; calibration.json in a run directory."""
 
-    of: str  # the checkpoint, the centers and the reading of pictures that it holds for
+    of: str  # hash of the checkpoint, the centers and `READING`; the calibration is valid for these only
     held_out: bool  # whether the digits were kept out of training
-    distances: Annotated[list[float], msgspec.Meta(min_length=1)]  # in rising order
+    distances: Annotated[list[float], msgspec.Meta(min_length=1)]  # ascending
 
     def threshold(self, reject: float) -> float:
-        """Return the distance beyond which `reject` percent of them lie."""
+        """Return the distance beyond which `reject` percent of the digits lie."""
         return float(np.quantile(self.distances, 1 - reject / 100))
 
 
 class Reader:
     """A finished run, ready to read digits.
 
-    An image is unknown if its feature lies farther from the center of the predicted digit than all
-    but `reject` percent of the digits that the run kept out of its training (main.py --hold-out), each
-    taken through `to_digit` like a person's own image. A run that has kept none is calibrated on
-    digits it was trained on, which lie closer: more of what it has not seen is then unknown.
+    An image is unknown if its feature lies farther from the center of the predicted digit than all but `reject`
+    percent of the digits that the run held out of training (main.py --hold-out), which are prepared with `to_digit`
+    like a person's own image. A run without held-out digits is calibrated on digits it was trained on. These lie
+    closer, so more new images are unknown.
     """
 
     def __init__(self, run: Run, device: torch.device, reject: float = 1.0) -> None:
@@ -70,7 +70,7 @@ class Reader:
         self.threshold = self.calibration.threshold(reject)
 
     def read(self, digits: np.ndarray) -> list[Prediction]:
-        """Return what each of the digits is, uint8 (N, 28, 28) as `to_digit` returns them."""
+        """Return the prediction for each digit, uint8 (N, 28, 28) as `to_digit` returns them."""
         found, distances = self._evaluate(digits)
         features = found.features.cpu().numpy()
         shares, labels = found.logits.softmax(dim=1).cpu().topk(2, dim=1)
@@ -93,14 +93,14 @@ class Reader:
         return predictions
 
     def _evaluate(self, digits: np.ndarray) -> tuple[Evaluation, np.ndarray]:
-        """Return what the network makes of digits, and how far they lie from the predicted centers."""
+        """Return the network's outputs for digits, and the distances from the predicted centers."""
         labels = torch.zeros(len(digits), dtype=torch.int64, device=self.device)
         found = self.network.evaluate(torch.from_numpy(digits).to(self.device), labels)
         own = self.centers[found.predictions.cpu().numpy()]
         return found, np.linalg.norm(found.features.cpu().numpy() - own, axis=1)
 
     def _calibrate(self, run: Run) -> Calibration:
-        """Return the calibration that is kept beside the run, or make it and keep it there."""
+        """Return the calibration in the run directory; make and save it if it is missing."""
         made_from = (run.path / "checkpoint.pt").read_bytes() + self.centers.tobytes() + bytes([READING])
         key = hashlib.sha256(made_from).hexdigest()
         if (there := read_calibration(run.path)) is not None and there.of == key:
@@ -114,17 +114,17 @@ class Reader:
                 digits.append(to_digit(from_gray(image)))
         _, distances = self._evaluate(np.array(digits))
         made = Calibration(key, len(held) > 0, np.sort(distances).round(4).tolist())
-        with contextlib.suppress(OSError), atomically(run.path / FILE) as unfinished:  # a run may not be ours to write
+        with contextlib.suppress(OSError), atomically(run.path / FILE) as unfinished:  # the run may be read-only
             unfinished.write_bytes(msgspec.json.encode(made))
         return made
 
 
 def read_calibration(path: Path) -> Calibration | None:
-    """Return what calibration.json says, or None where there is none or it is damaged."""
+    """Return the calibration in a run directory, or None if it is missing or damaged."""
     file = path / FILE
     try:
         if not file.is_file() or file.is_symlink() or file.stat().st_size > 1 << 20:
             return None
         return msgspec.json.decode(file.read_bytes(), type=Calibration)
-    except (OSError, ValueError, RecursionError):  # of msgspec too
+    except (OSError, ValueError, RecursionError):  # msgspec raises the last two
         return None

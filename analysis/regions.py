@@ -1,22 +1,21 @@
-"""Which feature is taken for which class, and where the unknown begins: exact, since the head is linear."""
+"""The region of the plane that each class takes, and the border of the unknown: exact, because the head is linear."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating]
-REJECT = 1.0  # percent of the training digits shown that lie beyond the border
-CORNERS = 72  # of a circle
+REJECT = 1.0  # percent of the training digits beyond the border
+CORNERS = 72  # of a polygon that stands for a circle
 
 
 @dataclass(frozen=True)
 class Region:
-    """Of one class: the part of the plane that is taken for it, and within that what is not unknown; convex
-    polygons (n, 2), empty where there is nothing."""
+    """The part of the plane that is classified as one class, and the part of it that is known: convex polygons (n, 2),
+    possibly empty."""
 
     taken: Array
     known: Array
@@ -25,13 +24,13 @@ class Region:
 def regions(arrays: dict[str, np.ndarray], reach: float) -> list[Region]:
     """Return the region of each class, for two features.
 
-    Unknown is what lies farther from the center of its class than all but `REJECT` percent of the training
-    digits do. predict.py says so by the same rule; it measures digits that were kept out of training, prepared
-    like a person's own image, and these lie farther out.
+    A feature is unknown if it lies farther from the center of its class than all but `REJECT` percent of the training
+    digits. predict.py has the same rule, but measures held-out digits prepared like a person's own image; these lie
+    farther out.
 
     Args:
         arrays: as in features/epoch_N.npz, with its ``head``.
-        reach: what lies farther from the origin in x or y is cut off.
+        reach: regions are cut off where x or y is farther from 0.
     """
     head, centers = arrays["head"].astype(float), arrays["centers"].astype(float)
     border = border_of(arrays)
@@ -49,24 +48,20 @@ def regions(arrays: dict[str, np.ndarray], reach: float) -> list[Region]:
 
 
 def border_of(arrays: dict[str, np.ndarray]) -> float:
-    """Return the distance from the center of what they are taken for beyond which `REJECT` percent of an epoch's
-    training digits lie."""
+    """Return the distance from the predicted center beyond which `REJECT` percent of an epoch's training digits lie."""
     own = arrays["centers"][arrays["train_predictions"]].astype(float)
     distances = np.linalg.norm(arrays["train_features"].astype(float) - own, axis=1)
-    distances = distances[np.isfinite(distances)]  # a kept feature is float16, whose largest is 65,504
+    distances = distances[np.isfinite(distances)]  # features are kept in float16, whose largest number is 65,504
     return float(np.quantile(distances, 1 - REJECT / 100)) if len(distances) else 0.0
 
 
 def clip(polygon: Array, side: Array) -> Array:
-    """Return the part of a convex polygon (n, 2) where side·(x, y, 1) is not negative."""
-    return np.array(list(_kept(polygon, polygon @ side[:2] + side[2]))).reshape(-1, 2)
-
-
-def _kept(polygon: Array, heights: Array) -> Iterator[Array]:
-    for here, there, height, next_height in zip(
-        polygon, np.roll(polygon, -1, axis=0), heights, np.roll(heights, -1), strict=True
-    ):
+    """Return the part of a convex polygon (n, 2) where side·(x, y, 1) ≥ 0."""
+    heights, kept = polygon @ side[:2] + side[2], []
+    edges = zip(polygon, np.roll(polygon, -1, axis=0), heights, np.roll(heights, -1), strict=True)
+    for here, there, height, next_height in edges:
         if height >= 0:
-            yield here
-        if height * next_height < 0:  # the edge crosses over
-            yield here + height / (height - next_height) * (there - here)
+            kept.append(here)
+        if height * next_height < 0:  # the edge crosses the side
+            kept.append(here + height / (height - next_height) * (there - here))
+    return np.array(kept).reshape(-1, 2)

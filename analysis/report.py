@@ -1,9 +1,8 @@
-"""One interactive page from run directories, with all that it needs inside: compare.py --report."""
+"""One self-contained interactive page about runs: compare.py --report."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +24,22 @@ from training.settings import COMPUTED
 from utils import atomically, printable
 
 HERE = Path(__file__).resolve().parent
-WRONG, AMBIGUOUS = 100, 40  # digits that are listed
+WRONG, AMBIGUOUS = 100, 40  # digits listed per run, at most
 
 
 def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: bool = False) -> list[Path]:
-    """Write the page for runs whose `numbers` are computed, and for the scores of unknown images, with the regions
-    of the classes if asked for; return what was written.
+    """Write the page about runs whose `numbers` are computed and about their scores of unknown images, with the regions
+    of the classes if `regions` is set; return the files written.
 
     Raises:
-        UserError: if the images of a run's data set cannot be had, or its features or tables are damaged.
+        UserError: if the images of a run's data set are missing, or its features or tables are damaged.
     """
     names = name_runs(runs)
     sheets: dict[str, str] = {}
     scatters = [panel for number, run in enumerate(runs) for panel in panels(run, number, sheets, regions)]
     figures = {f"{panel['part']}-{panel['run']}": panel.pop("figure") for panel in scatters}
     figures |= curves(runs, names) | histograms(runs, names, scored)
-    facts, (script, divs) = page_facts(runs), embedded(figures, scatters)
+    script, divs = embedded(figures, scatters)
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("report_template.html").render(
         title="; ".join(dict.fromkeys(loss_name(run.settings) for run in runs)),
@@ -48,12 +47,11 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
         script=script,
         divs=divs,
         sheets=sheets,
-        sheet_row=SHEET,
         runs=[facts_of(number, run, names[number]) for number, run in enumerate(runs)],
         panels=scatters,
         parts=PARTS,
         digits=sorted({digit for run in runs for digit in run.classes}),
-        epochs=facts["epochs"],
+        facts=page_facts(runs),
         metrics=metrics.METRICS,
         scored=[
             {"run": names[runs.index(s.run)], "unknowns": s.unknowns, "score": s.score} | s.numbers() for s in scored
@@ -62,7 +60,6 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
         histograms={key: plot.xaxis[0].axis_label for key, plot in figures.items() if key.startswith("scores-")},
         regions=regions,
         behavior=(HERE / "report_page.js").read_text(encoding="utf-8"),
-        data=json.dumps(facts),
     )
     with atomically(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
@@ -70,18 +67,17 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
 
 
 def embedded(figures: dict[str, Any], scatters: list[dict[str, Any]]) -> tuple[str, dict[str, str]]:
-    """Return the script that makes the figures, which then starts the page's program, and each one's place."""
+    """Return the script that makes the figures and then starts the page's own script, and the HTML of each figure."""
     document = Document()
     for key, plot in figures.items():
         plot.name = key
         document.add_root(plot)
     document.js_on_event("document_ready", CustomJS(args={"panels": scatters}, code="window.startReport(panels)"))
-    script, places = components(figures)
-    return script, places
+    return components(figures)
 
 
 def page_facts(runs: list[Run]) -> dict[str, Any]:
-    """Return what the page's program goes by."""
+    """Return the data for the page's script, besides its plots."""
     return {
         "runs": [{"epochs": shown_epochs(run)} for run in runs],
         "epochs": sorted({epoch for run in runs for epoch in shown_epochs(run)}),
@@ -98,7 +94,7 @@ def page_facts(runs: list[Run]) -> dict[str, Any]:
 
 
 def name_runs(runs: list[Run]) -> list[str]:
-    """Return what the page calls each run: its loss, with seed or folder where that is not enough."""
+    """Return the name of each run on the page: its loss, with seed, folder or number if names would be equal."""
     losses = [loss_name(run.settings) for run in runs]
     seeds = [f"{loss}, seed {run.settings.seed}" for loss, run in zip(losses, runs, strict=True)]
     folders = [f"{loss}, {run.path.name}" for loss, run in zip(losses, runs, strict=True)]
@@ -108,11 +104,11 @@ def name_runs(runs: list[Run]) -> list[str]:
     return [f"{name} ({number})" for number, name in enumerate(folders, 1)]
 
 
-# ---------------------------------------------------------------- what is written beside the figures
+# ---------------------------------------------------------------- text beside the figures
 
 
 def facts_of(number: int, run: Run, name: str) -> dict[str, Any]:
-    """Return what the page says of a run, for its last epoch."""
+    """Return the facts about a run that the page shows as text, after its last epoch."""
     arrays, classes = run.arrays, list(run.classes)
     digits = np.array(classes)
     labels, predictions = (arrays[f"test_{key}"].astype(int) for key in ("labels", "predictions"))
@@ -121,12 +117,7 @@ def facts_of(number: int, run: Run, name: str) -> dict[str, Any]:
 
     def listed(chosen: np.ndarray) -> list[dict[str, Any]]:
         return [
-            {
-                "place": int(i),
-                "label": int(digits[labels[i]]),
-                "predicted": int(digits[predictions[i]]),
-                "score": 100 * float(scores[i]),
-            }
+            {"place": i, "label": digits[labels[i]], "predicted": digits[predictions[i]], "score": 100 * scores[i]}
             for i in chosen
         ]
 
@@ -153,11 +144,11 @@ def facts_of(number: int, run: Run, name: str) -> dict[str, Any]:
 
 
 def settings_of(run: Run) -> dict[str, object]:
-    """Return every setting of a run, and how it was computed, by name."""
+    """Return every setting of a run by name, including those of how it was computed."""
     return dataclasses.asdict(run.settings) | {name: getattr(run.plan, name) for name in COMPUTED}
 
 
 def _differing(runs: list[Run]) -> dict[str, list[str]]:
-    """Return the settings in which runs differ, each with every run's value."""
+    """Return the settings in which runs differ, with the value of each run."""
     table = {key: [str(settings_of(run)[key]) for run in runs] for key in settings_of(runs[0])}
     return {key: values for key, values in table.items() if len(set(values)) > 1}

@@ -1,4 +1,4 @@
-"""The figures of the interactive page that have no images: learning curves, and histograms of scores."""
+"""The plots of the interactive page without images: learning curves and histograms of scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rundir.log import read_epochs
 from rundir.run import Run
 from utils import UserError
 
-DASHES = ("solid", "dashed", "dotted", "dashdot")  # runs differ not by color alone
+DASHES = ("solid", "dashed", "dotted", "dashdot")  # so that runs differ in more than color
 
 
 def curves(runs: list[Run], names: list[str]) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def curves(runs: list[Run], names: list[str]) -> dict[str, Any]:
         accuracy.line(at_epochs, accuracies, **style)
         accuracy.scatter(at_epochs, accuracies, size=7, **common)
         batches = read_batches(run)
-        block = -(-len(batches) // 300)  # a point is a mean over so many batches
+        block = -(-len(batches) // 300)  # batches per point, which is their mean
         means = batches.groupby(batches.index // block).mean()
         at = means["epoch"] - 1 + means["batch"] / batches["batch"].max()
         for key, plot in losses.items():
@@ -62,7 +62,7 @@ def read_batches(run: Run) -> pd.DataFrame:
 
 
 def _legend(plot: Any) -> None:
-    """Put the legend above the plot, where it hides nothing."""
+    """Put the legend above the plot, where it covers nothing."""
     legend = plot.legend[0]
     legend.background_fill_color, legend.border_line_color, legend.click_policy = None, None, "hide"
     legend.label_text_font_size, legend.margin, legend.padding, legend.spacing = "11px", 2, 0, 0
@@ -70,7 +70,7 @@ def _legend(plot: Any) -> None:
 
 
 def histograms(runs: list[Run], names: list[str], scored: list[Scored]) -> dict[str, Any]:
-    """Return a histogram of each score of each run, known against unknown samples."""
+    """Return a histogram for each score of each run, with known and unknown samples."""
     panels: dict[tuple[int, str], dict[str, np.ndarray]] = {}
     for part in scored:
         panels.setdefault((runs.index(part.run), part.score), {"known": part.known})[part.unknowns] = part.unknown

@@ -1,4 +1,4 @@
-"""The scatters of the interactive page, which carry every epoch and every image."""
+"""The scatter plots of the interactive page, with every epoch and every image."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from rundir.network import data_of
 from rundir.run import Run
 from utils import UserError
 
-SHOWN = {"train": 5_000, "test": 10_000}  # samples of a set, at most: what a browser moves at once
+SHOWN = {"train": 5_000, "test": 10_000}  # the most samples of a set; more are too slow in a browser
 EPOCHS = 20
-CENTER = 17  # a center's mark across, in pixels
-WIDE = 450  # a scatter, about, in pixels
-SHEET = 100  # images in a row of a sheet
-LABELS = 256  # that a class may have
+CENTER = 17  # diameter of a center's mark, in pixels
+WIDE = 450  # rough width of a scatter, in pixels
+SHEET = 100  # images per row of a sheet
+LABELS = 256  # possible labels
 PARTS = {"train": "training set", "test": "test set"}
 TIP = """
 <div style="display:flex;gap:8px;align-items:center;font:13px system-ui,sans-serif;color:#111">
@@ -63,7 +63,7 @@ if (i !== undefined) window.choose(sheet, source.data.place[i]);
 
 
 def shown_epochs(run: Run) -> list[int]:
-    """Return the epochs that the page shows of those that a run keeps: `EPOCHS` at most, evenly apart."""
+    """Return the epochs of a run that the page shows: at most `EPOCHS` of the kept ones, evenly spaced."""
     kept = kept_epochs(run.path)
     chosen = np.linspace(0, len(kept) - 1, min(len(kept), EPOCHS)).round().astype(int)
     return [kept[i] for i in chosen]
@@ -73,8 +73,8 @@ def shown_epochs(run: Run) -> list[int]:
 
 
 def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list[dict[str, Any]]:
-    """Return the two scatters of a run, with all their epochs, and the regions of their classes; add the sheets of
-    their images."""
+    """Return the two scatters of a run with all epochs, and with the regions of the classes if `regions` is set; add
+    the images to `sheets`."""
     read = list(epochs.read_epochs(run.path, shown_epochs(run)))
     digits = data_of(run)
     xlim, ylim = epochs.limits([epoch.points[f"{part}_features"] for epoch in read for part in PARTS])
@@ -90,7 +90,7 @@ def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list
         every = (digits.train_labels if part == "train" else digits.test_labels).numpy()
         sampled = part == "train" and any("train_sample" in epoch.arrays for epoch in read)
         there = len(sample_of(len(every))) if sampled else len(every)
-        chosen = np.sort(sample(len(every), part)[:there])  # the sample is the start of the same order
+        chosen = np.sort(sample(len(every), part)[:there])  # `sample_of` takes the start of the same order
         labels = every[chosen]
         sheet = f"{part}-{digits.name}-{''.join(map(str, digits.classes))}-{len(images)}"
         sheet += f"-{len(chosen)}" if len(chosen) < min(len(every), SHOWN[part]) else ""
@@ -104,8 +104,9 @@ def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list
                 "store": ColumnDataSource(_columns(read, part, chosen, digits.classes)),
                 "centers": centers,
                 "regions": shaded,
-                "alt": f"{len(chosen)} points of the {PARTS[part]} in {len(digits.classes)} colors, a class each, the "
-                f"digit written at its center. Test accuracy {run.numbers['accuracy']:.2f} % after the last epoch.",
+                "alt": f"{len(chosen)} points of the {PARTS[part]}, one color for each of {len(digits.classes)} "
+                "classes, with the digit at its center. "
+                f"Test accuracy {run.numbers['accuracy']:.2f} % after the last epoch.",
                 **_scatter(_points(labels, chosen, digits.classes), part, sheet, ranges, last.axis, solid),
             }
         )
@@ -115,8 +116,8 @@ def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list
 def _columns(
     read: list[epochs.Epoch], part: str, chosen: np.ndarray, classes: tuple[int, ...]
 ) -> dict[str, np.ndarray]:
-    """Return what a scatter shows of each epoch: the points, how far they lie from the center
-    of what they are predicted to be, what that is, and how surely."""
+    """Return the columns of a scatter for each epoch N: points ``xN`` and ``yN``, distance from the predicted center
+    ``dN``, confidence ``cN`` (coded) and prediction ``pN``."""
     columns = {}
     for epoch in read:
         arrays, n = epoch.arrays, epoch.number
@@ -127,14 +128,14 @@ def _columns(
         features, own = arrays[f"{part}_features"][rows], arrays["centers"][arrays[f"{part}_predictions"][rows]]
         columns[f"x{n}"], columns[f"y{n}"] = epoch.points[f"{part}_features"][rows].astype(np.float32).T
         columns[f"d{n}"] = np.linalg.norm(features.astype(np.float32) - own, axis=1).astype(np.float32)
-        missing = np.nan_to_num(1 - arrays[f"{part}_scores"][rows].astype(float), nan=1)  # in decades
-        columns[f"c{n}"] = np.round(-1000 * np.log10(missing.clip(1e-6, 1))).astype(np.uint16)
+        missing = np.nan_to_num(1 - arrays[f"{part}_scores"][rows].astype(float), nan=1)
+        columns[f"c{n}"] = np.round(-1000 * np.log10(missing.clip(1e-6, 1))).astype(np.uint16)  # thousandths of decades
         columns[f"p{n}"] = np.array(classes, np.uint8)[arrays[f"{part}_predictions"][rows]]
     return columns
 
 
 def _regions(epoch: epochs.Epoch) -> dict[str, dict[str, list[Any]]]:
-    """Return the polygons of an epoch's regions, as columns."""
+    """Return the polygons of an epoch's regions as columns."""
     columns = {}
     for part in ("taken", "known"):
         found = zip((getattr(one, part) for one in epochs.regions_of(epoch)), epoch.record.classes, strict=True)
@@ -148,12 +149,12 @@ def _regions(epoch: epochs.Epoch) -> dict[str, dict[str, list[Any]]]:
 
 
 def sample(count: int, part: str) -> np.ndarray:
-    """Return which of so many samples of a set are shown: always the same."""
+    """Return the indices of the samples that are shown, of `count` in a set; always the same."""
     return np.random.default_rng(0).permutation(count)[: SHOWN[part]]
 
 
 def _sheet(images: np.ndarray) -> str:
-    """Return images (N, 28, 28) as one PNG in base 64: row by row, `SHEET` in a row."""
+    """Return images (N, 28, 28) as one PNG in base 64, `SHEET` per row."""
     rows = -(-len(images) // SHEET)
     padded = np.zeros((rows * SHEET, 28, 28), np.uint8)
     padded[: len(images)] = images
@@ -164,24 +165,19 @@ def _sheet(images: np.ndarray) -> str:
 
 
 def _points(labels: np.ndarray, chosen: np.ndarray, classes: tuple[int, ...]) -> ColumnDataSource:
-    """Return the points of a scatter; where they are, the page fills in for the epoch that is asked for.
+    """Return the points of a scatter; the page fills in their places in the chosen epoch.
 
     Args:
         labels: (n,) in [0, C).
-        chosen: which images of the set they are, (n,).
+        chosen: indices of the images in their set, (n,).
         classes: the original label of each class.
     """
-    place = np.random.default_rng(1).permutation(len(labels))  # no class hides another by its number
+    place = np.random.default_rng(1).permutation(len(labels))  # so that later classes do not cover earlier ones
     digit = np.array(classes, np.uint8)[labels[place]]
-    nothing = np.zeros(len(labels), np.float32)
+    empty = dict.fromkeys(("x", "y", "distance", "predicted", "sure", "hue"), np.zeros(len(labels), np.float32))
     return ColumnDataSource(
-        {
-            "x": nothing,
-            "y": nothing,
-            "distance": nothing,
-            "predicted": digit,
-            "sure": nothing,
-            "hue": digit.astype(np.float32),
+        empty
+        | {
             "digit": digit,
             "place": place.astype(np.int32),
             "number": chosen[place].astype(np.int32),
@@ -194,8 +190,8 @@ def _points(labels: np.ndarray, chosen: np.ndarray, classes: tuple[int, ...]) ->
 def _scatter(
     source: ColumnDataSource, part: str, sheet: str, ranges: dict[str, Range1d], axis: str, solid: bool
 ) -> dict[str, Any]:
-    """Return a scatter of these points and of the centers, solid or to be looked through, and what the page needs to
-    fill it."""
+    """Return a scatter of points and centers, and the parts that the page fills; centers that are not `solid` are
+    translucent."""
     borders = {"min_border_left": 46, "min_border_bottom": 46, "min_border_right": 8, "min_border_top": 8}
     plot = empty_figure(**ranges, aspect_ratio=1, **borders)
     plot.xaxis.axis_label, plot.yaxis.axis_label = epochs.axis_labels(axis)
@@ -231,7 +227,7 @@ def _mapper() -> LinearColorMapper:
 
 
 def _shade(plot: Any) -> dict[str, Any]:
-    """Add the regions of the classes, still empty; return what the page fills and colors."""
+    """Add empty regions of the classes; return the parts that the page fills and colors."""
     classes = _mapper()
     regions = {key: ColumnDataSource({"xs": [], "ys": [], "digit": []}) for key in ("taken", "known")}
     for key, alpha, line in (("taken", 0.07, None), ("known", 0.12, "gray")):
@@ -241,7 +237,7 @@ def _shade(plot: Any) -> dict[str, Any]:
 
 
 def _centers(plot: Any, solid: bool) -> ColumnDataSource:
-    """Add the centers, still none, with their classes; return what the page fills."""
+    """Add the centers, as yet none, with their classes; return the source that the page fills."""
     centers = ColumnDataSource({"x": [], "y": [], "digit": []})
     how: dict[str, Any] = {"fill_alpha": 1.0 if solid else 0.4, "line_color": "black", "line_width": 1.2}
     plot.scatter("x", "y", source=centers, size=CENTER, fill_color="white", **how)
@@ -263,7 +259,7 @@ def _add_tools(plot: Any, source: ColumnDataSource, points: Any, part: str, shee
 
 
 def empty_figure(**options: Any) -> Any:
-    """Return an empty plot that takes the width it is given and lets the page's background through."""
+    """Return an empty plot as wide as its place on the page, with a transparent background."""
     plot = figure(tools="", toolbar_location="above", sizing_mode="stretch_width", **options)
     plot.toolbar.logo = None
     plot.background_fill_color = plot.border_fill_color = None

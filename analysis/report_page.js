@@ -2,15 +2,15 @@
 const FACTS = JSON.parse(document.getElementById("facts").textContent);
 const {epochs: EPOCHS, sheet_row: ROW, palettes: PALETTES} = FACTS;
 const $ = (id) => document.getElementById(id);
-const STEPS = ["50", "90", "99", "99.9", "99.99"];  // percent, of the colors for confidence
+const STEPS = ["50", "90", "99", "99.9", "99.99"];  // percent; the confidences in the legend
 let panels = [];
-let first = new Map();  // the panel of each run that holds its ranges
+let first = new Map();  // run → the panel that stands for its ranges
 let hidden = new Set();
 let rest = 0;
 let picked = null;  // {sheet, place}
 let grid = null;  // {sheet, places} of a lasso
 
-// The sheets of images become --NAME, for the page as for Bokeh's tooltips.
+// Each sheet of images becomes the CSS variable --NAME, for the page and for Bokeh's tooltips.
 for (const sheet of document.querySelectorAll(".sheet")) {
   const bytes = Uint8Array.from(atob(sheet.textContent), (c) => c.charCodeAt(0));
   const url = URL.createObjectURL(new Blob([bytes], {type: "image/png"}));
@@ -19,7 +19,7 @@ for (const sheet of document.querySelectorAll(".sheet")) {
 
 // ---------------------------------------------------------------- start
 
-// Bokeh calls this once its plots are there.
+// Bokeh calls this when its plots are ready.
 window.startReport = (found) => {
   panels = found;
   for (const panel of panels) {
@@ -32,13 +32,12 @@ window.startReport = (found) => {
     }
   }
   const same = $("same"), widths = [...first.values()].map(({home}) => home[1] - home[0]);
-  if (same && Math.max(...widths) <= 3 * Math.min(...widths)) {  // one scale, where no run is lost in it
+  if (same && Math.max(...widths) <= 3 * Math.min(...widths)) {  // one scale, unless a run is too small for it
     same.checked = true;
     rescale(true);
   }
   listen();
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  dark.addEventListener("change", paint);
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint);
   if (window.matchMedia("(pointer: coarse)").matches) {
     for (const plot of plots()) plot.toolbar.active_drag = null;  // a finger scrolls the page
   }
@@ -78,7 +77,7 @@ function listen() {
   $("grid-close").addEventListener("click", () => showGrid(null));
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") grid ? showGrid(null) : letGo();
-    // Letters count only where mistakes are gone through, so that nothing said or typed elsewhere does.
+    // Letters count only among the mistakes and in the inspector, so that typing elsewhere does nothing.
     if (!event.target.closest?.("#steps, .thumbs, #inspector") || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "n") step(1);
     if (event.key === "p") step(-1);
@@ -91,7 +90,7 @@ const plots = () => Bokeh.documents.flatMap((d) => d.roots());
 const shownEpoch = (run, epoch) => FACTS.runs[run].epochs.filter((e) => e <= epoch).at(-1) ?? FACTS.runs[run].epochs[0];
 const sheetOf = (button) => panels.find((p) => p.part === "test" && p.run === Number(button.dataset.run)).sheet;
 const nameOf = (panel) => document.querySelector(`[data-panel="${panel.part}-${panel.run}"] strong`).textContent;
-const sureness = (code) => 100 * (1 - 10 ** (-code / 1000));  // as report_figures.py keeps it
+const sureness = (code) => 100 * (1 - 10 ** (-code / 1000));  // percent; report_figures.py makes the code
 
 function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -100,7 +99,7 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// One image of a sheet, so many pixels wide.
+// One image of a sheet, `width` pixels wide.
 function thumbnail(sheet, place, width, label) {
   const image = element("span", label ? {class: "digit", role: "img", "aria-label": label} : {class: "digit"});
   Object.assign(image.style, {
@@ -111,7 +110,7 @@ function thumbnail(sheet, place, width, label) {
   return image;
 }
 
-// A group of buttons is one tab stop; arrow keys go through it.
+// A group of buttons is one tab stop; arrow keys move within it.
 function oneStop(group, kept = group.querySelector("button")) {
   for (const button of group.querySelectorAll("button")) button.tabIndex = button === kept ? 0 : -1;
 }
@@ -141,7 +140,7 @@ function nameCanvases() {
 
 // ---------------------------------------------------------------- the address
 
-// Epoch, selection and colors stand in the address, to be kept or sent to someone.
+// The address keeps epoch, selection and colors, so that a view can be saved or shared.
 let writing = 0;
 function remember() {
   clearTimeout(writing);
@@ -185,9 +184,7 @@ let playing = null;
 function play(on) {
   clearInterval(playing);
   playing = on ? setInterval(advance, 900) : null;
-  if ($("play")) {
-    $("play").textContent = on ? "⏸ Pause" : "▶ Play";
-  }
+  if ($("play")) $("play").textContent = on ? "⏸ Pause" : "▶ Play";
   if (on && Number($("epoch").value) === EPOCHS.length - 1) advance();
 }
 
@@ -198,39 +195,37 @@ function advance() {
   if (next === EPOCHS.length - 1) { play(false); remember(); }
 }
 
-// Show an epoch in every scatter, at once in those on the screen.
+// Show an epoch in every scatter.
 function show(epoch) {
   $("epoch-shown").textContent = epoch;
   $("epoch").setAttribute("aria-valuetext", `epoch ${epoch}`);
-  for (const panel of panels) {
-    panel.at = shownEpoch(panel.run, epoch);
-    if (panel.onScreen) fill(panel);
-  }
+  for (const panel of panels) panel.at = shownEpoch(panel.run, epoch);
   for (const span of document.querySelectorAll(".at")) span.textContent = `after epoch ${shownEpoch(Number(span.dataset.run), epoch)}`;
+  refill();
   mark();
+}
+
+// Fill the scatters on the screen now, the others when the slider rests.
+function refill() {
+  panels.filter((panel) => panel.onScreen).forEach(fill);
   clearTimeout(rest);
-  rest = setTimeout(() => panels.forEach(fill), 300);  // those off the screen, once the slider rests
+  rest = setTimeout(() => panels.forEach(fill), 300);
 }
 
 function fill(panel) {
   if (panel.filled === panel.at) return;
   panel.filled = panel.at;
-  const {x, place, digit} = panel.source.data;
-  const floats = () => new Float32Array(x.length);
-  const moved = {x: floats(), y: floats(), distance: floats(), sure: floats(), hue: floats(), predicted: new Uint8Array(x.length)};
-  const store = panel.store.data;
-  const [fx, fy, fd, fp, fc] = ["x", "y", "d", "p", "c"].map((key) => store[key + panel.at]);
-  for (let i = 0; i < x.length; i++) {
-    const j = place[i];
-    moved.x[i] = fx[j]; moved.y[i] = fy[j]; moved.distance[i] = fd[j]; moved.predicted[i] = fp[j];
-    moved.sure[i] = sureness(fc[j]);
-  }
+  const {place, digit} = panel.source.data;
+  const [x, y, distance, predicted, code] = ["x", "y", "d", "p", "c"].map((key) => {
+    const stored = panel.store.data[key + panel.at];
+    return Float32Array.from(place, (j) => stored[j]);
+  });
   const hue = {
-    digit: (i) => digit[i], predicted: (i) => moved.predicted[i],
-    right: (i) => Number(moved.predicted[i] === digit[i]), sure: (i) => fc[place[i]] / 1000,
+    digit, predicted, right: predicted.map((label, i) => Number(label === digit[i])), sure: code.map((one) => one / 1000),
   }[$("color").value];
-  for (let i = 0; i < x.length; i++) moved.hue[i] = hue(i);
-  panel.source.data = {...panel.source.data, ...moved};
+  panel.source.data = {
+    ...panel.source.data, x, y, distance, predicted: Uint8Array.from(predicted), sure: code.map(sureness), hue: Float32Array.from(hue),
+  };
   showMistaken(panel);
   showCenters(panel);
   showRegions(panel);
@@ -268,10 +263,10 @@ function toggle(button) {
 
 // ---------------------------------------------------------------- one image
 
-// Follow one image through every panel that holds it.
+// Mark one image in every panel that holds it.
 let chosenAt = 0;
 window.choose = (sheet, place) => { picked = {sheet, place}; chosenAt = performance.now(); mark(); remember(); };
-window.tapped = () => setTimeout(() => { if (performance.now() - chosenAt > 80) letGo(); }, 60);  // on no point
+window.tapped = () => setTimeout(() => { if (performance.now() - chosenAt > 80) letGo(); }, 60);  // beside the points
 function letGo() {
   if (picked === null) return;
   picked = null;
@@ -308,23 +303,17 @@ function mark() {
     thumbnail(sheet, place, 84, `image of a ${label}`),
     element("div", {}, element("strong", {}, `A ${label}`), ` (${part} image ${number})`, ...lines),
   );
-  if (inside) inspector.focus({preventScroll: true});  // the button that was there is gone
+  if (inside) inspector.focus({preventScroll: true});  // the button that had the focus is gone
   const told = `A ${label}, ${part} image ${number}. ${said.join(". ")}`;
   if (playing === null && $("said").textContent !== told) $("said").textContent = told;
 }
 
-// Its nearest points of the figure, as buttons.
+// The nearest points in the same figure, as buttons.
 function neighbors(panel, place) {
   const [x, y, p] = ["x", "y", "p"].map((key) => panel.store.data[key + panel.at]);
-  const nearest = [];
-  for (let j = 0; j < x.length; j++) {
-    const far = (x[j] - x[place]) ** 2 + (y[j] - y[place]) ** 2;
-    if (j === place || (nearest.length === 6 && far >= nearest[5][0])) continue;
-    nearest.push([far, j]);
-    nearest.sort((a, b) => a[0] - b[0]);
-    nearest.length = Math.min(nearest.length, 6);
-  }
-  return nearest.map(([, j]) => imageButton(panel, j, 34, `nearest: predicted ${p[j]}`));
+  const far = Array.from(x, (value, j) => (value - x[place]) ** 2 + (y[j] - y[place]) ** 2);
+  const nearest = [...far.keys()].filter((j) => j !== place).sort((a, b) => far[a] - far[b]).slice(0, 6);
+  return nearest.map((j) => imageButton(panel, j, 34, `nearest: predicted ${p[j]}`));
 }
 
 function imageButton(panel, place, width, label) {
@@ -333,9 +322,9 @@ function imageButton(panel, place, width, label) {
   return button;
 }
 
-// The mistake before or after the one that is chosen, over the lists of all runs.
+// Choose the next or previous mistake in the lists of all runs.
 function step(way) {
-  const seen = new Set();  // runs share their mistakes
+  const seen = new Set();  // runs share mistakes
   const all = [...document.querySelectorAll(".thumbs.wrong button")].filter((button) => {
     const key = `${sheetOf(button)}:${button.dataset.place}`;
     return !seen.has(key) && seen.add(key);
@@ -349,7 +338,7 @@ function step(way) {
 function find() {
   const part = $("find-part").value, number = Number($("find-number").value);
   const panel = panels.find((p) => p.part === part && p.source.data.number.indexOf(number) >= 0);
-  $("find-none").textContent = panel ? "" : "not among those that are shown";
+  $("find-none").textContent = panel ? "" : "this image is not shown";
   if (panel) window.choose(panel.sheet, panel.source.data.place[panel.source.data.number.indexOf(number)]);
 }
 
@@ -361,21 +350,20 @@ function showGrid(found) {
   grid = found;
   $("grid").hidden = grid === null;
   if (grid === null) return;
-  const panel = panels.find((p) => p.sheet === grid.sheet), digits = panel.source.data.digit, at = panel.source.data.place;
-  const rows = new Map(Array.from(at, (place, i) => [place, i]));
-  const places = [...grid.places].sort((a, b) => digits[rows.get(a)] - digits[rows.get(b)]);
-  const counts = new Map();
-  for (const place of places) counts.set(digits[rows.get(place)], (counts.get(digits[rows.get(place)]) ?? 0) + 1);
+  const panel = panels.find((p) => p.sheet === grid.sheet), {digit, place: at} = panel.source.data;
+  const digits = new Map(Array.from(at, (place, i) => [place, digit[i]])), counts = new Map();
+  const places = [...grid.places].sort((a, b) => digits.get(a) - digits.get(b));
+  for (const place of places) counts.set(digits.get(place), (counts.get(digits.get(place)) ?? 0) + 1);
   const told = [...counts].map(([digit, count]) => `${count} × ${digit}`).join(", ");
   $("grid-title").textContent = `${places.length} images: ${told}` + (places.length > MOST ? `; the first ${MOST}` : "");
-  $("grid-images").replaceChildren(...places.slice(0, MOST).map((place) => imageButton(panel, place, 34, `a ${digits[rows.get(place)]}`)));
+  $("grid-images").replaceChildren(...places.slice(0, MOST).map((place) => imageButton(panel, place, 34, `a ${digits.get(place)}`)));
   oneStop($("grid-images"));
   $("grid-close").focus({preventScroll: true});
 }
 
 // ---------------------------------------------------------------- ranges
 
-// Zoom and pan of one run move the others alike, each relative to its own home.
+// Zoom and pan of one run move the other runs too, each relative to its own home.
 let linking = false;
 function link(moved) {
   if (linking) return;
@@ -400,7 +388,7 @@ function rescale(same) {
     panel.home = same ? [-widest, widest, -widest, widest] : panel.own;
     place(panel, [0, 1, 0, 1]);
     const [x0, x1, y0, y1] = panel.home;
-    panel.x_range.setv({reset_start: x0, reset_end: x1});  // where Reset takes it
+    panel.x_range.setv({reset_start: x0, reset_end: x1});  // where Bokeh's Reset leads
     panel.y_range.setv({reset_start: y0, reset_end: y1});
   }
   linking = false;
@@ -410,21 +398,19 @@ function rescale(same) {
 
 const theme = () => (window.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 
-// Color the points by what is asked for.
+// Color the points as chosen.
 function recolor() {
   const by = $("color").value, palettes = PALETTES[theme()];
   const [palette, low, high] = {
     right: [palettes.right, -0.5, 1.5],
-    sure: [palettes.sure, 0.3, 4],  // decades of what is missing to 100 %
+    sure: [palettes.sure, 0.3, 4],  // from 50 % to 99.99 %, as -log10(1 - p)
   }[by] ?? [palettes.digit, -0.5, palettes.digit.length - 0.5];
   for (const panel of panels) {
     panel.class_colors.palette = palettes.digit;
     panel.hues.setv({palette, low, high});
     panel.filled = null;
-    if (panel.onScreen) fill(panel);
   }
-  clearTimeout(rest);
-  rest = setTimeout(() => panels.forEach(fill), 300);
+  refill();
   const names = {right: ["wrong", "right"], sure: STEPS.map((step) => `${step} %`)}[by] ?? [];
   $("legend").replaceChildren(...names.map((name, i) => {
     const swatch = element("span", {class: "swatch"});
@@ -433,7 +419,7 @@ function recolor() {
   }));
 }
 
-// The plots take the page's colors.
+// Give the plots the page's colors.
 function paint() {
   const style = getComputedStyle(document.documentElement);
   const [text, line] = ["--text", "--line"].map((name) => style.getPropertyValue(name).trim());

@@ -1,4 +1,4 @@
-"""Train the runs that a comparison lacks: starts main.py for each, several at once if asked to."""
+"""Train the runs that a comparison lacks: starts main.py for each, several at once with --jobs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from utils import ROOT, UserError, hours, say, usable_cores
 MAIN = ROOT / "main.py"
 
 
-# ---------------------------------------------------------------- what is there, and what is missing
+# ---------------------------------------------------------------- which runs exist, which are missing
 
 
 @functools.cache
 def request_of(flags: tuple[str, ...]) -> Request:
-    """Return what flags of main.py ask for."""
+    """Return the request that flags of main.py make."""
     return parse_arguments(list(flags))
 
 
 def asked_for(flags: Sequence[str], dataset: str = "auto") -> tuple[Settings, tuple[object, ...]]:
-    """Return the settings that flags of main.py lead to, on that data set where they leave it open, and how the run
-    is to be computed."""
+    """Return the settings that flags of main.py lead to, and the values of `is_computed_so`. `dataset` counts if the
+    flags leave the data set open."""
     request = request_of(tuple(flags))
     plan, settings = request.plan, request.plan.settings
     dataset = dataset if settings.dataset == "auto" else settings.dataset
@@ -48,13 +48,13 @@ def asked_for(flags: Sequence[str], dataset: str = "auto") -> tuple[Settings, tu
 
 
 def is_that_run(path: Path, flags: Sequence[str]) -> bool:
-    """Return whether a directory holds a run made with the same settings as these flags ask for."""
+    """Return whether a directory holds a run with the settings that these flags ask for."""
     try:
         plan = read_config(path).plan
     except UserError:
         return False
     request, dataset = request_of(tuple(flags)), plan.settings.dataset
-    if request.plan.settings.dataset == "auto":  # what a run falls back to counts only while there is no MNIST
+    if request.plan.settings.dataset == "auto":  # a run on the substitute for MNIST counts only while MNIST is missing
         dataset = "mnist" if datasets.is_there("mnist", Path(request.plan.data_root)) else dataset
         if dataset != "mnist" and plan.asked_for("dataset") != "auto":
             return False
@@ -65,18 +65,17 @@ def is_that_run(path: Path, flags: Sequence[str]) -> bool:
 
 
 def is_computed_so(plan: Plan, compile: object, convolutions: object, deterministic: object) -> bool:
-    """Return whether a run was computed as asked for; what it left open may have been decided in any way."""
+    """Return whether a run was computed as these values ask; ``auto`` accepts any choice."""
     left_open = (compile, plan.compile) == ("auto", "off")
     same_compile = left_open or compile in (plan.compile, plan.asked_for("compile"))
     return same_compile and convolutions in ("auto", plan.convolutions) and deterministic == plan.deterministic
 
 
 def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], every_epoch: bool = False) -> list[Wanted]:
-    """Set each run's path; return those that are still to be trained, or trained to their end: of several with the
-    same settings one.
+    """Set the path of each run; return those that must be trained or continued, one of several with equal settings.
 
-    A finished run with the same settings counts wherever it lies; one that was cut off counts only in `folder`, whose
-    runs are ours to continue. With `every_epoch` either must have kept the features of all its epochs.
+    A finished run with the same settings is taken from `folder` or `elsewhere`, an interrupted one only from `folder`.
+    With `every_epoch` it must have kept the features of all its epochs.
     """
     missing: list[Wanted] = []
     for run in wanted:
@@ -100,20 +99,18 @@ def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], ever
 
 
 class Progress:
-    """A line of what is running: which run of how many, and the time left."""
+    """The progress bar over all epochs of all runs, and the time left."""
 
     def __init__(self, runs: list[Wanted]) -> None:
         self.paths = [run.path for run in runs if run.path]
         self.start = self.next_look = time.monotonic()
         self.already = sum(map(progress_of, self.paths))
-        self.guesses = [
-            asked_for(run.flags, "mnist")[0].max_epoch or 22 for run in runs
-        ]  # of those that have not started
+        self.guesses = [asked_for(run.flags, "mnist")[0].max_epoch or 22 for run in runs]  # until a run has started
         form = "{l_bar}{bar}| {n:.1f}/{total_fmt} epochs [{elapsed}]"
         self.bar = tqdm(initial=self.already, bar_format=form, disable=not sys.stderr.isatty())
 
     def left(self) -> str:
-        """Move the bar; return the time left, from the epochs so far, and nothing before the first."""
+        """Move the bar; return the time left in words, or nothing if it is too early to say."""
         self.next_look = time.monotonic() + 2
         self.bar.n = sum(map(progress_of, self.paths))
         self.bar.total = sum(epochs_of(path)[1] or guess for path, guess in zip(self.paths, self.guesses, strict=True))
@@ -126,10 +123,10 @@ class Progress:
 
 
 def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
-    """Train the runs, so many at once; return the reasons of those that failed, by the name of their directory.
+    """Train the runs, `jobs` at once; return why runs failed, by the name of their directory.
 
-    A run that was cut off goes on from its checkpoint. On an exception, Ctrl-C among them, the runs that are being
-    trained are ended cleanly, each with its last epoch kept.
+    An interrupted run continues from its checkpoint. On an exception, such as Ctrl-C, the active runs are ended
+    cleanly; each keeps its last epoch.
     """
     waiting = list(enumerate(runs, 1))
     active: dict[int, subprocess.Popen[bytes]] = {}
@@ -140,9 +137,8 @@ def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
             while waiting and len(active) < jobs:
                 number, run = waiting.pop(0)
                 if is_being_trained(run.place):
-                    failed[run.place.name] = (
-                        f"{run.place} is still being trained by another process; wait for it, or end it"
-                    )
+                    why = f"{run.place} is still being trained by another process; wait for it, or end it"
+                    failed[run.place.name] = why
                     continue
                 say(f"Run {number} of {len(runs)}: {run.place}{progress.left()}")
                 active[number] = _start(run, jobs)
@@ -185,7 +181,7 @@ def _start(run: Wanted, jobs: int) -> subprocess.Popen[bytes]:
 
 
 def _end_with_parent() -> None:
-    """Have the kernel end this process like Ctrl-C when the one that started it is gone, however it went."""
+    """Have the kernel end this process like Ctrl-C when its parent ends, even if that is killed."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 

@@ -1,12 +1,11 @@
 """Tables of runs: which runs make a row, mean ± standard deviation, differences paired by seed; as text and as CSV.
 
-A frame of lines holds one run a line: the labels of the row that it belongs to, what `line_of` says of it, its numbers.
+A data frame of lines has one line per run: the labels of its row, the columns of `line_of`, and its numbers.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import re
 import shutil
 import sys
@@ -25,14 +24,14 @@ from training.settings import Settings
 from utils import atomically, printable, say
 
 Rows = dict[str, list[Run]]
-ASIDE = {"seed": 0, "known_classes": None}  # settings that the runs of a row may differ in
-SAME = ["seed", "known"]  # what tells the runs of a row apart: those that share it are one, trained again
-MARKUP = re.compile(r"[\\`*\[\]!|]|:(?=//)|(?<=www)\.", re.IGNORECASE)  # what makes links and images, or ends a cell
+ASIDE = {"seed": 0, "known_classes": None}  # settings in which the runs of a row may differ
+SAME = ["seed", "known"]  # runs of a row that share these are the same run, trained again
+MARKUP = re.compile(r"[\\`*\[\]!|]|:(?=//)|(?<=www)\.", re.IGNORECASE)  # makes links and images, or ends a cell
 
 
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:
-    """Return mean and standard deviation over runs; a single run has no deviation."""
-    with np.errstate(invalid="ignore"):  # a number that a run lacks is nan
+    """Return mean and standard deviation; a single value has no deviation."""
+    with np.errstate(invalid="ignore"):  # missing numbers are nan
         return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
@@ -46,73 +45,68 @@ def plus_minus(values: list[float], digits: int) -> str:
 
 
 def by_row(runs: Iterable[Run], aside: Sequence[str] = ("seed",)) -> Rows:
-    """Return the runs by what a row of a table calls them: the loss, its `marks`, and what else differs in the
-    settings, but for those `aside`."""
+    """Return the runs by the name of their row: the loss, its `marks`, and the other settings in which rows differ.
+    The settings `aside` make no rows."""
     groups: dict[Settings, list[Run]] = {}
     for run in runs:
         key = replace(run.settings, **{name: ASIDE[name] for name in aside})  # type: ignore[arg-type]
         groups.setdefault(key, []).append(run)
     names = {key: loss_name(key) + mark for key, mark in zip(groups, marks(groups.values()), strict=True)}
-    rows: Rows = {}
-    for shown in (4, None):  # all of them where four do not tell the rows apart
-        rows = {}
-        for key, group in groups.items():
-            differing = _differing(key, [other for other in groups if names[other] == names[key]])
-            rows[", ".join([names[key], *differing[:shown]])] = group
-        if len(rows) == len(groups):
-            break
-    return rows
+    differing = {key: _differing(key, [other for other in groups if names[other] == names[key]]) for key in groups}
+    short = {", ".join([names[key], *differing[key][:4]]): group for key, group in groups.items()}
+    if len(short) == len(groups):
+        return short
+    return {", ".join([names[key], *differing[key]]): group for key, group in groups.items()}
 
 
 def _differing(settings: Settings, twins: Sequence[Settings]) -> list[str]:
-    """Return the settings in which one of the twins differs."""
+    """Return the settings in which one of the twins differs, with their values."""
     values = {one.name: getattr(settings, one.name) for one in fields(settings)}
     return [f"{name} {value}" for name, value in values.items() if any(getattr(twin, name) != value for twin in twins)]
 
 
 def marks(groups: Iterable[Sequence[Run]]) -> list[str]:
-    """Return what the name of each row ends in: data set and length, where they are not the same for all rows."""
+    """Return the ending of each row's name: data set and length, if they are not the same for all rows."""
     groups = list(groups)
-    told: tuple[Callable[[Run], str], ...] = (
-        lambda run: run.dataset,
-        lambda run: f"{run.epochs} epoch{'s' * (run.epochs > 1)}",
-    )
-    columns = [[" and ".join(dict.fromkeys(map(say, group))) for group in groups] for say in told]
-    differing = [column for column in columns if len(set(column)) > 1]
+    datasets = [" and ".join(dict.fromkeys(run.dataset for run in group)) for group in groups]
+    lengths = [
+        " and ".join(dict.fromkeys(f"{run.epochs} epoch{'s' * (run.epochs > 1)}" for run in group)) for group in groups
+    ]
+    differing = [column for column in (datasets, lengths) if len(set(column)) > 1]
     return ["".join(f", {column[row]}" for column in differing) for row in range(len(groups))]
 
 
-# ---------------------------------------------------------------- lines, one a run
+# ---------------------------------------------------------------- lines, one per run
 
 
 def accuracy_of(run: Run) -> float:
-    """Return a run's test accuracy after its last epoch, percent."""
+    """Return a run's test accuracy after its last epoch, in percent."""
     return accuracy(run.arrays["test_predictions"], run.arrays["test_labels"])
 
 
 def line_of(run: Run) -> dict[str, object]:
-    """Return what a line says of a run beside its numbers."""
+    """Return the columns of a line besides row labels and numbers."""
     known = " ".join(map(str, run.settings.known_classes or ()))
     collapsed = int(has_collapsed(accuracy_of(run), len(run.classes)))
     return {"seed": run.settings.seed, "known": known, "run": str(run.path), "collapsed": collapsed}
 
 
 def lines_of(rows: Rows, numbers: Callable[[Run], Mapping[str, float]], names: Iterable[str]) -> pd.DataFrame:
-    """Return the lines of runs with the numbers of these names; one that a run lacks is nan."""
+    """Return the lines of runs with these numbers; a missing one is nan."""
     lines = [{"loss": row} | line_of(run) | dict(numbers(run)) for row, group in rows.items() for run in group]
     return pd.DataFrame(lines, columns=["loss", "seed", "known", "run", "collapsed", *names])
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table. Runs of the same seed are one line, their mean: they are no new evidence."""
+    """A row of a table. Runs with the same seed count as one, with their mean."""
 
     labels: tuple[str, ...]
     every: pd.DataFrame  # indexed by `SAME`
 
     @property
     def numbers(self) -> pd.DataFrame:
-        """The lines that count: without those that collapsed, unless all did."""
+        """The lines that count: those that did not collapse, or all if all collapsed."""
         stood = self.every[self.every["collapsed"] == 0]
         return stood if len(stood) else self.every
 
@@ -121,21 +115,21 @@ class Row:
         return int((self.every["collapsed"] > 0).sum())
 
     def count(self, n: int) -> str:
-        """Return n in words, with those that collapsed."""
+        """Return n, with the number of collapsed runs if there are any."""
         return f"{n} ({self.collapsed} of {len(self.every)} collapsed)" if self.collapsed else str(n)
 
 
 def rows_of(lines: pd.DataFrame, labels: Sequence[str] = ("loss",)) -> Iterator[Row]:
-    """Yield the rows that lines make, in their order."""
+    """Yield the rows of lines, in their order."""
     for name, group in lines.groupby(list(labels), sort=False):
         yield Row(name, group.groupby(SAME).mean(numeric_only=True))
 
 
-# ---------------------------------------------------------------- tables, of texts, indexed by their labels
+# ---------------------------------------------------------------- tables of texts, indexed by their labels
 
 
 def means(lines: pd.DataFrame, table: Mapping[str, Metric], labels: Sequence[str] = ("loss",)) -> pd.DataFrame:
-    """Return a table with one line a row: mean ± standard deviation of each number, and n."""
+    """Return a table with mean ± standard deviation of each number, and n, for each row."""
     header = [*labels, *(f"{name} {metric.better}" for name, metric in table.items()), "n"]
     body = []
     for row in rows_of(lines, labels):
@@ -145,8 +139,8 @@ def means(lines: pd.DataFrame, table: Mapping[str, Metric], labels: Sequence[str
 
 
 def each_seed(lines: pd.DataFrame, name: str, digits: int) -> pd.DataFrame:
-    """Return a table of one number with a column for each seed, the mean ± standard deviation, and n. What was not
-    measured is left out."""
+    """Return a table of one number with a column for each seed, mean ± standard deviation, and n. Runs without the
+    number are left out."""
     seeds = sorted(set(lines["seed"]))
     body = []
     for row in rows_of(lines):
@@ -154,32 +148,24 @@ def each_seed(lines: pd.DataFrame, name: str, digits: int) -> pd.DataFrame:
         cells = [f"{values[seed]:.{digits}f}" if seed in values.index else "" for seed in seeds]
         measured = row.numbers[name].dropna().tolist()
         body.append([*row.labels, *cells, plus_minus(measured, digits) if measured else "", row.count(len(measured))])
-    return pd.DataFrame(body, columns=["loss", *(f"seed {seed}" for seed in seeds), "mean ± std", "n"]).set_index(
-        "loss"
-    )
+    header = ["loss", *(f"seed {seed}" for seed in seeds), "mean ± std", "n"]
+    return pd.DataFrame(body, columns=header).set_index("loss")
 
 
 def paired(lines: pd.DataFrame, table: Mapping[str, Metric]) -> pd.DataFrame | None:
-    """Return a table of how far each row lies from the first, seed by seed: the mean difference of each number with its
-    95 % confidence interval (Student's t); None where no row shares two seeds with the first."""
+    """Return a table of the differences from the first row, seed by seed: for each number the mean with its 95 %
+    confidence interval (Student's t). Return None if no row shares two seeds with the first."""
     first, *others = rows_of(lines)
     body = []
     for row, (name, metric) in itertools.product(others, table.items()):
         gaps = (row.numbers[name] - first.numbers[name]).dropna().tolist()
         if len(gaps) > 1:
-            mean, low, high, *each = (f"{x:+.{metric.digits}f}" for x in (*mean_and_interval(gaps), *gaps))
+            mean, half = np.mean(gaps), stats.t.ppf(0.975, len(gaps) - 1) * stats.sem(gaps)
+            mean, low, high, *each = (f"{x:+.{metric.digits}f}" for x in (mean, mean - half, mean + half, *gaps))
             difference = f"{row.labels[0]} − {first.labels[0]}"
             body.append([difference, name, mean, f"{low} to {high}", ", ".join(each), str(len(gaps))])
     header = ["paired by seed", "number", "mean", "95 % interval", "each seed", "n"]
     return pd.DataFrame(body, columns=header).set_index(header[:2]) if body else None
-
-
-def mean_and_interval(values: list[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Return the mean of at least two values and its confidence interval, by Student's t."""
-    mean, std = mean_and_std(values)
-    assert std is not None, "a single value has no interval"
-    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * std / math.sqrt(len(values))
-    return mean, mean - half, mean + half
 
 
 # ---------------------------------------------------------------- as Markdown, on a terminal, as CSV
@@ -192,18 +178,18 @@ def as_markdown(parts: Iterable[str | pd.DataFrame]) -> str:
 
 
 def markdown(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """Return a table as Markdown; what would break out of a cell is written so that it does not."""
+    """Return a table as Markdown, with `plain` cells."""
     table = pd.DataFrame([[plain(str(cell)) for cell in row] for row in rows], columns=list(header))
     return table.to_markdown(index=False, tablefmt="github", disable_numparse=True)
 
 
 def plain(text: str) -> str:
-    """Return a text that somebody else may have written as one line of Markdown without HTML, links and images."""
+    """Return a text of unknown origin as one line of Markdown without HTML, links, images and ends of cells."""
     return MARKUP.sub(r"\\\g<0>", printable(" ".join(text.splitlines()))).replace("<", "&lt;")
 
 
 def for_terminal(parts: Iterable[str | pd.DataFrame], width: int) -> str:
-    """Return paragraphs and tables for a terminal: a table that is too wide on its side, and in several parts."""
+    """Return paragraphs and tables for a terminal; a table that is too wide is transposed and split."""
     return "\n\n".join(part if isinstance(part, str) else _columns(part, width) for part in parts) + "\n"
 
 
@@ -212,11 +198,11 @@ def _columns(table: pd.DataFrame, width: int) -> str:
     text = table.to_string(sparsify=False)
     if max(map(len, text.splitlines())) > width:
         text = table.T.to_string(sparsify=False, line_width=width)
-    return re.sub(r"[ \\]+$", "", text, flags=re.MULTILINE)  # pandas marks a line that goes on below
+    return re.sub(r"[ \\]+$", "", text, flags=re.MULTILINE)  # pandas marks lines that continue below
 
 
 def publish(path: Path, parts: Sequence[str | pd.DataFrame], shown: bool = False) -> Path:
-    """Write a page as Markdown, whole or not at all, and print it if asked to, on a terminal in columns that fit."""
+    """Write a page as Markdown, whole or not at all; with `shown` also print it, fitted to the terminal."""
     text = as_markdown(parts)
     with atomically(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
@@ -228,7 +214,7 @@ def publish(path: Path, parts: Sequence[str | pd.DataFrame], shown: bool = False
 
 
 def means_csv(path: Path, lines: pd.DataFrame, names: Iterable[str], labels: Sequence[str] = ("loss",)) -> None:
-    """Write the table of means with one column for each mean and one for each deviation."""
+    """Write the table of means, with separate columns for mean and deviation."""
     table = []
     for row in rows_of(lines, labels):
         told: dict[str, object] = dict(zip(labels, row.labels, strict=True)) | {"n": len(row.numbers)}
@@ -240,6 +226,6 @@ def means_csv(path: Path, lines: pd.DataFrame, names: Iterable[str], labels: Seq
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV, ten significant digits, whole or not at all."""
+    """Write a table as CSV with ten significant digits, whole or not at all."""
     with atomically(path) as unfinished:
         table.to_csv(unfinished, index=False, float_format="%.10g", lineterminator="\n", errors="backslashreplace")

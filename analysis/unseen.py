@@ -1,4 +1,4 @@
-"""How well features tell apart classes that were never trained on: verification, and identification by a gallery."""
+"""How well features separate classes that were never trained on: verification, and identification in a gallery."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from sklearn.preprocessing import normalize
 
 from analysis.metrics import PAIRS, Array, Labels, Metric, accuracy, both_ways, finite, verification_both_ways
 
-GALLERIES = (1, 10)  # images of each class among which an image is looked up
-DRAWS = 100  # of each gallery
+GALLERIES = (1, 10)  # images of each class in a gallery
+DRAWS = 100  # galleries of each size
 RANKS = {
-    f"rank-1 of {gallery}": Metric("↑", 2, f"images whose nearest by the {{}}, of {gallery} a class, is of their class")
+    f"rank-1 of {gallery}": Metric(
+        "↑", 2, f"share of images whose nearest by the {{}}, of {gallery} per class, is right"
+    )
     for gallery in GALLERIES
 }
 UNSEEN = both_ways({name: PAIRS[name] for name in ("EER", "TAR@1e-2")} | RANKS)
 
 
 def unseen_classes(features: Array, labels: Labels) -> dict[str, float]:
-    """Return every number of `UNSEEN`, in percent, for features (N, D) and labels (N,) of classes that were never
-    trained on.
+    """Return every number of `UNSEEN`, in percent, for features (N, D) and labels (N,).
 
     Raises:
-        ValueError: for features that are not finite, fewer than two classes, or one with too few images.
+        ValueError: for features that are not finite, fewer than two classes, or a class with too few images.
     """
     features = finite(features)
     if len(np.unique(labels)) < 2:
@@ -34,19 +35,18 @@ def unseen_classes(features: Array, labels: Labels) -> dict[str, float]:
 
 
 def rank_one(features: Array, labels: Labels, gallery: int, draws: int = DRAWS) -> float:
-    """Return how often, in percent, the nearest image of a gallery is of an image's class (rank-1 identification).
+    """Return how often, in percent, the nearest image in a gallery has the class of an image (rank-1 identification).
 
-    The gallery holds so many images of each class, drawn anew `draws` times, always the same draws; all other images
-    are looked up in it.
+    All images outside the gallery are looked up in it. The draws are always the same.
 
     Args:
         features: (N, D).
         labels: (N,).
         gallery: images of each class in the gallery.
-        draws: how many galleries the mean is taken over.
+        draws: galleries that the mean is taken over.
 
     Raises:
-        ValueError: if a class has no image beyond those in the gallery.
+        ValueError: if a class has no image outside the gallery.
     """
     classes, counts = np.unique(labels, return_counts=True)
     if counts.min() <= gallery:

@@ -1,4 +1,4 @@
-"""Runs that a comparison can be made of, by name; nothing here needs torch."""
+"""The runs that a comparison can need, by name; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 from models.heads import HEADS
 
 OTHERS = [name for name in HEADS if name != "softmax"]
-LOSSES: dict[
-    str, tuple[str | None, bool]
-] = {  # name: head, or None for the recipe's, and whether the center loss is added
+Loss = tuple[str | None, bool]  # the head, None for the recipe's, and whether the center loss is added
+LOSSES: dict[str, Loss] = {
     "softmax": ("softmax", False),
     "center": (None, True),
     **{name: (name, False) for name in OTHERS},
@@ -27,20 +26,20 @@ SPLITS = (  # the literature's five choices of known digits, see docs/comparing.
 
 @dataclass
 class Wanted:
-    """A run that a comparison needs: `flags` for main.py, a `name` for its directory, a `row` of the table."""
+    """A run that a comparison needs."""
 
-    name: str
-    flags: list[str]
-    path: Path | None = None  # where it is, or will be
-    row: str = ""
+    name: str  # of its directory
+    flags: list[str]  # of main.py
+    path: Path | None = None  # of its directory, once `sweep.find` has set it
+    row: str = ""  # of the table
 
     @property
     def place(self) -> Path:
-        """The path, once it is known."""
+        """The path, after `sweep.find`."""
         assert self.path is not None
         return self.path
 
     @property
     def log(self) -> Path:
-        """What main.py prints, beside the run's directory."""
+        """The file with the output of main.py, beside the run directory."""
         return self.place.with_name(f"{self.place.name}.out")

@@ -13,61 +13,29 @@ from center_loss import CenterLoss
 osr_metrics = pytest.importorskip("osr_metrics", reason="osr-metrics is not installed")
 
 
-def scored(seed: int, ties: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return scores of known and of unknown samples, what the known are, and what they are taken for."""
-    rng = np.random.default_rng(seed)
-    known, unknown = rng.normal(2, 1, 700), rng.normal(0, 1.3, 400)
-    if ties:
-        known, unknown = known.round(1), unknown.round(1)
-    labels = rng.integers(0, 6, len(known))
-    taken = np.where(rng.random(len(known)) < 0.9, labels, (labels + 1) % 6)
-    return known, unknown, labels, taken
-
-
 @pytest.mark.parametrize("ties", [False, True])
 def test_open_set_numbers_are_those_of_osr_metrics(ties: bool) -> None:
     for seed in range(5):
-        known, unknown, labels, taken = scored(seed, ties)
+        rng = np.random.default_rng(seed)
+        known, unknown = rng.normal(2, 1, 700), rng.normal(0, 1.3, 400)
+        if ties:
+            known, unknown = known.round(1), unknown.round(1)
+        labels = rng.integers(0, 6, len(known))
+        taken = np.where(rng.random(len(known)) < 0.9, labels, (labels + 1) % 6)
         ours = metrics.open_set(known, labels == taken, unknown)
-        novelty = -np.concatenate([known, unknown])  # there a higher score is more unknown
+        novelty = -np.concatenate([known, unknown])  # their scores are higher for unknown samples
         is_unknown = np.concatenate([np.zeros(len(known), int), np.ones(len(unknown), int)])
         no_class = np.full(len(unknown), -1)
         answers = np.concatenate([taken, no_class - 1]), np.concatenate([labels, no_class])
         theirs = {
             "AUROC": osr_metrics.auroc(novelty, is_unknown),
             "AUPR": osr_metrics.aupr_in(novelty, is_unknown),
-            "FPR95": osr_metrics.fpr_at_95tpr(-novelty, 1 - is_unknown),  # known are the ones to accept
+            "FPR95": osr_metrics.fpr_at_95tpr(-novelty, 1 - is_unknown),  # here the known samples are positive
             "OSCR": osr_metrics.compute_aoscr(novelty, is_unknown, *answers),
         }
         for name, value in theirs.items():
-            # FPR95: roc_curve leaves points out there, on lines between others
+            # FPR95: their roc_curve leaves out points on a line between others
             assert ours[name] == pytest.approx(100 * value, abs=0.3 if name == "FPR95" else 1e-9), name
-
-
-def pytorch_ood(part: str) -> object:
-    """Return a part of pytorch-ood, which needs a torchvision that fits this torch."""
-    try:
-        import pytorch_ood.loss
-        import pytorch_ood.metrics
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"pytorch-ood cannot be imported here: {error}")
-    return getattr(pytorch_ood, part)
-
-
-def test_open_set_numbers_are_those_of_pytorch_ood() -> None:
-    for seed in range(5):
-        known, unknown, labels, taken = scored(seed, ties=False)
-        ours = metrics.open_set(known, labels == taken, unknown)
-        theirs = pytorch_ood("metrics").OODMetrics()  # type: ignore[attr-defined]
-        outlier = torch.from_numpy(-np.concatenate([known, unknown]))
-        theirs.update(outlier, torch.from_numpy(np.concatenate([labels, np.full(len(unknown), -1)])))
-        found = theirs.compute()
-        assert ours["AUROC"] == pytest.approx(100 * float(found["AUROC"]), abs=1e-4)
-        assert ours["AUPR"] == pytest.approx(100 * float(found["AUPR-IN"]), abs=0.05)  # theirs by trapezoids
-        turned = pytorch_ood("metrics").OODMetrics()  # type: ignore[attr-defined]  # unknown to be found there, known here
-        is_known = np.concatenate([np.full(len(known), -1), np.zeros(len(unknown), int)])
-        turned.update(-outlier, torch.from_numpy(is_known))
-        assert ours["FPR95"] == pytest.approx(100 * float(turned.compute()["FPR95TPR"]), abs=0.3)
 
 
 def test_verification_is_that_of_scikit_learn() -> None:
@@ -87,10 +55,14 @@ def test_verification_is_that_of_scikit_learn() -> None:
 
 
 def test_the_loss_of_pytorch_ood_is_c_times_smaller() -> None:
-    """Values and gradients of its loss, with the factors of docs/using_center_loss.md."""
+    """Values and gradients, with the factors of docs/using_center_loss.md."""
+    try:  # it needs a torchvision that fits this torch
+        from pytorch_ood.loss import CenterLoss as Theirs
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"pytorch-ood cannot be imported here: {error}")
     torch.manual_seed(0)
     classes, size = 7, 40
-    theirs = pytorch_ood("loss").CenterLoss(classes, 3)  # type: ignore[attr-defined]
+    theirs = Theirs(classes, 3)
     ours = CenterLoss(classes, 3, init=theirs.centers.params.detach())
     features, labels = torch.randn(size, 3, requires_grad=True), torch.randint(0, classes, (size,))
     value = theirs(theirs.distance(features), labels)

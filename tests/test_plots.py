@@ -1,19 +1,18 @@
-"""What the figures show, and the command that draws them again."""
+"""The figures, and the command that draws them again."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, TWO_DIGITS, spawn
+from conftest import ROOT, TWO_DIGITS, run_here, spawn
+from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis import plots
+from analysis import draw, plots
 from analysis.epochs import loss_name, to_two_dimensions
 from analysis.palette import COLORS
 from analysis.plots import scatter
@@ -41,8 +40,6 @@ def test_two_dimensions_stay_and_one_gets_a_second() -> None:
 
 
 def test_scatter_draws_every_point_and_names_the_original_digits() -> None:
-    from matplotlib.figure import Figure
-
     ax = Figure().add_subplot()
     scatter(ax, np.random.default_rng(0).normal(size=(50, 2)), np.arange(50) % 2, np.zeros((2, 2)), [4, 9])
     assert len(ax.collections[0].get_offsets()) == 50
@@ -52,46 +49,36 @@ def test_scatter_draws_every_point_and_names_the_original_digits() -> None:
     assert len(set(COLORS)) == 100
 
 
-def test_spots_that_centers_would_hide_are_seen_through_rings() -> None:
+def test_spots_that_centers_would_hide_have_rings() -> None:
     """Wide classes have their number on a disc at the center, tight ones a ring and the number beside it."""
-    plt = pytest.importorskip("matplotlib.pyplot")
     labels = np.arange(1000) % 2
     centers = np.array([[5.0, 0.0], [-5.0, 0.0]])
     noise = np.random.default_rng(0).normal(size=(1000, 2))
     for spread, filled in ((1.0, True), (0.05, False)):
-        figure, ax = plt.subplots()
+        ax = Figure().add_subplot()
         scatter(ax, centers[labels] + spread * noise, labels, centers, [4, 9])
         marks = next(marks for marks in ax.collections if marks.get_label() == "center")
         assert (len(marks.get_facecolors()) > 0) == filled
         assert [text.xyann[0] == 0 for text in ax.texts] == [filled] * 2
-        plt.close(figure)
 
 
-@pytest.mark.parametrize(
-    ("head", "weight", "name"),
-    [
-        ("softmax", 0.0, "softmax only (λ = 0)"),
-        ("softmax", 0.01, "softmax + center loss (λ = 0.01)"),
-        ("arcface", 1.0, "ArcFace + center loss (λ = 1)"),
-        ("cosface", 0.0, "CosFace only (λ = 0)"),
-    ],
-)
-def test_loss_name(head: str, weight: float, name: str) -> None:
-    assert loss_name(Settings(head=head, weight_cent=weight)) == name
+def test_loss_name() -> None:
+    assert loss_name(Settings(head="softmax", weight_cent=0.01)) == "softmax + center loss (λ = 0.01)"
+    assert loss_name(Settings(head="arcface", weight_cent=1.0)) == "ArcFace + center loss (λ = 1)"
+    assert loss_name(Settings(head="cosface", weight_cent=0.0)) == "CosFace only (λ = 0)"
 
 
 def test_command_draws_again_and_says_what_is_missing(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "models" / "shipped" / "softmax", tmp_path, dirs_exist_ok=True)
-    command = [sys.executable, "-m", "analysis.draw", str(tmp_path)]
-    assert subprocess.run(command, check=False, cwd=ROOT).returncode == 0
+    assert run_here(draw.main, tmp_path).returncode == 0
     assert (tmp_path / "train" / "epoch_10.png").exists()
-    missing = subprocess.run([*command, "--epochs", "8"], capture_output=True, text=True, check=False, cwd=ROOT)
+    missing = run_here(draw.main, tmp_path, "--epochs", 8)
     assert missing.returncode == 2
     assert "no features of epoch 8" in missing.stderr
 
 
 def test_figures_do_not_depend_on_backend_and_matplotlibrc(tmp_path: Path) -> None:
-    """As in a notebook whose backend is not installed here, and with a matplotlibrc that asks for LaTeX."""
+    """As in a notebook whose backend is missing here, and with a matplotlibrc that asks for LaTeX."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\n")
     env = {"MPLBACKEND": "module://no_such_backend.inline", "MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
     run, how = tmp_path / "run", {"env": os.environ | env | {"PYTHONPATH": str(ROOT)}, "cwd": tmp_path}
@@ -107,13 +94,8 @@ def test_figures_do_not_depend_on_backend_and_matplotlibrc(tmp_path: Path) -> No
         done = spawn(program, *flags, **how)
         assert (done.returncode, done.stderr) == (0, ""), program
         assert "could not" not in done.stdout
-    for name in (
-        "run/test/epoch_2.png",
-        "run/animation.gif",
-        "out/comparison.png",
-        "out/animation.gif",
-        "predictions.png",
-    ):
+    made = ("run/test/epoch_2.png", "run/animation.gif", "out/comparison.png", "out/animation.gif", "predictions.png")
+    for name in made:
         assert (tmp_path / name).exists(), name
     drawn = (run / "test" / "epoch_2.png").read_bytes()
     plots.draw_epoch(run, 2)
@@ -129,7 +111,7 @@ def test_a_legend_of_many_classes_stands_in_columns() -> None:
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
-def test_axes_are_those_of_the_finite_rows(odd: float) -> None:
+def test_only_finite_rows_decide_the_axes(odd: float) -> None:
     features = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float16)
     (_, wanted), _ = to_two_dimensions(features[1:], features)
     damaged = features.copy()

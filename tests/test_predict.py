@@ -1,4 +1,4 @@
-"""A person's own images: found, brought into MNIST's form, classified, or refused."""
+"""A person's own images: found, brought into the form of MNIST, classified, or refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from training import hardware
 
 @pytest.fixture(scope="module")
 def run(run_main, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on three digits that has kept 150 training images out of its training."""
+    """A run on three digits with 150 training images held out."""
     path = tmp_path_factory.mktemp("runs") / "held-out"
     known = ("--known-classes", 0, 1, 7, "--hold-out", 150)
     done = run_main("-d", "mnist5k", "--use-cpu", *known, "--max-epoch", 4, "--save-dir", path)
@@ -44,7 +44,7 @@ predict = partial(run_here, program.main)
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six test digits as pictures of two sizes, and a file that is no image."""
+    """Six test digits as pictures of two sizes, and a file that is not an image."""
     folder = tmp_path_factory.mktemp("drawn")
     digits = datasets.load("mnist5k", Path("nowhere")).only([0, 1, 7])
     for label in range(3):
@@ -55,15 +55,13 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_folder_is_read_and_what_is_bad_does_not_stop_the_rest(
-    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bad_image_does_not_stop_the_rest(run: Path, drawn: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     done = predict(drawn, "--plot", "--run", run)
     assert done.returncode == 2
-    assert done.stderr == f"predict.py: {drawn / 'text.jpg'}: not an image, or of a format that is not known here\n"
+    assert done.stderr == f"predict.py: {drawn / 'text.jpg'}: not an image, or in an unknown format\n"
     lines = done.stdout.splitlines()
-    assert "as 1 % do of 150 training digits held out" in lines[0]
+    assert "like 1 % of 150 held-out training digits" in lines[0]
     form = r".*/(.+?)\.\w+: (.+?) \([\d.]+ %(?:, \d: [\d.]+ %)?, [\d.]+ from its center\)"
     told = dict(re.match(form, line).groups() for line in lines[1:-1])  # type: ignore[union-attr]
     assert sum(answer == name[0] for name, answer in told.items()) >= 5
@@ -72,9 +70,7 @@ def test_a_folder_is_read_and_what_is_bad_does_not_stop_the_rest(
         assert figure.size[0] > 800
 
 
-def test_a_second_figure_does_not_replace_the_first(
-    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_figure_does_not_replace_the_first(run: Path, drawn: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "predictions.png").write_text("mine")
     shutil.copy(drawn / "1-0.jpg", tmp_path / "一-\U0001f600.jpg")  # letters that the figure's font lacks
@@ -113,14 +109,12 @@ def test_what_the_network_saw(run: Path, drawn: Path) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--page", "--export"])
-def test_a_file_that_cannot_be_written_is_told_of_at_once(
-    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_cannot_be_written_is_reported_at_once(flag: str, tmp_path: Path, capsys) -> None:
     for name in (".", "/", tmp_path, tmp_path / "none" / "x.html"):
         with pytest.raises(SystemExit) as stopped:
             program.parse([flag, str(name)])
         assert stopped.value.code == 2
-        assert f"{flag} {name}: name a file, in a folder that is there" in capsys.readouterr().err
+        assert f"{flag} {name}: name a file in an existing folder" in capsys.readouterr().err
 
 
 def test_gpu_minus_one_is_the_cpu(run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,9 +137,7 @@ def test_between_two_digits(run: Path) -> None:
     assert program.in_words(middle, "a box") == "unknown: looks like a box"
 
 
-def test_digits_apart_are_told_one_by_one(
-    run: Path, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_separate_digits_are_read_one_by_one(run: Path, drawn: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     parts = [np.asarray(Image.open(drawn / f"{digit}-1.jpg")) for digit in (7, 1)]
     Image.fromarray(np.vstack(parts)).save("two.png")
@@ -204,7 +196,7 @@ def test_what_is_skipped_is_said(run: Path, drawn: Path, tmp_path: Path, monkeyp
     said = "heic (pip install pillow-heif reads it), notes, pdf"
     first = predict("--run", run, ".", "--plot")
     assert first.stderr == f"predict.py: .: 4 files skipped: {said}\npredict.py: .: 1 folder in it skipped\n"
-    second = predict("--run", run, ".", "--plot")  # its own figure is none of the images
+    second = predict("--run", run, ".", "--plot")  # its own figure is not an image to read
     assert second.stdout.replace("predictions-2", "predictions") == first.stdout
     assert f"5 files skipped: {said}, predictions.png\n" in second.stderr
     Path("more/x.pdf").write_text("")
@@ -231,11 +223,11 @@ def test_heic_is_read_where_its_package_is(drawn: Path, tmp_path: Path, monkeypa
     [
         ("absent.png", "cannot be read: No such file or directory"),
         ("https://example.org/7.png", "a URL: download it first, or pipe it into predict.py -"),
-        ("none/*.png", "no file has a name of this pattern"),
+        ("none/*.png", "no file matches this pattern"),
         ("n" * 300 + ".png", "cannot be read: File name too long"),
     ],
 )
-def test_names_that_are_no_files_are_told_of_before_the_network_is_loaded(
+def test_names_that_are_no_files_are_reported_before_the_network_is_loaded(
     run: Path, name: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("analysis.reader.Reader", lambda *_: pytest.fail("loaded"))
@@ -259,13 +251,6 @@ def test_stdin(run: Path, drawn: Path) -> None:
         done = spawn("predict.py", "--run", run, "-", stdin=image)
     assert done.returncode == 0, done.stderr
     assert "stdin: 1 (" in done.stdout
-
-
-def test_a_run_that_is_none_is_one_line(tmp_path: Path, drawn: Path) -> None:
-    done = predict("--run", tmp_path, drawn)
-    assert done.returncode == 2
-    assert "holds no run" in done.stderr
-    assert done.stderr.count("\n") == 1
 
 
 def test_more_held_out_than_there_are(run_main) -> None:

@@ -1,4 +1,4 @@
-"""Rows of runs, means, differences paired by seed, and how tables are written."""
+"""Rows of runs, means, differences paired by seed, and the writing of tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.settings import Plan, Settings
 
 
 def made_up(correct: float = 100.0, epochs: int = 1, name: str = "", **settings) -> Run:
-    """A run of ten classes of which only the settings, the length, the accuracy in percent and the path matter."""
+    """Return a run of ten classes; only its settings, length, accuracy in percent and path matter."""
     plan, classes = Plan(settings=Settings(**{"weight_cent": 0.1} | settings)), tuple(range(10))
     run = Run(Path(name), "", plan, "mnist5k", classes, (), 4_000, 1_000, {}, epochs, "here")
     run.arrays = {"test_predictions": np.arange(1_000) < 10 * correct, "test_labels": np.ones(1_000, bool)}
@@ -24,12 +24,12 @@ def made_up(correct: float = 100.0, epochs: int = 1, name: str = "", **settings)
 
 
 def lines_of(rows: tables.Rows, accuracy: Callable[[Run], float] = tables.accuracy_of) -> pd.DataFrame:
-    """Lines with nothing but the accuracy, which may be another than the run's."""
+    """Return lines with the accuracy only, by default the run's."""
     return tables.lines_of(rows, lambda run: {"accuracy": accuracy(run)}, ["accuracy"])
 
 
 def cells(text: str) -> list[list[str]]:
-    """Return the cells of all tables in a text of Markdown, but for the rules under their headers."""
+    """Return the cells of all tables in a Markdown text, without the rules under their headers."""
     lines = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("|") and "---" not in line]
     return [[cell.strip() for cell in line] for line in lines]
 
@@ -52,7 +52,7 @@ def test_rows_are_named_by_what_differs() -> None:
 
 
 def test_rows_of_another_length_or_data_set_say_so() -> None:
-    """By what the runs have trained, whatever their losses and settings are."""
+    """By the epochs that the runs were trained, whatever their losses and settings are."""
     runs = [made_up(epochs=1), made_up(epochs=10, weight_cent=0.0), made_up(epochs=10, weight_cent=0.0, seed=2)]
     named = tables.by_row(runs)
     assert [*named] == ["softmax + center loss (λ = 0.1), 1 epoch", "softmax only (λ = 0), 10 epochs"]
@@ -89,26 +89,15 @@ def test_runs_that_collapsed_are_counted_apart(tmp_path: Path) -> None:
     assert paired is not None
     assert paired["each seed"].tolist()[-1] == "-1.00, +0.50", "the seed of the run that collapsed is left out"
     tables.means_csv(tmp_path / "means.csv", lines, ACCURACY)
-    assert [(row["n"], row["collapsed"]) for row in rows(tmp_path / "means.csv")] == [
-        ("2", "1"),
-        ("2", "2"),
-        ("3", "0"),
-    ]
+    counts = [(row["n"], row["collapsed"]) for row in rows(tmp_path / "means.csv")]
+    assert counts == [("2", "1"), ("2", "2"), ("3", "0")]
 
 
 def test_differences_are_paired_by_seed() -> None:
-    """Against Student's interval worked by hand: gaps 0.1, 0.2, 0.3; t(0.975, 2) = 4.3027."""
-    accuracy = {
-        (0.0, 1): 99.0,
-        (0.0, 2): 99.1,
-        (0.0, 3): 99.2,
-        (0.1, 3): 99.5,
-        (0.1, 2): 99.3,
-        (0.1, 1): 99.1,
-        (1.0, 1): 99.0,
-    }
-    rows = tables.by_row(made_up(weight_cent=weight, seed=seed) for weight, seed in accuracy)
-    lines = lines_of(rows, lambda run: accuracy[run.settings.weight_cent, run.settings.seed])
+    """Against Student's interval worked out by hand: gaps 0.1, 0.2, 0.3; t(0.975, 2) = 4.3027."""
+    accuracy = {0.0: {1: 99.0, 2: 99.1, 3: 99.2}, 0.1: {3: 99.5, 2: 99.3, 1: 99.1}, 1.0: {1: 99.0}}
+    rows = tables.by_row(made_up(weight_cent=weight, seed=seed) for weight in accuracy for seed in accuracy[weight])
+    lines = lines_of(rows, lambda run: accuracy[run.settings.weight_cent][run.settings.seed])
     paired = tables.paired(lines, ACCURACY)
     assert paired is not None
     (row,) = cells(tables.as_markdown([paired]))[1:]  # one seed has no interval
@@ -119,17 +108,11 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 def test_differences_of_open_set_runs_are_paired_by_choice_of_digits_too() -> None:
-    lines = lines_of(
-        {
-            name: [
-                made_up(90 + shift + seed, seed=seed, known_classes=split)
-                for split in ((1, 2), (3, 4))
-                for seed in (1, 2)
-            ]
-            for name, shift in (("a", 0.0), ("b", 0.5))
-        }
-    )
-    paired = tables.paired(lines, ACCURACY)
+    def row(accuracy: float) -> list[Run]:
+        splits = ((1, 2), (3, 4))
+        return [made_up(accuracy + seed, seed=seed, known_classes=split) for split in splits for seed in (1, 2)]
+
+    paired = tables.paired(lines_of({"a": row(90), "b": row(90.5)}), ACCURACY)
     assert paired is not None
     assert paired.iloc[0].tolist() == ["+0.50", "+0.50 to +0.50", "+0.50, +0.50, +0.50, +0.50", "4"]
 
@@ -142,21 +125,18 @@ def test_a_seed_that_was_trained_twice_counts_once() -> None:
     first, _ = tables.rows_of(lines)
     assert first.numbers["accuracy"].droplevel("known").to_dict() == {1: pytest.approx(99.1), 2: 99.4}
     assert tables.paired(lines, ACCURACY) is None, "two runs of one seed have no interval"
-    seeds, means = (
-        cells(tables.as_markdown([table]))
-        for table in (tables.each_seed(lines, "accuracy", 2), tables.means(lines, ACCURACY))
-    )
+    seeds = cells(tables.as_markdown([tables.each_seed(lines, "accuracy", 2)]))
     assert seeds[1] == ["a", "99.10", "99.40", "99.25 ± 0.21", "2"]
+    means = cells(tables.as_markdown([tables.means(lines, ACCURACY)]))
     assert means[1:] == [["a", "99.25 ± 0.21", "2"], ["b", "99.40", "1"]], "not 99.40 ± 0.14 over two"
 
 
 def test_what_was_not_measured_stays_out_of_the_seeds() -> None:
-    """As the accuracy after the first epoch of a run with --eval-freq 10."""
+    """Like the accuracy after the first epoch of a run with --eval-freq 10."""
     measured = {1: 99.0, 2: float("nan"), 3: 99.2}
     rows = {"a": [made_up(seed=seed) for seed in measured], "b": [made_up(seed=2)]}
-    table = tables.as_markdown(
-        [tables.each_seed(lines_of(rows, lambda run: measured[run.settings.seed]), "accuracy", 2)]
-    )
+    lines = lines_of(rows, lambda run: measured[run.settings.seed])
+    table = tables.as_markdown([tables.each_seed(lines, "accuracy", 2)])
     assert cells(table)[1:] == [["a", "99.00", "", "99.20", "99.10 ± 0.14", "2"], ["b", "", "", "", "", "0"]]
     assert "nan" not in table
 
@@ -164,7 +144,7 @@ def test_what_was_not_measured_stays_out_of_the_seeds() -> None:
 def test_a_table_fits_the_terminal() -> None:
     names = ["softmax only (λ = 0)", "softmax + center|loss (λ = 0.1)", "ArcFace + center loss (λ = 0.1)"]
     table = pd.DataFrame([["99.99 ± 0.01"] * 8] * 3, pd.Index(names, name="loss"), [*"abcdefgh"])
-    parts = ["Before.", table, "After, a line that is as long as it is, since a terminal breaks lines of words."]
+    parts = ["Before.", table, "After: a line of words may be longer than the terminal, which breaks it by itself."]
     for width, count in ((200, 4), (99, 9), (64, 19), (20, 29)):
         lines = tables.for_terminal(parts, width).splitlines()
         assert lines[0] == "Before."
@@ -177,7 +157,7 @@ def test_a_table_fits_the_terminal() -> None:
     assert wide.split() == ["softmax", "only", "(λ", "=", "0)"] + ["99.99", "±", "0.01"] * 8
 
 
-def test_a_table_cannot_be_broken_out_of() -> None:
+def test_a_name_cannot_break_out_of_its_cell() -> None:
     text = tables.markdown(["run"], [["<script>alert(1)</script>\n| x |"]])
     assert "<script>" not in text
     assert len(text.splitlines()) == 3

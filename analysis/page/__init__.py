@@ -1,9 +1,8 @@
-"""draw.html: a page on which a person draws a digit and watches it fly to its center."""
+"""draw.html, a page on which a person draws a digit and watches it fly to its center."""
 
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,11 @@ from rundir.run import Run
 from utils import UserError, atomically
 
 HERE = Path(__file__).parent
-POINTS = 3_000  # of the test set that the plane shows
+POINTS = 3_000  # test features that the plane shows
 
 
 def write_page(path: Path, runs: list[Run], readers: list[Reader]) -> None:
-    """Write the page, one file that fetches nothing, for networks with two features; its examples to click are
-    the last run's.
+    """Write the page, one file that works offline, for networks with two features; its examples are from the last run.
 
     Raises:
         UserError: for a run with more or fewer features.
@@ -38,21 +36,19 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader]) -> None:
     page = environment.get_template("page.html").render(
         names=[loss_name(run.settings) for run in runs],
         worker=(HERE / "worker.js").read_text(encoding="utf-8"),
-        data=json.dumps(
-            {
-                "code": _base64((HERE / "lenet.wasm").read_bytes()),
-                "networks": [network_of(run, reader) for run, reader in zip(runs, readers, strict=True)],
-                "examples": [_base64(digit.tobytes()) for digit in examples(runs[-1])],
-            }
-        ).replace("<", "\\u003c"),
+        data={
+            "code": _base64((HERE / "lenet.wasm").read_bytes()),
+            "networks": [network_of(run, reader) for run, reader in zip(runs, readers, strict=True)],
+            "examples": [_base64(digit.tobytes()) for digit in examples(runs[-1])],
+        },
     )
     with atomically(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
 
 
 def examples(run: Run) -> np.ndarray:
-    """Return a test image of each class of a run, uint8 (C, 28, 28): of its data set; where that is not here, of
-    mnist5k for a run of MNIST, and none for another."""
+    """Return a test image of each class of a run, uint8 (C, 28, 28). If its data set is missing, MNIST is replaced by
+    mnist5k, and other data sets give no images."""
     if datasets.is_there(run.data_set, data_root(run)):
         data = data_of(run)
     elif run.data_set == "mnist":
@@ -63,8 +59,7 @@ def examples(run: Run) -> np.ndarray:
 
 
 def network_of(run: Run, reader: Reader) -> dict[str, object]:
-    """Return all that the page needs of a network: weights in half precision, what the plane shows, the border of
-    the unknown."""
+    """Return a network for the page: weights in half precision, the points of the plane, the border of the unknown."""
     model, head = reader.network.model, reader.network.head
     assert isinstance(model, LeNetPP)
     convolutions = [layer for layer in model.stages if isinstance(layer, torch.nn.Conv2d)]
@@ -75,7 +70,7 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
     features, labels = run.arrays["test_features"].astype(float), run.arrays["test_labels"]
     chosen = np.random.default_rng(0).permutation(len(labels))[:POINTS]
     corners = np.transpose(limits([features, reader.centers.astype(float)]))
-    reach = min(reader.threshold, np.ptp(corners[:, 0]) / 4)  # circles of what is known are seen whole, if not huge
+    reach = min(reader.threshold, np.ptp(corners[:, 0]) / 4)  # whole circles around the centers fit in, if not huge
     around = np.concatenate([corners, reader.centers - reach, reader.centers + reach])
     middle, half = (around.max(0) + around.min(0)) / 2, 0.52 * np.ptp(around, axis=0).max()
     (left, bottom), (right, top) = middle - half, middle + half

@@ -1,9 +1,9 @@
-/* LeNet++'s layers for the page that draw.html is, in WebAssembly with 128-bit vectors.
+/* LeNet++'s layers for draw.html, in WebAssembly with 128-bit vectors.
 
    clang --target=wasm32 -O3 -msimd128 -ffast-math -fno-builtin -nostdlib -Wl,--no-entry -Wl,--strip-all -o lenet.wasm lenet.c
 
    Maps lie in memory row by row, the channels of a pixel side by side: (S, W, C), W = S rounded up to a
-   multiple of 4 (what lies beyond S in a row is computed along and never read). Kernels: (5, 5, Ci, Co). */
+   multiple of 4 (columns from S on are computed and never read). Kernels: (5, 5, Ci, Co). */
 
 #include <wasm_simd128.h>
 
@@ -12,7 +12,7 @@
 extern unsigned char __heap_base;
 static unsigned long top;
 
-/* Memory for n floats, for good. */
+/* Reserves memory for n floats; it is never freed. */
 float *EXPORT(reserve)(int n) {
   if (!top) top = ((unsigned long)&__heap_base + 15) & ~15ul;
   unsigned long start = top;

@@ -1,25 +1,25 @@
 "use strict";
-// The page's second thread: a drawing → a digit like MNIST's → features, as predict.py has them.
-// `see` follows analysis/pictures.py step by step, for black ink on a white ground.
+// The page's second thread: a drawing → a digit as in MNIST → features, the same as in predict.py.
+// `see` follows analysis/find_digit.py step by step, for black ink on a white ground.
 
 // ---------------------------------------------------------------- the drawing
 
-const BOX = 20, SIDE = 28, FAINT = 25, THINNEST = 0.09, GAP = 0.2; // as in analysis/pictures.py
+const BOX = 20, SIDE = 28, FAINT = 25, THINNEST = 0.09, GAP = 0.2; // as in analysis/find_digit.py
 
-// Python's and NumPy's: halves go to the even number.
+// Rounds as Python and NumPy do: halves to the even number.
 function roundHalfEven(value) {
   const low = Math.floor(value), rest = value - low;
   if (rest !== 0.5) return Math.round(value);
   return low % 2 === 0 ? low : low + 1;
 }
 
-// NumPy's quantile of values in rising order.
+// The quantile of ascending values, as in NumPy.
 function quantile(sorted, share) {
   const place = share * (sorted.length - 1), low = Math.floor(place), high = Math.min(low + 1, sorted.length - 1);
   return sorted[low] + (place - low) * (sorted[high] - sorted[low]);
 }
 
-// Gray levels (height, width), black ink on white → uint8 (28, 28) and how many digits stand apart, or null where
+// Gray levels (height, width), black ink on white → a digit, uint8 (28, 28), and the number of separate digits; null if
 // nothing is drawn.
 function see(gray, width, height) {
   const contrast = new Float32Array(gray.length);
@@ -32,18 +32,11 @@ function see(gray, width, height) {
   const threshold = otsu(contrast);
   const mask = new Uint8Array(gray.length);
   for (let i = 0; i < mask.length; i++) mask[i] = contrast[i] > threshold ? 1 : 0;
-  const several = apart(withoutSpecks(mask, width, height));
+  const boxes = withoutSpecks(mask, width, height), several = apart(boxes);
 
-  let top = height, bottom = 0, left = width, right = 0;
-  const inked = [];
-  for (let y = 0; y < height; y++)
-    for (let x = 0; x < width; x++)
-      if (mask[y * width + x]) {
-        top = Math.min(top, y); bottom = Math.max(bottom, y + 1);
-        left = Math.min(left, x); right = Math.max(right, x + 1);
-        inked.push(contrast[y * width + x]);
-      }
-  const strong = quantile(inked.sort((a, b) => a - b), 0.9);
+  const [top, left] = ["top", "left"].map((side) => Math.min(...boxes.map((box) => box[side])));
+  const [bottom, right] = ["bottom", "right"].map((side) => Math.max(...boxes.map((box) => box[side])));
+  const strong = quantile(contrast.filter((_, i) => mask[i]).sort(), 0.9);
   let w = right - left, h = bottom - top;
   let ink = new Float32Array(w * h);
   const shape = new Uint8Array(w * h);
@@ -65,7 +58,7 @@ function see(gray, width, height) {
   return { digit: centered(ink, w, h), several };
 }
 
-// SciPy's uniform_filter over 3×3, mirrored at the edges.
+// The mean over 3×3 pixels, mirrored at the edges, as SciPy's uniform_filter.
 function uniform(values, width, height) {
   const out = new Float32Array(values.length), half = new Float32Array(values.length);
   const clamp = (i, n) => Math.min(n - 1, Math.max(0, i));
@@ -78,7 +71,7 @@ function uniform(values, width, height) {
   return out;
 }
 
-// The threshold that parts values best into two groups (Otsu 1979), over 128 bins.
+// The threshold that best separates values into two groups (Otsu 1979), over 128 bins.
 function otsu(values) {
   let low = Infinity, high = -Infinity;
   for (const value of values) { low = Math.min(low, value); high = Math.max(high, value); }
@@ -96,7 +89,7 @@ function otsu(values) {
   return edge(place + 1);
 }
 
-// Clears the parts of a mask, joined at sides and corners, that are small beside the largest; returns the others' boxes.
+// Clears the small parts of a mask, joined at sides and corners; returns the boxes of the other parts.
 function withoutSpecks(mask, width, height) {
   const part = new Int32Array(mask.length), areas = [0], boxes = [null], stack = [];
   for (let start = 0; start < mask.length; start++) {
@@ -123,7 +116,7 @@ function withoutSpecks(mask, width, height) {
   return boxes.filter((box, i) => box && areas[i] >= least);
 }
 
-// How many digits stand apart, by the boxes of their parts: as `_apart` in analysis/pictures.py.
+// The number of separate digits, from the boxes of their parts, as `_apart` in analysis/find_digit.py.
 function apart(boxes) {
   const tallest = Math.max(...boxes.map((box) => box.bottom - box.top)), group = boxes.map((_, i) => i);
   const height = (box) => box.bottom - box.top, tall = (box) => height(box) > 0.5 * tallest;
@@ -137,40 +130,25 @@ function apart(boxes) {
   return new Set(group.filter((_, i) => tall(boxes[i]))).size;
 }
 
-// Four times the mean distance of a shape's pixels to the nearest one outside (Felzenszwalb and Huttenlocher 2012).
+// Four times the mean distance of a shape's pixels to the nearest pixel outside.
 function strokeWidth(shape, w, h) {
-  const W = w + 2, H = h + 2, squares = new Float64Array(W * H);
-  for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) squares[(y + 1) * W + x + 1] = shape[y * w + x] ? 1e12 : 0;
-  const length = Math.max(W, H), f = new Float64Array(length), v = new Int32Array(length), z = new Float64Array(length + 1);
-  const along = (start, step, n) => {
-    for (let q = 0; q < n; q++) f[q] = squares[start + q * step];
-    let k = 0;
-    v[0] = 0; z[0] = -Infinity; z[1] = Infinity;
-    for (let q = 1; q < n; q++) {
-      let s;
-      do {
-        const p = v[k];
-        s = (f[q] + q * q - f[p] - p * p) / (2 * q - 2 * p);
-      } while (s <= z[k] && --k >= 0);
-      k++;
-      v[k] = q; z[k] = s; z[k + 1] = Infinity;
-    }
-    k = 0;
-    for (let q = 0; q < n; q++) {
-      while (z[k + 1] < q) k++;
-      squares[start + q * step] = (q - v[k]) ** 2 + f[v[k]];
-    }
-  };
-  for (let x = 0; x < W; x++) along(x, W, H);
-  for (let y = 0; y < H; y++) along(y * W, 1, W);
+  const W = w + 2, far = new Int32Array(W * (h + 2)); // distance to the nearest pixel outside in the same column
+  for (let y = 1; y <= h; y++)
+    for (let x = 1; x <= w; x++) if (shape[(y - 1) * w + x - 1]) far[y * W + x] = far[(y - 1) * W + x] + 1;
+  for (let y = h; y > 0; y--)
+    for (let x = 1; x <= w; x++) far[y * W + x] = Math.min(far[y * W + x], far[(y + 1) * W + x] + 1);
   let sum = 0, count = 0;
-  for (let y = 0; y < h; y++)
-    for (let x = 0; x < w; x++)
-      if (shape[y * w + x]) { sum += Math.sqrt(squares[(y + 1) * W + x + 1]); count++; }
+  far.forEach((reach, i) => {
+    if (!reach) return;
+    let square = reach ** 2;
+    for (let dx = 1; dx < reach; dx++) square = Math.min(square, dx ** 2 + Math.min(far[i - dx], far[i + dx]) ** 2);
+    sum += Math.sqrt(square);
+    count++;
+  });
   return (4 * sum) / count;
 }
 
-// The largest value within size×size around each place, with a margin of `size` on each side.
+// The largest value within size×size around each pixel, with a margin of `size` on each side.
 function dilated(ink, w, h, size) {
   const W = w + 2 * size, H = h + 2 * size, reach = (size - 1) / 2;
   const wide = new Float32Array(W * H), out = new Float32Array(W * H);
@@ -184,7 +162,7 @@ function dilated(ink, w, h, size) {
   return out;
 }
 
-// Pillow's resize of 8-bit pixels along one axis: filters in fixed point with 22 bits, rounded after each axis.
+// Resizes 8-bit pixels along one axis as Pillow does: filters in fixed point with 22 bits, rounded after each axis.
 function resized(pixels, length, other, target, read, write) {
   const scale = length / target, bicubic = scale < 1;
   const stretch = Math.max(scale, 1), support = (bicubic ? 2 : 0.5) * stretch;
@@ -212,7 +190,7 @@ function resized(pixels, length, other, target, read, write) {
   return out;
 }
 
-// Ink in [0, 1] → MNIST's box, the center of mass in the middle.
+// Ink in [0, 1] → a digit in MNIST's box, with the center of mass in the middle.
 function centered(ink, w, h) {
   const scale = BOX / Math.max(w, h);
   const W = Math.max(1, roundHalfEven(scale * w)), H = Math.max(1, roundHalfEven(scale * h));
@@ -303,8 +281,7 @@ self.onmessage = async ({ data }) => {
     self.postMessage({ ready: true });
     return;
   }
-  const start = performance.now();
   const seen = data.digit ? { digit: data.digit, several: 1 } : see(data.gray, data.width, data.height);
   const found = seen && networks.map((network) => features(network, seen.digit));
-  self.postMessage({ ticket: data.ticket, digit: null, ...seen, found, milliseconds: performance.now() - start });
+  self.postMessage({ ticket: data.ticket, digit: null, ...seen, found });
 };
