@@ -38,9 +38,7 @@ def draw(argv: list[str]) -> int:
     """Draw what the command line asks for; return the exit status. After a figure that fails, the others follow."""
     parser = Parser(prog="analysis.draw", description="Draw the feature scatters of runs again.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
-    parser.add_argument(
-        "--epochs", type=int, nargs="+", metavar="N", help="epochs to draw (default: all that are kept)"
-    )
+    parser.add_argument("--epochs", type=int, nargs="+", metavar="N", help="epochs to draw (default: all kept)")
     parser.add_argument("--animate", action="store_true", help="write animation.gif with all epochs instead")
     shade = "shade the region of each class up to the border of the unknown"
     parser.add_argument("--regions", action="store_true", help=shade)

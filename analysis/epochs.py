@@ -20,10 +20,9 @@ from utils import UserError
 class Epoch:
     """The features after an epoch, or after a batch of the first epoch, ready to be drawn."""
 
-    run: Path
+    record: Run
     number: int
     batch: int  # of the first epoch; 0: after the whole epoch
-    record: Run
     arrays: dict[str, np.ndarray]  # as in features/epoch_N.npz
     points: dict[str, np.ndarray]  # train_features, test_features and centers in two dimensions
     axis: str  # what the axes show
@@ -42,7 +41,7 @@ def read_epochs(run: Path, epochs: Sequence[int], batches: Sequence[int] = ()) -
         (_, *points), axis = to_two_dimensions(last["train_features"], *(arrays[key] for key in keys))
         if dimension > 2:
             axis = f"{axis} ({dimension}-D features)"
-        yield Epoch(run, epoch, batch, record, arrays, dict(zip(keys, points, strict=True)), axis)
+        yield Epoch(record, epoch, batch, arrays, dict(zip(keys, points, strict=True)), axis)
 
 
 def read_epoch(run: Path, epoch: int) -> Epoch:
@@ -101,6 +100,6 @@ def regions_of(epoch: Epoch) -> list[plane.Region]:
     """
     settings = epoch.record.plan.settings
     if settings.feat_dim != 2:
-        raise UserError(f"{epoch.run}: --regions needs a run with two features; it has {settings.feat_dim}")
+        raise UserError(f"{epoch.record.path}: --regions needs a run with two features; it has {settings.feat_dim}")
     points = np.concatenate([epoch.points["test_features"], epoch.arrays["centers"]])
     return plane.regions(epoch.arrays, reach=10 * float(np.abs(points[np.isfinite(points)]).max(initial=0.0)))

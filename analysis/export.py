@@ -67,10 +67,11 @@ def export(path: Path, run: Run, reader: Reader) -> None:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"--export: {run.path}: torch {torch.__version__} cannot export it: {reason}") from None
         assert program is not None
+        proto = program.model_proto  # a new object at every access
         metadata = {
             "classes": json.dumps(reader.classes.tolist()),
             "unknown_beyond": f"{reader.threshold:.6g}",
             "images": "float32 (batch, 1, 28, 28), ground 0, ink 1; digits centered as in MNIST",
         }
-        onnx.helper.set_model_props(program.model_proto, metadata)
-        onnx.save(program.model_proto, str(unfinished))
+        onnx.helper.set_model_props(proto, metadata)
+        onnx.save(proto, str(unfinished))

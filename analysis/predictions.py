@@ -33,10 +33,14 @@ def draw(run: Run, listed: Sequence[Listed], threshold: float, path: Path) -> No
     (_, points), _ = to_two_dimensions(run.arrays["train_features"], features)
     side_by_side = plots.columns(len(run.classes), 25)
     with plots.canvas(11 + 0.6 * side_by_side, 6.4) as figure:
+        from matplotlib.patches import Circle
+
         ax, beside = figure.subplots(1, 2, width_ratios=[7, 4.6])
         plots.draw_part(ax, read, "test")
         if features.shape[1] == 2:
-            _borders(ax, read.points["centers"], threshold)
+            for center in read.points["centers"]:
+                ax.add_patch(Circle(center, threshold, fill=False, ls=":", lw=0.9, ec="0.35"))
+            ax.plot([], [], ls=":", lw=0.9, color="0.35", label="beyond: unknown")
         for number, (x, y) in enumerate(points, 1):
             star: dict[str, Any] = {"edgecolors": "black", "linewidths": 1.1, "zorder": 5}
             label = "your digits" if number == 1 else None
@@ -48,14 +52,6 @@ def draw(run: Run, listed: Sequence[Listed], threshold: float, path: Path) -> No
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, ncols=side_by_side, **plots.CLOSE)
         _list(beside, listed)
         plots.save(figure, path, dpi=150)
-
-
-def _borders(ax: Axes, centers: np.ndarray, threshold: float) -> None:
-    from matplotlib.patches import Circle
-
-    for x, y in centers:
-        ax.add_patch(Circle((x, y), threshold, fill=False, ls=":", lw=0.9, ec="0.35"))
-    ax.plot([], [], ls=":", lw=0.9, color="0.35", label="beyond: unknown")
 
 
 def _list(ax: Axes, listed: Sequence[Listed]) -> None:

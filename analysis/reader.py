@@ -45,10 +45,6 @@ class Calibration:
     held_out: bool  # whether the digits were kept out of training
     distances: Annotated[list[float], msgspec.Meta(min_length=1)]  # ascending
 
-    def threshold(self, reject: float) -> float:
-        """Return the distance beyond which `reject` percent of the digits lie."""
-        return float(np.quantile(self.distances, 1 - reject / 100))
-
 
 class Reader:
     """A finished run, ready to read digits.
@@ -67,7 +63,7 @@ class Reader:
         if not np.isfinite(self.centers).all():
             raise UserError(f"{run.path}: has centers that are not finite; it cannot read digits")
         self.calibration = self._calibrate(run)
-        self.threshold = self.calibration.threshold(reject)
+        self.threshold = float(np.quantile(self.calibration.distances, 1 - reject / 100))
 
     def read(self, digits: np.ndarray) -> list[Prediction]:
         """Return the prediction for each digit, uint8 (N, 28, 28) as `to_digit` returns them."""

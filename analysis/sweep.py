@@ -22,7 +22,7 @@ from rundir.directory import is_being_trained
 from rundir.run import epochs_of, is_finished, keeps_every_epoch, progress_of, read_config
 from training.arguments import Request, parse_arguments
 from training.recipes import resolve
-from training.settings import Plan, Settings
+from training.settings import Settings
 from utils import ROOT, UserError, hours, say, usable_cores
 
 MAIN = ROOT / "main.py"
@@ -37,14 +37,13 @@ def request_of(flags: tuple[str, ...]) -> Request:
     return parse_arguments(list(flags))
 
 
-def asked_for(flags: Sequence[str], dataset: str = "auto") -> tuple[Settings, tuple[object, ...]]:
-    """Return the settings that flags of main.py lead to, and the values of `is_computed_so`. `dataset` counts if the
-    flags leave the data set open."""
+def asked_for(flags: Sequence[str], dataset: str = "auto") -> tuple[Settings, tuple[str, str, bool]]:
+    """Return the settings that flags of main.py lead to, and --compile, --convolutions and --deterministic. `dataset`
+    counts if the flags leave the data set open."""
     request = request_of(tuple(flags))
     plan, settings = request.plan, request.plan.settings
     dataset = dataset if settings.dataset == "auto" else settings.dataset
-    computed = (plan.compile, plan.convolutions, plan.deterministic)
-    return resolve(settings, request.by_hand, dataset), computed
+    return resolve(settings, request.by_hand, dataset), (plan.compile, plan.convolutions, plan.deterministic)
 
 
 def is_that_run(path: Path, flags: Sequence[str]) -> bool:
@@ -58,17 +57,12 @@ def is_that_run(path: Path, flags: Sequence[str]) -> bool:
         dataset = "mnist" if datasets.is_there("mnist", Path(request.plan.data_root)) else dataset
         if dataset != "mnist" and plan.asked_for("dataset") != "auto":
             return False
-    settings, computed = asked_for(flags, dataset)
+    settings, (compile, convolutions, deterministic) = asked_for(flags, dataset)
     if settings.precision == plan.asked_for("precision"):
         settings = replace(settings, precision=plan.settings.precision)
-    return settings == plan.settings and is_computed_so(plan, *computed)
-
-
-def is_computed_so(plan: Plan, compile: object, convolutions: object, deterministic: object) -> bool:
-    """Return whether a run was computed as these values ask; ``auto`` accepts any choice."""
-    left_open = (compile, plan.compile) == ("auto", "off")
-    same_compile = left_open or compile in (plan.compile, plan.asked_for("compile"))
-    return same_compile and convolutions in ("auto", plan.convolutions) and deterministic == plan.deterministic
+    compiled_so = (compile, plan.compile) == ("auto", "off") or compile in (plan.compile, plan.asked_for("compile"))
+    computed_so = compiled_so and convolutions in ("auto", plan.convolutions) and deterministic == plan.deterministic
+    return computed_so and settings == plan.settings
 
 
 def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], every_epoch: bool = False) -> list[Wanted]:

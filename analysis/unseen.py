@@ -11,9 +11,7 @@ from analysis.metrics import PAIRS, Array, Labels, Metric, accuracy, both_ways, 
 GALLERIES = (1, 10)  # images of each class in a gallery
 DRAWS = 100  # galleries of each size
 RANKS = {
-    f"rank-1 of {gallery}": Metric(
-        "↑", 2, f"share of images whose nearest by the {{}}, of {gallery} per class, is right"
-    )
+    f"rank-1 of {gallery}": Metric("↑", 2, f"share of images whose nearest by the {{}} is right, {gallery} per class")
     for gallery in GALLERIES
 }
 UNSEEN = both_ways({name: PAIRS[name] for name in ("EER", "TAR@1e-2")} | RANKS)

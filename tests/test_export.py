@@ -17,7 +17,7 @@ from analysis.reader import Reader
 from rundir.run import read_run
 from utils import ROOT
 
-KINDS = {  # of runs trained here, beside the one that comes with the code
+KINDS = {  # runs trained here, besides the shipped one
     "biased": ["--set", "head_bias=true", "--set", "feature_prelu=true", "--set", "overlapping_pool=true"],
     "arcface": ["--head", "arcface", "--weight-cent", "0.1", "--feat-dim", "3"],
 }

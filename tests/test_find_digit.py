@@ -73,7 +73,7 @@ def test_gray_palette_transparent_and_deep_images_are_the_same_digit(tmp_path: P
     clear.paste((255, 255, 255, 255), mask=Image.fromarray(255 - np.asarray(base)))
     turned = base.rotate(90, expand=True)
     exif = turned.getexif()
-    exif[0x0112] = 6  # to be turned by the reader
+    exif[0x0112] = 6  # the reader must turn it
     deep = Image.fromarray(np.asarray(base).astype(np.uint16) * 200)
     images = {"gray.png": base, "palette.gif": base.convert("P"), "clear.png": clear, "deep.png": deep}
     for name, image in images.items():

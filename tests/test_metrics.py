@@ -42,7 +42,7 @@ def test_silhouette() -> None:
 def test_nearest_center_accuracy() -> None:
     centers = np.array([[0.0, 1], [0, 3]])
     assert metrics.nearest_center_accuracy(FEATURES, LABELS, np.array([[0.0, 1], [4, 1]])) == 100
-    assert metrics.nearest_center_accuracy(FEATURES, LABELS, centers) == 50  # (4, 2) is as near to both: the first
+    assert metrics.nearest_center_accuracy(FEATURES, LABELS, centers) == 50  # (4, 2) is equally near to both
 
 
 def test_drift() -> None:
@@ -79,10 +79,10 @@ def test_limits_of_false_acceptance() -> None:
 
 
 def test_verification_sees_directions_or_places() -> None:
-    rays = np.array([[1.0, 0], [10, 0], [0, 1], [0, 10]])  # one direction a class, every length
+    rays = np.array([[1.0, 0], [10, 0], [0, 1], [0, 10]])  # one direction per class, different lengths
     assert metrics.verification(rays, LABELS, "cosine")["EER"] == pytest.approx(0)
     assert metrics.verification(rays, LABELS, "euclidean")["EER"] > 20
-    spots = np.array([[1.0, 1], [1.1, 1], [10, 10], [10, 10.1]])  # one place a class, one direction for all
+    spots = np.array([[1.0, 1], [1.1, 1], [10, 10], [10, 10.1]])  # one place per class, one direction for all
     assert metrics.verification(spots, LABELS, "euclidean")["EER"] == pytest.approx(0)
 
 

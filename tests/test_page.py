@@ -151,7 +151,7 @@ def test_a_person_draws_looks_switches_and_clears(page: Any, runs: list[Path]) -
     answers = set()
     for number in range(len(runs)):
         page.locator(f"input[value='{number}']").check()
-        page.wait_for_timeout(200)  # for the words to follow, which need 60
+        page.wait_for_timeout(200)  # the words follow after 60
         answers.add(page.locator("#verdict").text_content())
     assert len(answers) == len(runs)  # distances differ
     draw_with_the_mouse(page, across=0.9)
