@@ -170,8 +170,8 @@ def test_two_processes_that_download_at_once_both_get_whole_files(tmp_path: Path
 
 
 def test_a_download_that_is_killed_leaves_nothing_that_passes_for_data(tmp_path: Path) -> None:
-    until_the_parent_ends = "import os; parent = os.getppid()\nwhile os.getppid() == parent: time.sleep(0.1)"
-    process = started(DOWNLOAD.replace("time.sleep(0.5)", "break") + until_the_parent_ends, "mnist", tmp_path)
+    begin, end = "import os; parent = os.getppid()", "while os.getppid() == parent: time.sleep(0.1)"
+    process = started(f"{begin}\n{DOWNLOAD.replace('time.sleep(0.5)', 'break')}{end}", "mnist", tmp_path)
     wait_until(lambda: bool(list(tmp_path.rglob("train-images*"))), process)
     process.kill()
     process.communicate()
