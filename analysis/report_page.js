@@ -10,6 +10,8 @@ let rest = 0;
 let picked = null;  // {sheet, place}
 let grid = null;  // {sheet, places} of a lasso
 
+$("more").open = matchMedia("(min-width: 60.01rem)").matches;  // on a phone the plots come first
+
 // Each sheet of images becomes the CSS variable --NAME, for the page and for Bokeh's tooltips.
 for (const sheet of document.querySelectorAll(".sheet")) {
   const bytes = Uint8Array.from(atob(sheet.textContent), (c) => c.charCodeAt(0));

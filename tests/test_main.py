@@ -214,7 +214,7 @@ def test_known_classes_keep_their_names(run_main, tmp_path: Path) -> None:
         *("--plot", "--model", "cnn", "-j", 4, "--save-dir", tmp_path / "run"),
     )
     assert done.returncode == 0, done.stderr
-    assert "nothing left for workers to do" in done.stdout
+    assert "no workers are needed" in done.stdout
     assert "1200 training and 300 test images of the classes 2, 4, 9" in done.stdout
     assert json.loads((tmp_path / "run" / "config.json").read_text())["dataset"]["classes"] == [2, 4, 9]
     with np.load(tmp_path / "run" / "features" / "epoch_1.npz") as data:

@@ -382,6 +382,14 @@ def test_zoom_is_linked_between_runs(page: Any) -> None:
         assert ((start - left) / width, (end - left) / width) == pytest.approx((0.25, 0.5))
 
 
+def test_on_a_phone_the_plots_come_first(browser: Any, compared: Path) -> None:
+    with opened(browser, compared / "report.html", viewport={"width": 390, "height": 844}) as page:
+        assert page.locator(".panel").first.bounding_box()["y"] < 844 / 2
+        assert not page.locator("#mistakes").is_visible()
+        page.locator("#more summary").click()
+        page.locator("#mistakes").check()
+
+
 def test_nothing_runs_over_the_side(page: Any) -> None:
     for width in (1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
