@@ -80,7 +80,7 @@ def test_bad_flags(arguments: list[str], message: str, capsys: pytest.CaptureFix
 
 def test_notes_of_main_are_said(tmp_path: Path) -> None:
     for arguments, note in (
-        (["--gpu", "0,1", "--use-cpu"], "Note: of --gpu 0,1 GPU 0 is taken; "),
+        (["--gpu", "0,1", "--use-cpu"], "Note: --gpu 0,1: only GPU 0 is used; "),
         (["--use-cpu", "--", "--workers", "4"], "Note: --workers does nothing"),
     ):
         done = run_here(compare.main, "--unknowns", "nowhere", "--out", tmp_path, *arguments)

@@ -384,7 +384,7 @@ def test_zoom_is_linked_between_runs(page: Any) -> None:
 
 def test_on_a_phone_the_plots_come_first(browser: Any, compared: Path) -> None:
     with opened(browser, compared / "report.html", viewport={"width": 390, "height": 844}) as page:
-        assert page.locator(".panel").first.bounding_box()["y"] < 844 / 2
+        assert page.locator(".panel").first.bounding_box()["y"] < 0.75 * 844
         assert not page.locator("#mistakes").is_visible()
         page.locator("#more summary").click()
         page.locator("#mistakes").check()
