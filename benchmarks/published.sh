@@ -123,7 +123,7 @@ departures() { # docs/reproduction/ablation.md. 33 runs of 2 epochs, 2 of 10
 
 recipe() { # docs/reproduction/ablation.md: parts of the default recipe taken away together. 20 runs of 10 epochs
     random="head_init=xavier center_init=normal center_hold=0"
-    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/recipe --variants "today: " "random start, no hold: --set $random" \
+    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/recipe --variants "default: " "random start, no hold: --set $random" \
         "and no warm-up: --set $random warmup=0" \
         "clipping and slow features alone: --set $random warmup=0 shift=0 feature_prelu=true" -- -d mnist
     cp $OUT/recipe/{comparison,seeds}.md $OUT/recipe/runs.csv docs/results/recipe
