@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -28,13 +28,6 @@ from utils import UserError, atomically, say
 
 LARGEST_CHECKPOINT = 1 << 30  # bytes
 Bytes = Annotated[int, Meta(ge=0)]
-T = TypeVar("T")
-
-
-class _PerFile(msgspec.Struct, Generic[T]):
-    log: T
-    batches: T
-    epochs: T
 
 
 class _Entries(msgspec.Struct, frozen=True):
@@ -43,8 +36,8 @@ class _Entries(msgspec.Struct, frozen=True):
     epoch: Annotated[int, Meta(ge=1)]
     best: Annotated[float, Meta(ge=-1, le=100)]  # test accuracy so far, percent
     elapsed: Annotated[float, Meta(ge=0, le=1e12)]  # seconds
-    sizes: _PerFile[Bytes]  # sizes of the log and CSV files
-    tail: _PerFile[str]  # text to append to them
+    sizes: dict[str, Bytes]  # sizes of the files of a `RunLog`
+    tail: dict[str, str]  # text to append to them
     checksums: dict[str, str]
 
 
@@ -128,6 +121,8 @@ def _checked(raw: dict[str, Any], plan: Plan) -> Checkpoint:
     last = plan.settings.max_epoch or length_of_run(plan.settings, 1)[0]
     if entries.epoch > last:
         raise ValueError(f"epoch: {entries.epoch!r}: must be a whole number from 1 to {last}")
+    if not entries.sizes.keys() == entries.tail.keys() == RunLog.FILES.keys():
+        raise ValueError(f"sizes and tail: must be those of {', '.join(RunLog.FILES)}")
     for name in ("model", "head", "center_loss"):
         for key, value in raw[name].items():
             _check_tensor(f"{name}: {key}", value)
@@ -180,8 +175,7 @@ def reopen(
         say(f"{directory}: already finished, after epoch {training.epochs}")
     keep_plan(directory, plan)
     trains = checkpoint.epoch < min(training.epochs, stop_after or training.epochs)
-    sizes, tail = msgspec.to_builtins(checkpoint.sizes), msgspec.to_builtins(checkpoint.tail)
-    return RunLog(directory, training.data.name, sizes, tail, trains)
+    return RunLog(directory, training.data.name, checkpoint.sizes, checkpoint.tail, trains)
 
 
 def load_state(network: Network, checkpoint: Checkpoint, path: Path) -> None:

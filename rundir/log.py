@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -43,6 +43,7 @@ class RunLog(Silent):
         cut: whether to cut off the rest of a file; False if nothing is left to train.
     """
 
+    FILES: ClassVar = {"log": "log_{}.txt", "batches": "batches.csv", "epochs": "epochs.csv"}
     BATCHES = ("epoch", "batch", "loss", "loss_xent", "loss_center", "lr")
     EPOCHS = ("epoch", "train_loss", "test_loss", "test_accuracy", "seconds")
 
@@ -54,7 +55,7 @@ class RunLog(Silent):
         tail: Mapping[str, str] | None = None,
         cut: bool = True,
     ) -> None:
-        names = {"log": f"log_{dataset}.txt", "batches": "batches.csv", "epochs": "epochs.csv"}
+        names = {key: name.format(dataset) for key, name in self.FILES.items()}
         for name in names.values():
             if (directory / name).is_dir():
                 raise UserError(f"{directory / name}: is a folder, but the run writes a file of this name; remove it")

@@ -144,6 +144,8 @@ def test_an_entry_of_a_checkpoint_that_is_something_else_is_one_line(run_main: R
         ("sizes", torch.zeros(3)),
         ("tail", torch.zeros(3)),
         ("sizes", {"log": -1, "batches": 0, "epochs": 0}),
+        ("sizes", {"log": 0, "batches": 0}),
+        ("tail", {"log": "", "batches": "", "epoch": ""}),
         ("best", float("nan")),
         ("epoch", 7),
         ("checksums", [1]),
