@@ -35,6 +35,7 @@ from analysis.curve import draw_curve
 from analysis.openset import Scored, ToldApart, load_images, score_runs
 from analysis.unseen import UNSEEN
 from rundir.directory import Guard
+from rundir.features import kept_batches, kept_epochs
 from rundir.log import read_epochs
 from rundir.network import data_root
 from rundir.run import Run, read_run
@@ -81,7 +82,7 @@ def compare(comparison: Comparison) -> int:
 def given_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     """Return the rows of --runs, none of them failed."""
     runs = [read_run(path) for path in dict.fromkeys(comparison.runs)]
-    if comparison.animate and all(sum(map(len, film.frames_of(run.path))) < 2 for run in runs):
+    if comparison.animate and all(len(kept_epochs(run.path) + kept_batches(run.path)) < 2 for run in runs):
         raise UserError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --animate")
     for run in runs if comparison.regions else []:
         plots.regions_of(plots.read_epoch(run.path, run.epochs))  # or says why not

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idx import MNIST_MD5, SIDE, STEMS, DataError, as_images, as_labels, checksum, find_file, read_idx
-from idx import read_images as read_images
 
 if TYPE_CHECKING:
     import torch

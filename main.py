@@ -104,7 +104,7 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
             for lr, losses in progress_bar(steps, count, f"Epoch {epoch}/{training.epochs}"):
                 if not meter.add(lr, losses):
                     raise Diverged(epoch, meter.count, how_to_go_on(directory))
-                start += figures.on_the_way(training, epoch, meter.batch)  # which is no training
+                start += figures.add_batch(training, epoch, meter.batch)  # which is no training
             training.epoch, training.elapsed = epoch, time.monotonic() - began
             if isinstance(log, RunLog):
                 test = keep_epoch(directory, plan, training, log, meter, time.monotonic() - start, epoch == last)

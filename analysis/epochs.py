@@ -21,8 +21,8 @@ class Epoch:
     """The features after an epoch, or after a batch of the first epoch, ready to be drawn."""
 
     record: Run
-    number: int
-    batch: int  # of the first epoch; 0: after the whole epoch
+    number: int  # of finished epochs
+    batch: int  # of batches after them: features are kept after some of the first epoch
     arrays: dict[str, np.ndarray]  # as in features/epoch_N.npz
     points: dict[str, np.ndarray]  # train_features, test_features and centers in two dimensions
     axis: str  # what the axes show
@@ -35,9 +35,9 @@ def read_epochs(run: Path, epochs: Sequence[int], batches: Sequence[int] = ()) -
     dimension = record.plan.settings.feat_dim
     last = read_features(run, f"epoch_{epochs[-1]}", len(record.classes), dimension)
     keys = ("train_features", "test_features", "centers")
-    for epoch, batch in [*((1, batch) for batch in batches), *((epoch, 0) for epoch in epochs)]:
+    for epoch, batch in [*((0, batch) for batch in batches), *((epoch, 0) for epoch in epochs)]:
         name = f"batch_{batch}" if batch else f"epoch_{epoch}"
-        arrays = last if epoch == epochs[-1] and not batch else read_features(run, name, len(record.classes), dimension)
+        arrays = last if epoch == epochs[-1] else read_features(run, name, len(record.classes), dimension)
         (_, *points), axis = to_two_dimensions(last["train_features"], *(arrays[key] for key in keys))
         if dimension > 2:
             axis = f"{axis} ({dimension}-D features)"

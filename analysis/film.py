@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from analysis.epochs import Epoch, limits, read_epochs
 from analysis.plots import SMALL, canvas, draw_part
-from rundir.features import kept_epochs, sample_of
+from rundir.features import kept_batches, kept_epochs, sample_of
 from utils import UserError, atomically, complain
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def animate(runs: list[Path], path: Path, regions: bool = False) -> list[Path]:
         UserError: if no run keeps more than one frame.
     """
     rows = [
-        {(epoch.number - (epoch.batch > 0), epoch.batch): _thin(epoch) for epoch in read_epochs(run, *frames_of(run))}
+        {(epoch.number, epoch.batch): _thin(epoch) for epoch in read_epochs(run, kept_epochs(run), kept_batches(run))}
         for run in runs
     ]
     frames = sorted(set().union(*rows))
@@ -50,11 +50,6 @@ def animate(runs: list[Path], path: Path, regions: bool = False) -> list[Path]:
                 except (subprocess.CalledProcessError, BrokenPipeError):
                     complain(f"{file.name} could not be made: ffmpeg failed")
     return [file for file in made if file.exists()]
-
-
-def frames_of(run: Path) -> tuple[list[int], list[int]]:
-    """Return the epochs whose features a run keeps, and the batches of its first epoch."""
-    return kept_epochs(run), kept_epochs(run, "batch")
 
 
 def _film(

@@ -16,7 +16,7 @@ import datasets
 from analysis import metrics
 from analysis.comparison import name_of
 from analysis.unseen import unseen_classes
-from datasets import DataError
+from idx import DataError, read_idx, read_images
 from rundir.network import data_of, data_root, load_data, load_network
 from rundir.run import Run
 from training.trainer import Network
@@ -60,16 +60,16 @@ def load_unknown(source: str, root: Path) -> Unknown:
         root: the data root, for a name.
 
     Raises:
-        datasets.DataError: if there are no such images, they are damaged, or the labels do not fit them.
+        DataError: if there are no such images, they are damaged, or the labels do not fit them.
     """
     names = {key: name for name, row in datasets.SOURCES.items() for key in (name, row.torchvision_name.lower()) if key}
     if source.lower() in names:
         data = datasets.load(names[source.lower()], root)
         return data.test_images, data.test_labels
     file = _image_file(Path(source))
-    images = datasets.read_images(file)
+    images = read_images(file)
     beside = file.with_name(file.name.replace("images-idx3", "labels-idx1").replace("images", "labels"))
-    return images, datasets.read_idx(beside, (len(images),)).long() if beside.is_file() else None
+    return images, read_idx(beside, (len(images),)).long() if beside.is_file() else None
 
 
 def _image_file(folder: Path) -> Path:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from analysis import metrics, tables
 from analysis.tables import plus_minus
-from datasets import SIDE
+from idx import SIDE
 from rundir.log import read_epochs
 from rundir.network import data_of, held_out_of, load_data, load_network
 from rundir.run import Run, read_config, read_run

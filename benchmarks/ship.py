@@ -17,15 +17,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 import torch
 
 from analysis.plots import loss_name
 from analysis.reader import Reader
 from rundir.checkpoint import load_checkpoint, save_checkpoint
+from rundir.epoch import evaluate_some
 from rundir.features import sample_of, save_features
 from rundir.network import data_of, load_network
-from rundir.run import read_run
+from rundir.run import read_config, read_run
 from training.settings import plan_from_json
 
 NEEDED = ("epoch", "best", "elapsed", "sizes", "tail", "checksums", "head", "center_loss", "random")
@@ -57,18 +57,13 @@ def main() -> None:
     args = parser.parse_args()
     run, cpu = read_run(args.run), torch.device("cpu")
     data = data_of(run)
-    (args.to / "features").mkdir(parents=True, exist_ok=True)
+    args.to.mkdir(parents=True, exist_ok=True)
     slim(args.run, args.to, run.epochs)
-    sample = sample_of(len(data.train_labels))
-    sampled = {key: value[sample] if key.startswith("train_") else value for key, value in run.arrays.items()}
-    file = args.to / "features" / f"epoch_{run.epochs}.npz"
-    np.savez_compressed(file, train_sample=sample.astype(np.int32), **sampled)
 
     # The features under the weights as they are kept.
-    network = load_network(read_run(args.to), cpu)
+    network, sample = load_network(read_config(args.to), cpu), sample_of(len(data.train_labels))
     test = network.evaluate(data.test_images, data.test_labels)
-    some = torch.from_numpy(sample)
-    train = network.evaluate(data.train_images[some], data.train_labels[some])
+    train = evaluate_some(network, data.train_images, data.train_labels, sample)
     centers = torch.from_numpy(run.arrays["centers"])
     save_features(
         args.to, f"epoch_{run.epochs}", centers, network.decision(), {"train": sample}, train=train, test=test

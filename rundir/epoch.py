@@ -18,9 +18,9 @@ from rundir.features import sample_of, save_features
 from rundir.log import LossMeter, RunLog, Silent
 from training.building import Training
 from training.settings import Plan
-from training.trainer import Evaluation, Trainer
+from training.trainer import Evaluation, Network
 
-ON_THE_WAY = 2_000  # images of a set at most that are evaluated during the first epoch
+MOST_IMAGES = 2_000  # of a set that are evaluated after a batch
 
 
 def is_drawn(plan: Plan, epoch: int, last: bool) -> bool:
@@ -57,19 +57,17 @@ def keep_batch(directory: Path, training: Training, batch: int) -> None:
     """Save the features of some training and test images after a batch of the first epoch."""
     data, trainer = training.data, training.trainer
     parts = {"train": (data.train_images, data.train_labels), "test": (data.test_images, data.test_labels)}
-    samples = {part: sample_of(len(labels), ON_THE_WAY) for part, (_, labels) in parts.items()}
+    samples = {part: sample_of(len(labels), MOST_IMAGES) for part, (_, labels) in parts.items()}
     found = {part: evaluate_some(trainer, *images, samples[part]) for part, images in parts.items()}
     save_features(directory, f"batch_{batch}", trainer.center_loss.centers, trainer.decision(), samples, **found)
-    trainer.model.train()
-    trainer.head.train()
 
 
-def evaluate_some(trainer: Trainer, images: Tensor, labels: Tensor, sample: np.ndarray | None) -> Evaluation:
+def evaluate_some(network: Network, images: Tensor, labels: Tensor, sample: np.ndarray | None) -> Evaluation:
     """Return the network's results for a sample of the images, or for all if `sample` is None."""
     if sample is None:
-        return trainer.evaluate(images, labels)
+        return network.evaluate(images, labels)
     some = torch.from_numpy(sample).to(labels.device)
-    return trainer.evaluate(images[some], labels[some])
+    return network.evaluate(images[some], labels[some])
 
 
 class Figures:
@@ -101,7 +99,7 @@ class Figures:
         if self.events:
             self.events.scalars(epoch, meter, test)
 
-    def on_the_way(self, training: Training, epoch: int, batch: int) -> float:
+    def add_batch(self, training: Training, epoch: int, batch: int) -> float:
         """Save features for the film at batches 1, 2, 4, 8, … of the first epoch; return how many seconds that took."""
         start = time.monotonic()
         if self.drawer and self.plan.animate and epoch == 1 and batch & (batch - 1) == 0:

@@ -68,8 +68,17 @@ def sample_of(count: int, most: int = 10_000) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(count)[:size])
 
 
-def kept_epochs(path: Path, what: str = "epoch") -> list[int]:
-    """Return the epochs whose features are in a run directory; with `what` ``batch``, the first epoch's batches."""
+def kept_epochs(path: Path) -> list[int]:
+    """Return the epochs whose features are in a run directory."""
+    return _kept(path, "epoch")
+
+
+def kept_batches(path: Path) -> list[int]:
+    """Return the batches of the first epoch whose features are in a run directory."""
+    return _kept(path, "batch")
+
+
+def _kept(path: Path, what: str) -> list[int]:
     names = [file.stem.removeprefix(f"{what}_") for file in (path / "features").glob(f"{what}_*.npz")]
     return sorted(int(name) for name in names if name.isdecimal() and len(name) < 8)
 

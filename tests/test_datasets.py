@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import datasets
 from analysis.openset import load_images
-from datasets import DataError, Digits, load, read_idx
+from datasets import Digits, load
+from idx import DataError, read_idx
 from training.batches import Batches, Warp, between_knots, normalize, warped
 
 MNIST_RAW = ROOT / "data" / "MNIST" / "raw"

@@ -24,7 +24,8 @@ import torch
 from conftest import ROOT, rows, write_idx
 from PIL import Image
 
-from datasets import DataError, load, named, read_images
+from datasets import load, named
+from idx import DataError, read_images
 
 ROOMS = ("models", "training", "rundir", "analysis")
 

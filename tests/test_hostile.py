@@ -30,7 +30,8 @@ import main
 import predict
 from analysis import report_figures
 from analysis.find_digit import BadImage, read_image, to_digit
-from datasets import DataError, Digits, read_idx
+from datasets import Digits
+from idx import DataError, read_idx
 from rundir.checkpoint import load_checkpoint, load_state, restore_random_states
 from rundir.directory import refuse_links
 from rundir.log import read_epochs

@@ -21,7 +21,9 @@ from PIL import Image
 
 from analysis.epochs import read_epoch, read_epochs
 from analysis.plots import COLORS, draw_part
-from rundir.features import kept_epochs, read_features, sample_of
+from rundir.checkpoint import load_checkpoint
+from rundir.features import kept_batches, read_features, sample_of
+from rundir.run import read_run
 from training.arguments import parse_arguments
 from utils import command_line
 
@@ -135,7 +137,7 @@ def test_the_film_is_there(plotted: tuple[Path, str]) -> None:
 
 
 def test_the_film_shows_the_way_through_the_first_epoch(plotted: tuple[Path, str], run_main, tmp_path: Path) -> None:
-    assert kept_epochs(plotted[0], "batch") == [1, 2, 4, 8, 16, 32, 64]  # of 125
+    assert kept_batches(plotted[0]) == [1, 2, 4, 8, 16, 32, 64]  # of 125
     early, end = (read_features(plotted[0], name, 10, 2) for name in ("batch_1", "epoch_1"))
     for part in ("train", "test"):
         assert len(early[f"{part}_sample"]) == 1_000
@@ -150,6 +152,16 @@ def test_the_film_shows_the_way_through_the_first_epoch(plotted: tuple[Path, str
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "unseen" / "batches.csv").read_bytes() == (plotted[0] / "batches.csv").read_bytes()
+
+
+def test_a_small_copy_of_a_run_reads_like_the_run(plotted: tuple[Path, str], tmp_path: Path) -> None:
+    """The networks that come with the code are such copies."""
+    done = spawn("benchmarks/ship.py", plotted[0], tmp_path / "copy")
+    assert done.returncode == 0, done.stderr
+    run, copy = read_run(plotted[0]), read_run(tmp_path / "copy")
+    assert load_checkpoint(copy.path / "checkpoint.pt").epoch == run.epochs
+    assert np.mean(copy.arrays["test_predictions"] == run.arrays["test_predictions"]) > 0.99
+    assert (copy.path / "checkpoint.pt").stat().st_size < 2_000_000
 
 
 def test_a_run_is_never_overwritten_unasked(run_main, plotted: tuple[Path, str]) -> None:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets import SIDE
+from idx import SIDE
 
 KNOTS = 5  # along each side of a bent image
 

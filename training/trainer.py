@@ -74,11 +74,14 @@ class Network:
     @torch.no_grad()
     def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
         """Return the network's results for a whole set, with the present weights."""
+        training = self.model.training
         self.model.eval()
         self.head.eval()
         parts = images.split(ON_CPU if images.device.type == "cpu" else EVALUATION_BATCH)
         features = torch.cat([self.features(part) for part in parts])  # (N, D)
         logits = self.head(features)  # (N, C), without a margin
+        self.model.train(training)
+        self.head.train(training)
         scores, predictions = logits.softmax(dim=1).max(dim=1)
         return Evaluation(
             features=features,
