@@ -44,8 +44,6 @@ choose() { # docs/reproduction/accurate.md: settings held against each other on 
     train $OUT/choose/warped-more $length --set rotation=15 scaling=0.15 shearing=0.2 shift=2
     train $OUT/choose/lambda-0.01 $length --set $WARP --weight-cent 0.01
     train $OUT/choose/decay-1e-4 $length --set $WARP weight_decay=1e-4
-    train $OUT/choose/bent $length --set $WARP bending=2
-    train $OUT/choose/bent-decay-1e-3 $length --set $WARP bending=2 weight_decay=1e-3
     train $OUT/choose/cosface $length --head cosface --weight-cent 1 --set center_hold=1 $WARP
     $PYTHON benchmarks/score.py held-out $OUT/choose/*
     for seed in 1 2; do # orders set by hand are not made here

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from training.building import Training
 
-FORMAT = 3  # number of the format of config.json and checkpoint.pt
+FORMAT = 4  # number of the format of config.json and checkpoint.pt
 LARGEST_JSON = 1 << 20  # bytes
 Natural = Annotated[int, Meta(ge=0, le=10**9)]
 

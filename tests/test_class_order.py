@@ -79,7 +79,7 @@ def test_a_run_starts_in_that_order(mnist5k: Digits) -> None:
     """Class weights and centers alike; without it in that of the labels."""
     expected = similar_side_by_side(mnist5k.train_images, mnist5k.train_labels, 10)
     group = Group(torch.device("cpu"))
-    settings = Settings(class_order="similar", precision="fp32")
+    settings = Settings(head_init="spread", center_init="head", class_order="similar", precision="fp32")
     batches = building.Batches(mnist5k.train_images, mnist5k.train_labels, 32, seed=1, shift=1)
     trainer = building.build_trainer(Plan(settings=settings, compile="off", convolutions="direct"), batches, 10, group)
     for points in (trainer.head.weight, trainer.center_loss.centers):

@@ -315,7 +315,7 @@ CHECKPOINTS = [  # a function from a new folder and a finished run to flags, par
     (resume(lambda path, state: torch.save([1, 2], path)), "not a checkpoint of main.py"),
     (
         resume(lambda path, state: torch.save(state | {"format": 99}, path)),
-        "has format 99, but this version of main.py reads 3: get a newer one",
+        "has format 99, but this version of main.py reads 4: get a newer one",
     ),
     (
         resume(lambda path, state: torch.save(state | {"format": 2}, path)),

@@ -95,9 +95,12 @@ def test_accurate_is_the_default_recipe_longer_warped_and_with_cosface_on_a_circ
         head="cosface",
         scale=30.0,
         margin=0.1,
+        head_init="spread",
         class_order="similar",
         weight_cent=1.0,
+        center_init="head",
         center_hold=1.0,
+        warmup=0.2,
     )
     assert RECIPES["accurate"] == replace(RECIPES["default"], **changes)
     assert asked(recipe="accurate", dataset="mnist5k").max_epoch == 3 * asked(dataset="mnist5k").max_epoch

@@ -88,13 +88,15 @@ def test_lambda_does_not_change_how_centers_learn(mnist5k: Digits, center_update
 
 
 def test_one_cycle() -> None:
-    factor = lr_schedule(Settings(), iterations=4_690, batches=469)
+    factor = lr_schedule(Settings(warmup=0.2), iterations=4_690, batches=469)
     values = [factor(i) for i in range(4_690)]
     assert values[0] == pytest.approx(1 / 938)
     assert max(values) == pytest.approx(values[937]) == pytest.approx(1)
     assert 0 < values[-1] < 0.001
     assert factor(4_690) == 0  # after the last step
-    short = lr_schedule(Settings(), iterations=8, batches=4)
+    falling = [lr_schedule(Settings(), iterations=10, batches=5)(i) for i in range(10)]
+    assert falling == pytest.approx([1 - i / 10 for i in range(10)])
+    short = lr_schedule(Settings(warmup=0.2), iterations=8, batches=4)
     assert 0 < min(short(i) for i in range(8)) < max(short(i) for i in range(8)) <= 1
 
 

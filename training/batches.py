@@ -12,47 +12,29 @@ from torch import Tensor
 
 from idx import SIDE
 
-KNOTS = 5  # along each side of a bent image
-
 
 @dataclass(frozen=True)
 class Warp:
-    """The largest rotation (degrees), scaling, shearing (shares) and bending (pixels) of an image, in both directions.
-    Amounts are drawn uniformly.
-
-    Bending is the elastic deformation of Simard et al. (ICDAR 2003): the knots of a 5×5 grid over the image move, and
-    the pixels between them follow smoothly (bicubic).
-    """
+    """The largest rotation (degrees), scaling and shearing (shares) of an image, in both directions. Amounts are drawn
+    uniformly."""
 
     rotation: float = 0.0
     scaling: float = 0.0
     shearing: float = 0.0
-    bending: float = 0.0
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Return for each image the matrix (count, 2, 2) from a place in the result to a place in the image; with
-        bending, also how its knots move, (count, 2, 5, 5), x and y. Both are in half sides of the image."""
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return for each image the matrix (count, 2, 2) from a place in the result to a place in the image, both in
+        half sides of the image."""
         turn, size, slant = torch.rand(3, count, generator=generator).mul(2).sub(1)
         angle = turn * math.radians(self.rotation)
         cos, sin, shear = angle.cos(), angle.sin(), slant * self.shearing
         matrix = torch.stack([cos, cos * shear - sin, sin, sin * shear + cos], 1).view(-1, 2, 2)  # turned and sheared
-        matrix = matrix / (1 + size * self.scaling)[:, None, None]
-        if self.bending == 0:
-            return (matrix,)
-        knots = torch.rand(count, 2, KNOTS, KNOTS, generator=generator).mul(2).sub(1)
-        return matrix, knots * (self.bending * 2 / SIDE)
+        return matrix / (1 + size * self.scaling)[:, None, None]
 
 
-def between_knots() -> Tensor:
-    """Return the weight of each knot in the movement of each pixel along a side, (28, 5)."""
-    return F.interpolate(torch.eye(KNOTS)[None, None], size=(SIDE, KNOTS), mode="bicubic", align_corners=True)[0, 0]
-
-
-def warped(images: Tensor, matrices: Tensor, knots: Tensor | None, between: Tensor) -> Tensor:
+def warped(images: Tensor, matrices: Tensor) -> Tensor:
     """Return float32 images (B, 28, 28), warped as `Warp.draw` drew it; beyond the edges an image is 0."""
     places = F.affine_grid(F.pad(matrices, (0, 1)), [len(images), 1, SIDE, SIDE], align_corners=False)
-    if knots is not None:
-        places = places + (between @ knots @ between.T).permute(0, 2, 3, 1)  # (B, 28, 28, 2)
     return F.grid_sample(images.unsqueeze(1).float(), places, align_corners=False).squeeze(1)
 
 
@@ -81,7 +63,6 @@ class Batches:
         self.shift = shift
         self.warp = None if warp == Warp() else warp
         self.pixels = torch.arange(SIDE, device=labels.device)
-        self.between = between_knots().to(labels.device)
 
     def __len__(self) -> int:
         return math.ceil(len(self.labels) / self.batch_size)
@@ -99,11 +80,9 @@ class Batches:
         count = len(self.labels)
         order = torch.randperm(count, generator=generator)
         corners = torch.randint(0, 2 * self.shift + 1, (count, 2), generator=generator)
-        return (order, corners) if self.warp is None else (order, corners, *self.warp.draw(count, generator))
+        return (order, corners) if self.warp is None else (order, corners, self.warp.draw(count, generator))
 
-    def take(
-        self, index: Tensor, corners: Tensor, matrices: Tensor | None = None, knots: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def take(self, index: Tensor, corners: Tensor, matrices: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the images and labels at the indices (B,), the images cut out at these corners and warped."""
         labels = self.labels[index]
         if self.shift == 0:
@@ -113,7 +92,7 @@ class Batches:
             columns = (corners[:, 1:] + self.pixels)[:, None, :]  # (B, 1, 28)
             images = self.images[index[:, None, None], rows, columns]
         if matrices is not None:
-            images = warped(images, matrices, knots, self.between)
+            images = warped(images, matrices)
         return images, labels
 
 

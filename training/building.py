@@ -62,7 +62,7 @@ def build_training(plan: Plan, data: Digits, group: Group) -> Training:
     settings = plan.settings
     data, _, _ = data.for_training(settings.known_classes, settings.hold_out)
     data = data.to(group.device)
-    warp = Warp(settings.rotation, settings.scaling, settings.shearing, settings.bending)
+    warp = Warp(settings.rotation, settings.scaling, settings.shearing)
     batches = Batches(data.train_images, data.train_labels, settings.batch_size, settings.seed, settings.shift, warp)
     trainer = build_trainer(plan, batches, len(data.classes), group)
     return Training(data, batches, trainer, *length_of_run(settings, len(batches)))

@@ -39,11 +39,9 @@ DATA, MODEL, OPTIMIZATION, RUN = "data", "model", "optimization (defaults are th
 class Settings:
     """What is trained. The defaults are the default recipe's: it does not collapse at the start.
 
-    What keeps it from that are small steps: the gradient's norm is clipped, and the feature layer learns slowly,
-    since what enters it has a large part common to all images, and at the full rate every step would throw all the
-    features to one side together. Class weights and centers start on one circle, with nothing to pull them to the
-    origin, and the centers are held until the features have found their class; that, and the rest, is not needed
-    for it (docs/reproduction/ablation.md).
+    Small steps keep it from that: the gradient's norm is clipped, and the feature layer learns slowly, because a
+    large part of what enters it is common to all images, and at the full rate every step would throw all features
+    to one side (docs/reproduction/ablation.md).
     """
 
     # fmt: off
@@ -59,7 +57,6 @@ class Settings:
     rotation: Annotated[float, Meta(ge=0, le=180)] = setting(0.0, "largest rotation of a training image in either direction, in degrees")
     scaling: Annotated[float, Meta(ge=0, le=0.9)] = setting(0.0, "largest change of a training image's size, as a share of the size")
     shearing: Annotated[float, Meta(ge=0, le=2)] = setting(0.0, "largest slant of a training image, as a share of its height")
-    bending: Annotated[float, Meta(ge=0, le=14)] = setting(0.0, "largest displacement of a pixel when a training image is bent, in pixels")
 
     model: str = setting("lenet++", "network; cnn is another name for lenet++", choices=("lenet++", "cnn"), group=MODEL)
     feat_dim: Annotated[int, Meta(ge=1, le=4096)] = setting(2, "feature dimension", group=MODEL, metavar="D")
@@ -68,7 +65,7 @@ class Settings:
     init: str = setting("kaiming", "initialization of the network's weights", choices=("kaiming", "xavier", "torch"))
     head: str = setting("softmax", "layer that turns features into logits; cosface with --recipe accurate", choices=tuple(HEADS), group=MODEL)
     head_bias: bool = setting(False, "whether the softmax head has a bias; without one the classes lie around a circle")
-    head_init: str = setting("spread", "initialization of the class weights; spread: pointing apart, at radius 5", choices=("spread", "xavier", "torch"))
+    head_init: str = setting("xavier", "initialization of the class weights; spread: pointing apart, at radius 5", choices=("spread", "xavier", "torch"))
     class_order: str = setting("labels", "order of the classes around the starting circle in two dimensions; similar: easily confused classes side by side", choices=("labels", "similar"))
     scale: Positive | None = setting(None, f"scale s: {heads.defaults('scale')}", group=MODEL, metavar="S")
     margin: Annotated[float, Meta(ge=0, le=10)] | None = setting(None, f"margin m: {heads.defaults('margin')}", group=MODEL, metavar="M")
@@ -77,8 +74,8 @@ class Settings:
     lr_cent: NotNegative = setting(0.5, "learning rate of the centers, the paper's α", group=OPTIMIZATION, metavar="LR")
     momentum_cent: Share = setting(0.0, "SGD momentum of the centers")
     center_update: str = setting("paper", "how the centers learn; gradient: from the loss; paper: by eq. 4", choices=("gradient", "paper"), group=OPTIMIZATION)
-    center_init: str = setting("head", "initialization of the centers; head: in the directions of the class weights, at radius 5", choices=("head", "normal", "xavier"))
-    center_hold: Share = setting(0.25, "share of the run, from its start, during which the centers do not move")
+    center_init: str = setting("normal", "initialization of the centers; head: in the directions of the class weights, at radius 5", choices=("head", "normal", "xavier"))
+    center_hold: Share = setting(0.0, "share of the run, from its start, during which the centers do not move")
     center_schedule: bool = setting(True, "whether the learning rate of the centers follows the schedule")
     center_floor: Share = setting(0.2, "lowest learning rate of the centers under the schedule, as a share of lr_cent")
 
@@ -93,7 +90,7 @@ class Settings:
     max_epoch: Count | None = setting(10, "number of epochs; 12 on mnist5k", group=OPTIMIZATION, metavar="N")
     max_iterations: Annotated[int, Meta(ge=1, le=10**9)] | None = setting(None, "length of the run in batches, in place of epochs")
     schedule: str = setting("one-cycle", "schedule of the learning rate; one-cycle: up over the warm-up, then down to 0", choices=("one-cycle", "step"))
-    warmup: Share = setting(0.2, "share of the run during which the learning rate rises")
+    warmup: Share = setting(0.0, "share of the run during which the learning rate rises")
     stepsize: tuple[Count, ...] | None = setting(None, "multiply the learning rate by gamma every N epochs (iterations with --recipe paper), or once at each of several N (default: the one-cycle schedule)", group=OPTIMIZATION, metavar="N")
     step_unit: str = setting("epoch", "unit of stepsize", choices=("epoch", "iteration"))
     gamma: Annotated[float, Meta(gt=0, le=1)] | None = setting(None, "factor of --stepsize (default: 0.5)", group=OPTIMIZATION, metavar="G")
