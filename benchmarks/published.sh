@@ -14,6 +14,7 @@ cd "$(dirname "$0")/.."
 OUT=log/published
 PYTHON=${PYTHON:-python}
 WARP="rotation=10 scaling=0.1 shearing=0.15" # as the accurate recipe
+EARLIER="head_init=spread center_init=head center_hold=0.25 warmup=0.2" # the default recipe of version 1.0
 
 train() ( # DIRECTORY FLAGS: a run of main.py; one that is finished stays as it is
     directory=$1
@@ -38,8 +39,8 @@ lambda() { # docs/reproduction/lambda_and_alpha.md, and the figure that heads th
     cp $OUT/ten/comparison.png docs/figures/softmax_vs_center.png
 }
 
-choose() { # docs/reproduction/accurate.md: settings held against each other on digits held out of training. 7 runs of 20 epochs, 12 of 10
-    length="-d mnist --hold-out 5000 --eval-freq 100 --max-epoch 20"
+choose() { # docs/reproduction/accurate.md: settings held against each other on digits held out of training. 5 runs of 20 epochs, 12 of 10; bending is in commit 34de77f
+    length="-d mnist --hold-out 5000 --eval-freq 100 --max-epoch 20 --set $EARLIER"
     train $OUT/choose/warped $length --set $WARP
     train $OUT/choose/warped-more $length --set rotation=15 scaling=0.15 shearing=0.2 shift=2
     train $OUT/choose/lambda-0.01 $length --set $WARP --weight-cent 0.01
@@ -47,7 +48,7 @@ choose() { # docs/reproduction/accurate.md: settings held against each other on 
     train $OUT/choose/cosface $length --head cosface --weight-cent 1 --set center_hold=1 $WARP
     $PYTHON benchmarks/score.py held-out $OUT/choose/*
     for seed in 1 2; do # orders set by hand are not made here
-        length="-d mnist --hold-out 20000 --eval-freq 100 --max-epoch 10 --seed $seed"
+        length="-d mnist --hold-out 20000 --eval-freq 100 --max-epoch 10 --seed $seed --set $EARLIER"
         for order in labels similar; do
             train $OUT/order/softmax-$order-$seed $length --set $WARP class_order=$order
             train $OUT/order/cosface-held-$order-$seed $length --head cosface --weight-cent 1 --set $WARP center_hold=1 class_order=$order
@@ -91,7 +92,7 @@ reference() { # docs/reproduction/copied_settings.md. 30 epochs, and 10 and 2 of
     if [ ! -e $OUT/reference-1/checkpoint.pt ]; then
         $PYTHON main.py -d mnist --recipe reference --precision bf16 --convolutions direct --stop-after 30 --save-dir $OUT/reference-1
     fi
-    earlier="--batch-size 128 --set center_schedule=false --convolutions direct"
+    earlier="--batch-size 128 --set $EARLIER center_schedule=false --convolutions direct"
     train $OUT/earlier-3 -d mnist --seed 3 $earlier
     train $OUT/two-earlier-1 -d mnist --max-epoch 2 $earlier
     $PYTHON benchmarks/score.py time $OUT/reference-1 $OUT/earlier-3 $OUT/two-earlier-1 > docs/results/reference/accuracy.md
@@ -102,28 +103,27 @@ convolutions() { # docs/speed.md: what convolutions through the frequency domain
         --variants "fourier: " "direct: --convolutions direct" -- -d mnist --max-epoch 2
 }
 
-departures() { # docs/reproduction/ablation.md. 33 runs of 2 epochs, 2 of 10
+departures() { # docs/reproduction/ablation.md: parts of the earlier default recipe taken away one at a time. 33 runs of 2 epochs, 2 of 10
     $PYTHON compare.py --seeds 1 2 3 --out $OUT/departures --variants "default: " \
         "start anywhere: --set head_init=xavier center_init=normal" "bias: --set head_bias=true" \
         "PReLU on the features: --set feature_prelu=true" "feature layer at the full rate: --set feature_lr_factor=1" \
         "centers not held: --set center_hold=0" "no clipping: --set clip=none" "no warm-up: --set warmup=0" \
         "no shift: --set shift=0" \
         "all of them: --set head_init=xavier center_init=normal head_bias=true feature_prelu=true feature_lr_factor=1 center_hold=0 clip=none warmup=0 shift=0" \
-        -- -d mnist --max-epoch 2 || true # the runs without clipping fail, and compare.py says so
+        -- -d mnist --max-epoch 2 --set $EARLIER || true # the runs without clipping fail, and compare.py says so
     for seed in 1 2 3; do
         train $OUT/departures-clipped/all-but-clipping-$seed -d mnist --max-epoch 2 --seed $seed \
             --set head_init=xavier center_init=normal head_bias=true feature_prelu=true feature_lr_factor=1 center_hold=0 warmup=0 shift=0
     done
     $PYTHON compare.py --runs $OUT/departures-clipped/all-but-clipping-[123] --out $OUT/departures-clipped/all
     cp $OUT/departures-clipped/all/seeds.md docs/results/departures/all_but_clipping_seeds.md
-    $PYTHON compare.py --out $OUT/start --variants "circle: " "anywhere: --set head_init=xavier center_init=normal" -- -d mnist
+    $PYTHON compare.py --out $OUT/start --variants "circle: " "anywhere: --set head_init=xavier center_init=normal" -- -d mnist --set $EARLIER
 }
 
-recipe() { # docs/reproduction/ablation.md: parts of the default recipe taken away together. 20 runs of 10 epochs
-    random="head_init=xavier center_init=normal center_hold=0"
-    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/recipe --variants "default: " "random start, no hold: --set $random" \
-        "and no warm-up: --set $random warmup=0" \
-        "clipping and slow features alone: --set $random warmup=0 shift=0 feature_prelu=true" -- -d mnist
+recipe() { # docs/reproduction/ablation.md: parts of the earlier default recipe taken away together. 20 runs of 10 epochs
+    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/recipe --variants "earlier default: --set $EARLIER" \
+        "random start, no hold: --set warmup=0.2" "and no warm-up, the default: " \
+        "clipping and slow features alone: --set shift=0 feature_prelu=true" -- -d mnist
     cp $OUT/recipe/{comparison,seeds}.md $OUT/recipe/runs.csv docs/results/recipe
 }
 
@@ -142,7 +142,7 @@ paper() { # docs/reproduction/paper_settings.md. 9 runs of 22 epochs
 precision() { # docs/speed.md: what fast arithmetic costs in accuracy, with an earlier default recipe. 15 runs of 2 epochs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/precision \
         --variants "fp32: --precision fp32" "bf16: --precision bf16" "bf16, compiled: --precision bf16 --compile on" \
-        -- -d mnist --max-epoch 2 --batch-size 128 --set center_schedule=false --convolutions direct
+        -- -d mnist --max-epoch 2 --batch-size 128 --set $EARLIER center_schedule=false --convolutions direct
 }
 
 lengths() { # docs/speed.md: accuracy after runs of 1 and 2 epochs. 10 runs
@@ -177,9 +177,9 @@ questions() { # docs/using_center_loss.md, "Questions": 2,048 features, batches 
 }
 
 arcface() { # docs/reproduction/losses.md. 4 runs of a minute or two
-    train $OUT/arcface/learned-0.1 -d mnist5k --head arcface --weight-cent 0.1
+    train $OUT/arcface/learned-0.1 -d mnist5k --head arcface --weight-cent 0.1 --set $EARLIER
     for weight in 0.1 1 3; do
-        train $OUT/arcface/held-$weight -d mnist5k --head arcface --weight-cent $weight --set center_hold=1
+        train $OUT/arcface/held-$weight -d mnist5k --head arcface --weight-cent $weight --set $EARLIER center_hold=1
     done
     $PYTHON compare.py --runs $OUT/arcface/learned-0.1 $OUT/arcface/held-0.1 $OUT/arcface/held-1 $OUT/arcface/held-3 --out docs/results/arcface
 }
