@@ -142,6 +142,7 @@ def take_through(go: Go, code: Path, name: str, loss: str, flags: list[str], cla
     assert json.loads(meta["classes"]) == classes
 
 
+@pytest.mark.slow
 def test_a_head_is_a_class_and_a_row(code: Path, tmp_path: Path) -> None:
     here = tmp_path / "code"
     shutil.copytree(code, here)
@@ -164,6 +165,7 @@ def test_a_head_is_a_class_and_a_row(code: Path, tmp_path: Path) -> None:
     assert "--margin: steep takes 0 to 1; got 2" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_data_set_is_a_row(code: Path, tmp_path: Path) -> None:
     here = tmp_path / "code"
     shutil.copytree(code, here)

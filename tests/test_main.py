@@ -183,7 +183,11 @@ def test_figures_of_another_program_are_not_overwritten(run_main, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("flags", "weight"), [("--known-classes 3 8", 0.1), ("--known-classes 0 3 4 9 --recipe accurate", 1.0)]
+    ("flags", "weight"),
+    [
+        ("--known-classes 3 8", 0.1),
+        pytest.param("--known-classes 0 3 4 9 --recipe accurate", 1.0, marks=pytest.mark.slow),
+    ],
 )
 def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: Path, flags: str, weight: float) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"

@@ -27,6 +27,7 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_twenty_steps_in_float64_are_those_of_one_process(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -42,6 +43,7 @@ def test_twenty_steps_in_float64_are_those_of_one_process(tmp_path: Path) -> Non
         assert one["losses"].std() > 0.01
 
 
+@pytest.mark.slow
 def test_an_epoch_of_digits_by_two_processes(tmp_path: Path, run_main: RunMain) -> None:
     accuracy = {}
     gentle = ["--max-epoch", "1", "--batch-size", "64", "--lr-model", "0.02", "--known-classes", "0", "1", "3", "6"]

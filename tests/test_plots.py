@@ -77,6 +77,7 @@ def test_command_draws_again_and_says_what_is_missing(tmp_path: Path) -> None:
     assert "no features of epoch 8" in missing.stderr
 
 
+@pytest.mark.slow
 def test_figures_do_not_depend_on_backend_and_matplotlibrc(tmp_path: Path) -> None:
     """As in a notebook whose backend is missing here, and with a matplotlibrc that asks for LaTeX."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nfont.size: 40\n")

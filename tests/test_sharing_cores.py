@@ -80,6 +80,7 @@ def test_one_thread_waits_for_nobody() -> None:
         assert helpers(1, OMP_NUM_THREADS="1") == (1, 1)
 
 
+@pytest.mark.slow
 def test_weights_do_not_depend_on_the_waiting(tmp_path: Path) -> None:
     """The same run alone, beside other programs, and with the library's passive waiting."""
     import torch
