@@ -127,6 +127,20 @@ recipe() { # docs/reproduction/ablation.md: parts of the earlier default recipe 
     cp $OUT/recipe/{comparison,seeds}.md $OUT/recipe/runs.csv docs/results/recipe
 }
 
+robust() { # docs/reproduction/ablation.md: the default recipe and its predecessors on the 5,000 digits. 56 runs of half a minute
+    $PYTHON compare.py --weights-cent 0 0.01 0.1 1 --seeds 1 2 3 4 5 6 7 8 --out $OUT/robust -- -d mnist5k
+    cp $OUT/robust/seeds.md $OUT/robust/runs.csv docs/results/robust
+    $PYTHON compare.py --weights-cent 1 --seeds 1 2 3 4 5 6 7 8 --out $OUT/lambda-1 --variants "default: " \
+        "warm-up: --set warmup=0.2" "circle: --set head_init=spread center_init=head" "version 1.0: --set $EARLIER" -- -d mnist5k
+    for file in seeds.md runs.csv; do cp $OUT/lambda-1/$file docs/results/robust/lambda_1_$file; done
+}
+
+new_classes() { # docs/reproduction/open_set.md: how unseen classes are told from each other. 40 runs of 2 epochs on six digits
+    $PYTHON compare.py --open-set --unknowns data/notMNIST --losses softmax center cosface cosface+center --out $OUT/new \
+        --variants "2 features: " "64 features: --feat-dim 64" -- -d mnist --max-epoch 2
+    cp $OUT/new/unseen.md $OUT/new/unseen.csv docs/results/new_classes
+}
+
 paper() { # docs/reproduction/paper_settings.md. 9 runs of 22 epochs
     recipe="-d mnist --recipe paper --precision bf16"
     $PYTHON compare.py --weights-cent 0 0.01 --seeds 1 2 3 --out $OUT/paper -- $recipe
