@@ -129,7 +129,7 @@ recipe() { # docs/reproduction/ablation.md: parts of the earlier default recipe 
 
 robust() { # docs/reproduction/ablation.md: the default recipe and its predecessors on the 5,000 digits. 56 runs of half a minute
     $PYTHON compare.py --weights-cent 0 0.01 0.1 1 --seeds 1 2 3 4 5 6 7 8 --out $OUT/robust -- -d mnist5k
-    cp $OUT/robust/seeds.md $OUT/robust/runs.csv docs/results/robust
+    cp $OUT/robust/{comparison.md,seeds.md,runs.csv,curve.png} docs/results/robust
     $PYTHON compare.py --weights-cent 1 --seeds 1 2 3 4 5 6 7 8 --out $OUT/lambda-1 --variants "default: " \
         "warm-up: --set warmup=0.2" "circle: --set head_init=spread center_init=head" "version 1.0: --set $EARLIER" -- -d mnist5k
     for file in seeds.md runs.csv; do cp $OUT/lambda-1/$file docs/results/robust/lambda_1_$file; done
