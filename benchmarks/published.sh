@@ -6,8 +6,8 @@
 #   bash benchmarks/published.sh                    # what there is, and about how long it takes
 #
 # Runs are kept under log/published and shared between the parts: what is there is not trained again, and what was
-# cut off goes on. Full MNIST under data/ (it is downloaded otherwise). An epoch takes half a minute on two cores with
-# bf16 units and a minute on others (docs/speed.md). What stands in docs/ and benchmarks/results/ and is not written
+# cut off goes on. Full MNIST under data/ (it is downloaded otherwise). The hours are estimates for two cores with bf16
+# units, half a minute an epoch; without such units it takes twice as long (docs/speed.md). What stands in docs/ and benchmarks/results/ and is not written
 # there by its part is a copy of what the part writes under log/published.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,20 +26,20 @@ train() ( # DIRECTORY FLAGS: a run of main.py; one that is finished stays as it 
     fi
 )
 
-losses() { # docs/reproduction/losses.md. 19 runs of 10 epochs
+losses() { # 1.6 h: docs/reproduction/losses.md. 19 runs of 10 epochs
     $PYTHON compare.py --losses softmax center --seeds 1 2 3 4 5 --out $OUT/ten -- -d mnist
     $PYTHON compare.py --losses arcface cosface arcface+center --seeds 1 2 3 --out $OUT/ten -- -d mnist
     $PYTHON compare.py --runs $OUT/ten/runs/{softmax,center,arcface,cosface,arcface+center}-[1-5] --out docs/results/losses
 }
 
-lambda() { # docs/reproduction/lambda_and_alpha.md, and the figure that heads the README. 12 runs of 10 epochs, 6 of them those of `losses`
+lambda() { # 0.5 h: docs/reproduction/lambda_and_alpha.md, and the figure that heads the README. 12 runs of 10 epochs, 6 of them those of `losses`
     $PYTHON compare.py --weights-cent 0 0.01 0.1 1 --seeds 1 2 3 --out $OUT/ten -- -d mnist
     cp $OUT/ten/comparison.md $OUT/ten/comparison.csv $OUT/ten/runs.csv $OUT/ten/lambda_sweep.png docs/results/lambda
     $PYTHON compare.py --weights-cent 0 0.1 1 --out $OUT/ten -- -d mnist
     cp $OUT/ten/comparison.png docs/figures/softmax_vs_center.png
 }
 
-choose() { # docs/reproduction/accurate.md: settings held against each other on digits held out of training. 5 runs of 20 epochs, 12 of 10; bending is in commit 34de77f
+choose() { # 1.4 h: docs/reproduction/accurate.md: settings held against each other on digits held out of training. 5 runs of 20 epochs, 12 of 10; bending is in commit 34de77f
     length="-d mnist --hold-out 5000 --eval-freq 100 --max-epoch 20 --set $EARLIER"
     train $OUT/choose/warped $length --set $WARP
     train $OUT/choose/warped-more $length --set rotation=15 scaling=0.15 shearing=0.2 shift=2
@@ -59,19 +59,19 @@ choose() { # docs/reproduction/accurate.md: settings held against each other on 
     $PYTHON benchmarks/score.py held-out $OUT/order/*
 }
 
-accurate() { # docs/reproduction/accurate.md. 5 runs of 30 epochs, held against those of `losses`
+accurate() { # 1.3 h: docs/reproduction/accurate.md. 5 runs of 30 epochs, held against those of `losses`
     for seed in 1 2 3 4 5; do
         train $OUT/accurate/runs/accurate-$seed -d mnist --recipe accurate --eval-freq 100 --seed $seed
     done
     $PYTHON compare.py --runs $OUT/ten/runs/{softmax,center,cosface}-[1-5] $OUT/accurate/runs/accurate-[1-5] --out docs/results/accurate
 }
 
-film() { # README: docs/figures/learning.gif, from the runs of `shipped`
+film() { # minutes: README: docs/figures/learning.gif, from the runs of `shipped`
     $PYTHON compare.py --runs $OUT/shipped/runs/softmax-1 $OUT/shipped/runs/center-1 --animate --out $OUT/film
     cp $OUT/film/animation.gif docs/figures/learning.gif
 }
 
-open_set() { # docs/reproduction/open_set.md. 20 runs of 10 epochs and 5 of 30 on six digits
+open_set() { # 1.8 h: docs/reproduction/open_set.md. 20 runs of 10 epochs and 5 of 30 on six digits
     $PYTHON compare.py --open-set --out $OUT/open-set -- -d mnist
     $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-warped -- -d mnist --set $WARP
     $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-long -- -d mnist --max-epoch 30 --set $WARP
@@ -83,12 +83,12 @@ open_set() { # docs/reproduction/open_set.md. 20 runs of 10 epochs and 5 of 30 o
     $PYTHON benchmarks/score.py unseen --views $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_views.md
 }
 
-letters() { # docs/reproduction/open_set.md: runs of `losses`; notMNIST under data/notMNIST
+letters() { # minutes: docs/reproduction/open_set.md: runs of `losses`; notMNIST under data/notMNIST
     $PYTHON compare.py --runs $OUT/ten/runs/softmax-[123] $OUT/ten/runs/center-[123] \
         --unknowns data/notMNIST fashion-mnist --out docs/results/letters
 }
 
-reference() { # docs/reproduction/copied_settings.md. 30 epochs, and 10 and 2 of an earlier default recipe
+reference() { # 1 h: docs/reproduction/copied_settings.md. 30 epochs, and 10 and 2 of an earlier default recipe
     if [ ! -e $OUT/reference-1/checkpoint.pt ]; then
         $PYTHON main.py -d mnist --recipe reference --precision bf16 --convolutions direct --stop-after 30 --save-dir $OUT/reference-1
     fi
@@ -98,12 +98,12 @@ reference() { # docs/reproduction/copied_settings.md. 30 epochs, and 10 and 2 of
     $PYTHON benchmarks/score.py time $OUT/reference-1 $OUT/earlier-3 $OUT/two-earlier-1 > docs/results/reference/accuracy.md
 }
 
-convolutions() { # docs/speed.md: what convolutions through the frequency domain cost in accuracy. 10 runs of 2 epochs
+convolutions() { # 0.2 h: docs/speed.md: what convolutions through the frequency domain cost in accuracy. 10 runs of 2 epochs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/convolutions \
         --variants "fourier: " "direct: --convolutions direct" -- -d mnist --max-epoch 2
 }
 
-departures() { # docs/reproduction/ablation.md: parts of the earlier default recipe taken away one at a time. 33 runs of 2 epochs, 2 of 10
+departures() { # 0.7 h: docs/reproduction/ablation.md: parts of the earlier default recipe taken away one at a time. 33 runs of 2 epochs, 2 of 10
     $PYTHON compare.py --seeds 1 2 3 --out $OUT/departures --variants "default: " \
         "start anywhere: --set head_init=xavier center_init=normal" "bias: --set head_bias=true" \
         "PReLU on the features: --set feature_prelu=true" "feature layer at the full rate: --set feature_lr_factor=1" \
@@ -120,14 +120,14 @@ departures() { # docs/reproduction/ablation.md: parts of the earlier default rec
     $PYTHON compare.py --out $OUT/start --variants "circle: " "anywhere: --set head_init=xavier center_init=normal" -- -d mnist --set $EARLIER
 }
 
-recipe() { # docs/reproduction/ablation.md: parts of the earlier default recipe taken away together. 20 runs of 10 epochs
+recipe() { # 1.7 h: docs/reproduction/ablation.md: parts of the earlier default recipe taken away together. 20 runs of 10 epochs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/recipe --variants "earlier default: --set $EARLIER" \
         "random start, no hold: --set warmup=0.2" "and no warm-up, the default: " \
         "clipping and slow features alone: --set shift=0 feature_prelu=true" -- -d mnist
     cp $OUT/recipe/{comparison,seeds}.md $OUT/recipe/runs.csv docs/results/recipe
 }
 
-robust() { # docs/reproduction/ablation.md: the default recipe and its predecessors on the 5,000 digits. 56 runs of half a minute
+robust() { # 0.5 h: docs/reproduction/ablation.md: the default recipe and its predecessors on the 5,000 digits. 56 runs of half a minute
     $PYTHON compare.py --weights-cent 0 0.01 0.1 1 --seeds 1 2 3 4 5 6 7 8 --out $OUT/robust -- -d mnist5k
     cp $OUT/robust/{comparison.md,seeds.md,runs.csv,curve.png} docs/results/robust
     $PYTHON compare.py --weights-cent 1 --seeds 1 2 3 4 5 6 7 8 --out $OUT/lambda-1 --variants "default: " \
@@ -135,13 +135,13 @@ robust() { # docs/reproduction/ablation.md: the default recipe and its predecess
     for file in seeds.md runs.csv; do cp $OUT/lambda-1/$file docs/results/robust/lambda_1_$file; done
 }
 
-new_classes() { # docs/reproduction/open_set.md: how unseen classes are told from each other. 40 runs of 2 epochs on six digits
+new_classes() { # 0.5 h: docs/reproduction/open_set.md: how unseen classes are told from each other. 40 runs of 2 epochs on six digits
     $PYTHON compare.py --open-set --unknowns data/notMNIST --losses softmax center cosface cosface+center --out $OUT/new \
         --variants "2 features: " "64 features: --feat-dim 64" -- -d mnist --max-epoch 2
     cp $OUT/new/unseen.md $OUT/new/unseen.csv docs/results/new_classes
 }
 
-paper() { # docs/reproduction/paper_settings.md. 9 runs of 22 epochs
+paper() { # 1.5 h: docs/reproduction/paper_settings.md. 9 runs of 22 epochs
     recipe="-d mnist --recipe paper --precision bf16"
     $PYTHON compare.py --weights-cent 0 0.01 --seeds 1 2 3 --out $OUT/paper -- $recipe
     cp $OUT/paper/seeds.md docs/results/paper
@@ -153,34 +153,34 @@ paper() { # docs/reproduction/paper_settings.md. 9 runs of 22 epochs
     cp $OUT/paper-two/comparison.png docs/results/paper
 }
 
-precision() { # docs/speed.md: what fast arithmetic costs in accuracy, with an earlier default recipe. 15 runs of 2 epochs
+precision() { # 0.3 h: docs/speed.md: what fast arithmetic costs in accuracy, with an earlier default recipe. 15 runs of 2 epochs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/precision \
         --variants "fp32: --precision fp32" "bf16: --precision bf16" "bf16, compiled: --precision bf16 --compile on" \
         -- -d mnist --max-epoch 2 --batch-size 128 --set $EARLIER center_schedule=false --convolutions direct
 }
 
-lengths() { # docs/speed.md: accuracy after runs of 1 and 2 epochs. 10 runs
+lengths() { # 0.2 h: docs/speed.md: accuracy after runs of 1 and 2 epochs. 10 runs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/lengths \
         --variants "1 epoch: --max-epoch 1" "2 epochs: --max-epoch 2" -- -d mnist
 }
 
-digits() { # docs/predicting.md: how predict.py does with the network that comes with the code; notMNIST under data/notMNIST
+digits() { # 0.2 h: docs/predicting.md: how predict.py does with the network that comes with the code; notMNIST under data/notMNIST
     $PYTHON benchmarks/predict.py > benchmarks/results/predict.txt
 }
 
-shipped() { # models/shipped, docs/draw.html. 2 runs of 10 epochs
+shipped() { # 0.2 h: models/shipped, docs/draw.html. 2 runs of 10 epochs
     $PYTHON compare.py --losses softmax center --out $OUT/shipped -- -d mnist --hold-out 1000 --plot
     for loss in softmax center; do $PYTHON benchmarks/ship.py $OUT/shipped/runs/$loss-1 models/shipped/$loss; done
     $PYTHON predict.py --page docs/draw.html
 }
 
-small() { # docs/reproduction/losses.md: the 5,000 digits; centers that follow the schedule or not, other floors, and momentum. 22 runs of a minute
+small() { # 0.4 h: docs/reproduction/losses.md: the 5,000 digits; centers that follow the schedule or not, other floors, and momentum. 22 runs of a minute
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/small --variants "scheduled: " "constant: --set center_schedule=false" -- -d mnist5k
     $PYTHON compare.py --seeds 1 2 3 --out $OUT/centers --variants "as it is: " "floor 0: --set center_floor=0" \
         "floor 0.05: --set center_floor=0.05" "momentum 0.9: --set momentum_cent=0.9" -- -d mnist5k
 }
 
-questions() { # docs/using_center_loss.md, "Questions": 2,048 features, batches with fewer samples than classes, and λ = 200. 17 runs of the 5,000 digits
+questions() { # 0.5 h: docs/using_center_loss.md, "Questions": 2,048 features, batches with fewer samples than classes, and λ = 200. 17 runs of the 5,000 digits
     $PYTHON compare.py --weights-cent 0 0.0001 0.1 --seeds 1 2 3 --out $OUT/questions/2048 -- -d mnist5k --feat-dim 2048
     for file in seeds.md runs.csv; do cp $OUT/questions/2048/$file docs/results/questions/2048_$file; done
     $PYTHON compare.py --losses softmax center --seeds 1 2 3 --out $OUT/questions/batch -- -d mnist5k --batch-size 8
@@ -190,7 +190,7 @@ questions() { # docs/using_center_loss.md, "Questions": 2,048 features, batches 
     train $OUT/questions/lambda-200-unclipped -d mnist5k --weight-cent 200 --set clip=none || true # it fails, and says why
 }
 
-arcface() { # docs/reproduction/losses.md. 4 runs of a minute or two
+arcface() { # 0.1 h: docs/reproduction/losses.md. 4 runs of a minute or two
     train $OUT/arcface/learned-0.1 -d mnist5k --head arcface --weight-cent 0.1 --set $EARLIER
     for weight in 0.1 1 3; do
         train $OUT/arcface/held-$weight -d mnist5k --head arcface --weight-cent $weight --set $EARLIER center_hold=1
@@ -198,7 +198,7 @@ arcface() { # docs/reproduction/losses.md. 4 runs of a minute or two
     $PYTHON compare.py --runs $OUT/arcface/learned-0.1 $OUT/arcface/held-0.1 $OUT/arcface/held-1 $OUT/arcface/held-3 --out docs/results/arcface
 }
 
-speed() { # docs/speed.md and docs/using_center_loss.md: on a quiet machine. Half an hour
+speed() { # 0.5 h: docs/speed.md and docs/using_center_loss.md: on a quiet machine
     $PYTHON benchmarks/train.py --images 2560 --rounds 8 --workers 2 --variant="--convolutions direct" --variant="--precision fp32" --variant="--precision fp32 --convolutions direct" > benchmarks/results/train_cpu.txt
     $PYTHON benchmarks/command.py > benchmarks/results/command_cpu.txt
     $PYTHON benchmarks/center_loss.py --rounds 5 > benchmarks/results/center_loss.txt
