@@ -129,6 +129,7 @@ recipe() { # 1.7 h: docs/reproduction/ablation.md: parts of the earlier default 
 
 robust() { # 0.5 h: docs/reproduction/ablation.md: the default recipe and its predecessors on the 5,000 digits. 56 runs of half a minute
     $PYTHON compare.py --weights-cent 0 0.01 0.1 1 --seeds 1 2 3 4 5 6 7 8 --out $OUT/robust -- -d mnist5k
+    mkdir -p docs/results/robust
     cp $OUT/robust/{comparison.md,seeds.md,runs.csv,curve.png} docs/results/robust
     $PYTHON compare.py --weights-cent 1 --seeds 1 2 3 4 5 6 7 8 --out $OUT/lambda-1 --variants "default: " \
         "warm-up: --set warmup=0.2" "circle: --set head_init=spread center_init=head" "version 1.0: --set $EARLIER" -- -d mnist5k
@@ -138,7 +139,20 @@ robust() { # 0.5 h: docs/reproduction/ablation.md: the default recipe and its pr
 new_classes() { # 0.5 h: docs/reproduction/open_set.md: how unseen classes are told from each other. 40 runs of 2 epochs on six digits
     $PYTHON compare.py --open-set --unknowns data/notMNIST --losses softmax center cosface cosface+center --out $OUT/new \
         --variants "2 features: " "64 features: --feat-dim 64" -- -d mnist --max-epoch 2
+    mkdir -p docs/results/new_classes
     cp $OUT/new/unseen.md $OUT/new/unseen.csv docs/results/new_classes
+}
+
+curves() { # 0.5 h: docs/reproduction/lambda_and_alpha.md: α and λ on six digits, with the four unseen ones. 33 runs of 3 epochs
+    six="-d mnist --max-epoch 3 --known-classes 2 4 5 9 8 3"
+    alphas=()
+    for alpha in 0.5 0.01 0.1 0.25 0.75 1; do alphas+=("α = $alpha: --lr-cent $alpha"); done
+    $PYTHON compare.py --losses center --seeds 1 2 3 --out $OUT/alpha --variants "${alphas[@]}" -- $six
+    $PYTHON compare.py --weights-cent 0 1e-4 1e-3 1e-2 0.1 1 --seeds 1 2 3 --out $OUT/lambda-six -- $six
+    for which in alpha lambda-six; do
+        mkdir -p docs/results/$which
+        cp $OUT/$which/{comparison.md,runs.csv,curve.png,unseen.md,unseen_curve.png} docs/results/$which
+    done
 }
 
 paper() { # 1.5 h: docs/reproduction/paper_settings.md. 9 runs of 22 epochs
