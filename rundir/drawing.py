@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -65,7 +66,7 @@ class Drawer:
         self.running = []
 
     def _submit(self, work: Callable[..., object], *arguments: object) -> None:
-        with _interrupts_ignored():
+        with _interrupts_ignored(), _main_hidden():
             self.running.append(self.pool.submit(work, *arguments))
 
 
@@ -80,6 +81,18 @@ def _interrupts_ignored() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Start processes that do not import the program again: a script that calls `main.main` need not guard the call."""
+    program = vars(sys.modules["__main__"])
+    path = program.pop("__file__", None)
+    try:
+        yield
+    finally:
+        if path is not None:
+            program["__file__"] = path
 
 
 def _give_way() -> None:

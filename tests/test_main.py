@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, rows, spawn, wait_until
+from conftest import ROOT, TWO_DIGITS, rows, spawn, wait_until
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -365,6 +365,20 @@ def test_a_command_runs_in_any_thread(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert found == [0]
+
+
+def test_a_script_may_call_it_without_a_guard(tmp_path: Path) -> None:
+    """The processes that draw do not run the script again."""
+    flags = [*TWO_DIGITS, "--max-epoch", "1", "--plot", "--save-dir", str(tmp_path / "run")]
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport main\nprint('once')\nmain.main({flags!r})\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("once") == 1
+    assert "could not be drawn" not in done.stdout
+    assert (tmp_path / "run" / "test" / "epoch_1.png").exists()
 
 
 @pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
