@@ -56,7 +56,7 @@ def test_an_epoch_of_digits_by_two_processes(tmp_path: Path, run_main: RunMain) 
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
     assert json.loads((tmp_path / "two" / "config.json").read_text())["processes"] == 2
     assert abs(accuracy["one"] - accuracy["two"]) <= 0.5
-    assert accuracy["one"] > 90
+    assert accuracy["one"] > 75  # chance is 25
 
     # Two processes resume a run of one process.
     done = run([*TORCHRUN, "main.py", "--resume", str(tmp_path / "one")])
