@@ -137,10 +137,12 @@ robust() { # 0.5 h: docs/reproduction/ablation.md: the default recipe and its pr
 }
 
 new_classes() { # 0.5 h: docs/reproduction/open_set.md: how unseen classes are told from each other. 40 runs of 2 epochs on six digits
-    $PYTHON compare.py --open-set --unknowns data/notMNIST --losses softmax center cosface cosface+center --out $OUT/new \
-        --variants "2 features: " "64 features: --feat-dim 64" -- -d mnist --max-epoch 2
-    mkdir -p docs/results/new_classes
-    cp $OUT/new/unseen.md $OUT/new/unseen.csv docs/results/new_classes
+    for features in 2 64; do
+        $PYTHON compare.py --open-set --unknowns data/notMNIST --losses softmax center cosface cosface+center \
+            --out $OUT/new-$features -- -d mnist --max-epoch 2 --feat-dim $features
+        mkdir -p docs/results/new_classes
+        for kind in md csv; do cp $OUT/new-$features/unseen.$kind docs/results/new_classes/${features}_features.$kind; done
+    done
 }
 
 curves() { # 0.5 h: docs/reproduction/lambda_and_alpha.md: α and λ on six digits, with the four unseen ones. 33 runs of 3 epochs

@@ -258,3 +258,10 @@ def test_more_held_out_than_there_are(run_main) -> None:
     assert done.returncode == 2
     assert "--hold-out 4000: class 0 has 400 training images" in done.stderr
     assert not Path("never").exists()
+
+
+@pytest.mark.parametrize("loss", ["softmax", "center"])
+def test_the_shipped_calibration_is_of_the_shipped_network(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read, and not made anew, which needs the digits that were held out."""
+    monkeypatch.setattr("analysis.reader.held_out_of", lambda run: pytest.fail("calibrates again"))
+    Reader(read_run(Path(program.__file__).parent / "models" / "shipped" / loss), torch.device("cpu"))
