@@ -7,14 +7,15 @@
 #
 # Runs are kept under log/published and shared between the parts: what is there is not trained again, and what was
 # cut off goes on. Full MNIST under data/ (it is downloaded otherwise). The hours are estimates for two cores with bf16
-# units, half a minute an epoch; without such units it takes twice as long (docs/speed.md). What stands in docs/ and benchmarks/results/ and is not written
-# there by its part is a copy of what the part writes under log/published.
+# units, half a minute an epoch; without such units it takes twice as long (docs/speed.md). What stands in docs/ and
+# benchmarks/results/ and is not written there by its part is a copy of what the part writes under log/published.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=log/published
 PYTHON=${PYTHON:-python}
 WARP="rotation=10 scaling=0.1 shearing=0.15" # as the accurate recipe
-EARLIER="head_init=spread center_init=head center_hold=0.25 warmup=0.2" # the default recipe of version 1.0
+VERSION_1="head_init=spread center_init=head center_hold=0.25 warmup=0.2" # settings of the default recipe of version 1.0
+BEFORE_1="--batch-size 128 --set $VERSION_1 center_schedule=false --convolutions direct" # flags of the one before that
 
 train() ( # DIRECTORY FLAGS: a run of main.py; one that is finished stays as it is
     directory=$1
@@ -40,7 +41,7 @@ lambda() { # 0.5 h: docs/reproduction/lambda_and_alpha.md, and the figure that h
 }
 
 choose() { # 1.4 h: docs/reproduction/accurate.md: settings held against each other on digits held out of training. 5 runs of 20 epochs, 12 of 10; bending is in commit 34de77f
-    length="-d mnist --hold-out 5000 --eval-freq 100 --max-epoch 20 --set $EARLIER"
+    length="-d mnist --hold-out 5000 --eval-freq 100 --max-epoch 20 --set $VERSION_1"
     train $OUT/choose/warped $length --set $WARP
     train $OUT/choose/warped-more $length --set rotation=15 scaling=0.15 shearing=0.2 shift=2
     train $OUT/choose/lambda-0.01 $length --set $WARP --weight-cent 0.01
@@ -48,7 +49,7 @@ choose() { # 1.4 h: docs/reproduction/accurate.md: settings held against each ot
     train $OUT/choose/cosface $length --head cosface --weight-cent 1 --set center_hold=1 $WARP
     $PYTHON benchmarks/score.py held-out $OUT/choose/*
     for seed in 1 2; do # orders set by hand are not made here
-        length="-d mnist --hold-out 20000 --eval-freq 100 --max-epoch 10 --seed $seed --set $EARLIER"
+        length="-d mnist --hold-out 20000 --eval-freq 100 --max-epoch 10 --seed $seed --set $VERSION_1"
         for order in labels similar; do
             train $OUT/order/softmax-$order-$seed $length --set $WARP class_order=$order
             train $OUT/order/cosface-held-$order-$seed $length --head cosface --weight-cent 1 --set $WARP center_hold=1 class_order=$order
@@ -88,13 +89,12 @@ letters() { # minutes: docs/reproduction/open_set.md: runs of `losses`; notMNIST
         --unknowns data/notMNIST fashion-mnist --out docs/results/letters
 }
 
-reference() { # 1 h: docs/reproduction/copied_settings.md. 30 epochs, and 10 and 2 of an earlier default recipe
+reference() { # 1 h: docs/reproduction/copied_settings.md. 30 epochs, and 10 and 2 of the recipe before version 1.0
     if [ ! -e $OUT/reference-1/checkpoint.pt ]; then
         $PYTHON main.py -d mnist --recipe reference --precision bf16 --convolutions direct --stop-after 30 --save-dir $OUT/reference-1
     fi
-    earlier="--batch-size 128 --set $EARLIER center_schedule=false --convolutions direct"
-    train $OUT/earlier-3 -d mnist --seed 3 $earlier
-    train $OUT/two-earlier-1 -d mnist --max-epoch 2 $earlier
+    train $OUT/earlier-3 -d mnist --seed 3 $BEFORE_1
+    train $OUT/two-earlier-1 -d mnist --max-epoch 2 $BEFORE_1
     $PYTHON benchmarks/score.py time $OUT/reference-1 $OUT/earlier-3 $OUT/two-earlier-1 > docs/results/reference/accuracy.md
 }
 
@@ -103,25 +103,25 @@ convolutions() { # 0.2 h: docs/speed.md: what convolutions through the frequency
         --variants "fourier: " "direct: --convolutions direct" -- -d mnist --max-epoch 2
 }
 
-departures() { # 0.7 h: docs/reproduction/ablation.md: parts of the earlier default recipe taken away one at a time. 33 runs of 2 epochs, 2 of 10
+departures() { # 0.7 h: docs/reproduction/ablation.md: parts of the recipe of version 1.0 taken away one at a time. 33 runs of 2 epochs, 2 of 10
     $PYTHON compare.py --seeds 1 2 3 --out $OUT/departures --variants "default: " \
         "start anywhere: --set head_init=xavier center_init=normal" "bias: --set head_bias=true" \
         "PReLU on the features: --set feature_prelu=true" "feature layer at the full rate: --set feature_lr_factor=1" \
         "centers not held: --set center_hold=0" "no clipping: --set clip=none" "no warm-up: --set warmup=0" \
         "no shift: --set shift=0" \
         "all of them: --set head_init=xavier center_init=normal head_bias=true feature_prelu=true feature_lr_factor=1 center_hold=0 clip=none warmup=0 shift=0" \
-        -- -d mnist --max-epoch 2 --set $EARLIER || true # the runs without clipping fail, and compare.py says so
+        -- -d mnist --max-epoch 2 --set $VERSION_1 || true # the runs without clipping fail, and compare.py says so
     for seed in 1 2 3; do
         train $OUT/departures-clipped/all-but-clipping-$seed -d mnist --max-epoch 2 --seed $seed \
-            --set head_init=xavier center_init=normal head_bias=true feature_prelu=true feature_lr_factor=1 center_hold=0 warmup=0 shift=0
+            --set head_bias=true feature_prelu=true feature_lr_factor=1 shift=0
     done
     $PYTHON compare.py --runs $OUT/departures-clipped/all-but-clipping-[123] --out $OUT/departures-clipped/all
     cp $OUT/departures-clipped/all/seeds.md docs/results/departures/all_but_clipping_seeds.md
-    $PYTHON compare.py --out $OUT/start --variants "circle: " "anywhere: --set head_init=xavier center_init=normal" -- -d mnist --set $EARLIER
+    $PYTHON compare.py --out $OUT/start --variants "circle: " "anywhere: --set head_init=xavier center_init=normal" -- -d mnist --set $VERSION_1
 }
 
-recipe() { # 1.7 h: docs/reproduction/ablation.md: parts of the earlier default recipe taken away together. 20 runs of 10 epochs
-    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/recipe --variants "earlier default: --set $EARLIER" \
+recipe() { # 1.7 h: docs/reproduction/ablation.md: parts of the recipe of version 1.0 taken away together. 20 runs of 10 epochs
+    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/recipe --variants "version 1.0: --set $VERSION_1" \
         "random start, no hold: --set warmup=0.2" "and no warm-up, the default: " \
         "clipping and slow features alone: --set shift=0 feature_prelu=true" -- -d mnist
     cp $OUT/recipe/{comparison,seeds}.md $OUT/recipe/runs.csv docs/results/recipe
@@ -132,15 +132,15 @@ robust() { # 0.5 h: docs/reproduction/ablation.md: the default recipe and its pr
     mkdir -p docs/results/robust
     cp $OUT/robust/{comparison.md,seeds.md,runs.csv,curve.png} docs/results/robust
     $PYTHON compare.py --weights-cent 1 --seeds 1 2 3 4 5 6 7 8 --out $OUT/lambda-1 --variants "default: " \
-        "warm-up: --set warmup=0.2" "circle: --set head_init=spread center_init=head" "version 1.0: --set $EARLIER" -- -d mnist5k
+        "warm-up: --set warmup=0.2" "circle: --set head_init=spread center_init=head" "version 1.0: --set $VERSION_1" -- -d mnist5k
     for file in seeds.md runs.csv; do cp $OUT/lambda-1/$file docs/results/robust/lambda_1_$file; done
 }
 
 new_classes() { # 0.5 h: docs/reproduction/open_set.md: how unseen classes are told from each other. 40 runs of 2 epochs on six digits
+    mkdir -p docs/results/new_classes
     for features in 2 64; do
         $PYTHON compare.py --open-set --unknowns data/notMNIST --losses softmax center cosface cosface+center \
             --out $OUT/new-$features -- -d mnist --max-epoch 2 --feat-dim $features
-        mkdir -p docs/results/new_classes
         for kind in md csv; do cp $OUT/new-$features/unseen.$kind docs/results/new_classes/${features}_features.$kind; done
     done
 }
@@ -169,10 +169,10 @@ paper() { # 1.5 h: docs/reproduction/paper_settings.md. 9 runs of 22 epochs
     cp $OUT/paper-two/comparison.png docs/results/paper
 }
 
-precision() { # 0.3 h: docs/speed.md: what fast arithmetic costs in accuracy, with an earlier default recipe. 15 runs of 2 epochs
+precision() { # 0.3 h: docs/speed.md: what fast arithmetic costs in accuracy, with the recipe before version 1.0. 15 runs of 2 epochs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/precision \
         --variants "fp32: --precision fp32" "bf16: --precision bf16" "bf16, compiled: --precision bf16 --compile on" \
-        -- -d mnist --max-epoch 2 --batch-size 128 --set $EARLIER center_schedule=false --convolutions direct
+        -- -d mnist --max-epoch 2 $BEFORE_1
 }
 
 lengths() { # 0.2 h: docs/speed.md: accuracy after runs of 1 and 2 epochs. 10 runs
@@ -207,9 +207,9 @@ questions() { # 0.5 h: docs/using_center_loss.md, "Questions": 2,048 features, b
 }
 
 arcface() { # 0.1 h: docs/reproduction/losses.md. 4 runs of a minute or two
-    train $OUT/arcface/learned-0.1 -d mnist5k --head arcface --weight-cent 0.1 --set $EARLIER
+    train $OUT/arcface/learned-0.1 -d mnist5k --head arcface --weight-cent 0.1 --set $VERSION_1
     for weight in 0.1 1 3; do
-        train $OUT/arcface/held-$weight -d mnist5k --head arcface --weight-cent $weight --set $EARLIER center_hold=1
+        train $OUT/arcface/held-$weight -d mnist5k --head arcface --weight-cent $weight --set $VERSION_1 center_hold=1
     done
     $PYTHON compare.py --runs $OUT/arcface/learned-0.1 $OUT/arcface/held-0.1 $OUT/arcface/held-1 $OUT/arcface/held-3 --out docs/results/arcface
 }

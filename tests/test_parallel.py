@@ -46,7 +46,8 @@ def test_twenty_steps_in_float64_are_those_of_one_process(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_an_epoch_of_digits_by_two_processes(tmp_path: Path, run_main: RunMain) -> None:
     accuracy = {}
-    gentle = ["--max-epoch", "1", "--batch-size", "64", "--lr-model", "0.02", "--known-classes", "0", "1", "3", "6"]
+    gentle = "--max-epoch 1 --batch-size 64 --lr-model 0.02 --known-classes 0 1 3 6".split()
+    gentle += "--set head_init=spread center_init=head center_hold=0.25 warmup=0.2".split()  # learns fast at that rate
     for name in ("one", "two"):
         words = [*SHORT, "--save-dir", str(tmp_path / name), *gentle]
         done = run_main(*words) if name == "one" else run([*TORCHRUN, "main.py", *words])
@@ -56,7 +57,7 @@ def test_an_epoch_of_digits_by_two_processes(tmp_path: Path, run_main: RunMain) 
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
     assert json.loads((tmp_path / "two" / "config.json").read_text())["processes"] == 2
     assert abs(accuracy["one"] - accuracy["two"]) <= 0.5
-    assert accuracy["one"] > 75  # chance is 25
+    assert accuracy["one"] > 90
 
     # Two processes resume a run of one process.
     done = run([*TORCHRUN, "main.py", "--resume", str(tmp_path / "one")])
