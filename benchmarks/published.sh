@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The commands behind the published numbers, by the page where they stand. Those of an earlier default recipe stand in
-# benchmarks/results/default_recipe.md.
+# The commands behind the published numbers, by the page where they stand. Those of the recipe before
+# version 1.0 stand in benchmarks/results/default_recipe.md.
 #
 #   bash benchmarks/published.sh losses lambda      # some of them
 #   bash benchmarks/published.sh                    # what there is, and about how long it takes
