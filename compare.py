@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 
 from analysis import film, metrics, plots, sweep, tables
-from analysis.curve import draw_curve
+from analysis.curve import draw_curve, draw_rows
 from analysis.openset import Scored, ToldApart, load_images, score_runs
 from analysis.unseen import UNSEEN
 from rundir.directory import Guard
@@ -43,6 +43,7 @@ from training.hardware import choose_device
 from utils import Interrupted, UserError, complain, progress_bar, run_command, say
 
 COLUMNS = 6  # of a figure with one for every run; more runs get one for each row of the table
+UNSEEN_DRAWN = ("EER", "EER (cos)", "rank-1 of 10", "rank-1 of 10 (cos)")
 PAIRED = {name: metrics.METRICS[name] for name in ("accuracy", "nearest-center accuracy", "EER", "EER (cos)")}
 
 
@@ -230,8 +231,8 @@ def write_open_set(out: Path, scored: list[Scored], rows: tables.Rows) -> list[P
 
 
 def write_unseen(out: Path, found: list[ToldApart], rows: tables.Rows) -> list[Path]:
-    """Write how well features tell classes apart that were never trained on: unseen.md, a line a run in unseen.csv, and
-    unseen_curve.png where the runs make a curve; return their paths."""
+    """Write how well features tell classes apart that were never trained on: unseen.md, unseen.png, a line a run in
+    unseen.csv, and unseen_curve.png where the runs make a curve; return their paths."""
     if not found:
         return []
     row_of = {run: name for name, group in rows.items() for run in group}
@@ -251,7 +252,9 @@ def write_unseen(out: Path, found: list[ToldApart], rows: tables.Rows) -> list[P
     tables.publish(out / "unseen.md", [*parts, provenance(runs)], shown=True)
     tables.write_csv(out / "unseen.csv", lines)
     curve = draw_curve(out / "unseen_curve.png", lines, runs, ("EER", "EER (cos)", "rank-1 of 1", "rank-1 of 1 (cos)"))
-    return [*curve, out / "unseen.md", out / "unseen.csv"]
+    named = lines.assign(loss=lines["loss"].map(drawable))
+    figure = draw_rows(out / "unseen.png", named, {name: UNSEEN[name] for name in UNSEEN_DRAWN})
+    return [*curve, figure, out / "unseen.md", out / "unseen.csv"]
 
 
 def write_pages(comparison: Comparison, runs: list[Run], scored: list[Scored], failed: dict[str, str]) -> list[Path]:

@@ -1,14 +1,15 @@
-"""The curve over the one setting in which runs differ: mean ± standard deviation over seeds."""
+"""Numbers as figures, mean ± standard deviation: over the one setting in which runs differ, or row by row."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analysis.metrics import Metric
 from analysis.plots import SMALL, canvas, save
 from analysis.tables import ASIDE, Row, mean_and_std, rows_of
 from rundir.run import Run
@@ -47,6 +48,36 @@ def draw_curve(path: Path, lines: pd.DataFrame, runs: Sequence[Run], numbers: Se
         figure.supxlabel(f"{NAMES.get(setting, setting)}\n{caption(rows)}", fontsize=8)
         save(figure, path, dpi=200)
     return [path]
+
+
+def draw_rows(path: Path, lines: pd.DataFrame, numbers: Mapping[str, Metric]) -> Path:
+    """Draw numbers of unseen classes, a panel for each number and set of unknown images, with a dot for each run;
+    return the file.
+
+    Args:
+        path: the PNG file.
+        lines: one per run, with the name of its row (``loss``) and of the unknown images (``unknown``).
+        numbers: columns of `lines`.
+    """
+    parts = list(lines.groupby("unknown", sort=False))
+    count = lines["loss"].nunique()
+    with canvas(1.8 + 1.7 * len(numbers), len(parts) * (0.2 * count + 0.7) + 0.3, SMALL) as figure:
+        axes = figure.subplots(len(parts), len(numbers), squeeze=False)
+        for of_part, (unknown, part) in zip(axes, parts, strict=True):
+            rows = list(rows_of(part))
+            for ax, (number, metric) in zip(of_part, numbers.items(), strict=True):
+                for at, row in enumerate(rows):
+                    values = row.numbers[number].tolist()
+                    mean, std = mean_and_std(values)
+                    ax.plot(values, [at] * len(values), ".", color="gray", ms=3, alpha=0.6)
+                    ax.errorbar(mean, at, xerr=std, fmt="o", color="black", lw=1, ms=3.5, capsize=2)
+                names = [row.labels[0] for row in rows] if ax is of_part[0] else [""] * len(rows)
+                ax.set(title=f"{unknown}\n{number} {metric.better}", ylim=(len(rows) - 0.5, -0.5))
+                ax.set_yticks(range(len(rows)), names)
+                ax.grid(True, axis="x", linewidth=0.4, alpha=0.4)
+        figure.supxlabel(caption(rows), fontsize=8)
+        save(figure, path, dpi=200)
+    return path
 
 
 def varying(runs: Sequence[Run]) -> str | None:

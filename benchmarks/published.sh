@@ -141,7 +141,7 @@ new_classes() { # 0.5 h: docs/reproduction/open_set.md: how unseen classes are t
     for features in 2 64; do
         $PYTHON compare.py --open-set --unknowns data/notMNIST --losses softmax center cosface cosface+center \
             --out $OUT/new-$features -- -d mnist --max-epoch 2 --feat-dim $features
-        for kind in md csv; do cp $OUT/new-$features/unseen.$kind docs/results/new_classes/${features}_features.$kind; done
+        for kind in md csv png; do cp $OUT/new-$features/unseen.$kind docs/results/new_classes/${features}_features.$kind; done
     done
 }
 

@@ -301,7 +301,7 @@ def test_a_curve_where_one_number_varies(compared: tuple[Path, str], tmp_path: P
     rows = tables.by_row(runs)
     written = compare.write_comparison(parse_comparison(["--out", str(tmp_path)]), rows)
     written += compare.write_unseen(tmp_path, [(run, "letters", dict.fromkeys(UNSEEN, 2.0)) for run in runs], rows)
-    assert {path.name for path in written} >= {"curve.png", "unseen_curve.png"}
+    assert {path.name for path in written} >= {"curve.png", "unseen_curve.png", "unseen.png"}
     assert all(path.is_file() for path in written)
 
 

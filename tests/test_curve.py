@@ -1,15 +1,17 @@
-"""The curve over the one setting in which runs differ."""
+"""Numbers as figures: over the one setting in which runs differ, and row by row."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from test_tables import lines_of, made_up
 
 from analysis import curve, tables
+from analysis.unseen import UNSEEN
 
 
 def test_which_setting_varies() -> None:
@@ -57,3 +59,27 @@ def test_it_draws_mean_and_deviation_of_those_that_did_not_collapse(tmp_path: Pa
     assert (tmp_path / "curve.png").stat().st_size > 5_000
     assert curve.draw_curve(tmp_path / "none.png", lines, runs[:2], ["accuracy"]) == []
     assert not (tmp_path / "none.png").exists()
+
+
+def test_rows_are_drawn_with_every_run_and_the_mean_of_those_that_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(curve, "save", lambda figure, path, dpi: drawn.append(figure))
+    lines = pd.DataFrame(
+        {
+            "loss": ["softmax", "softmax", "center", "center"],
+            "unknown": "letters",
+            "seed": [1, 2, 1, 2],
+            "known": "",
+            "collapsed": [0, 0, 0, 1],
+            "EER": [10.0, 12.0, 7.0, 50.0],
+        }
+    )
+    curve.draw_rows(tmp_path / "unseen.png", lines, {"EER": UNSEEN["EER"]})
+    (ax,) = drawn[0].axes
+    dots, means = ax.lines[0::4], [line.get_xdata()[0] for line in ax.lines[1::4]]
+    assert [line.get_xdata().tolist() for line in dots] == [[10, 12], [7]]
+    assert means == [11, 7]
+    assert ax.get_title() == "letters\nEER ↓"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["softmax", "center"]
