@@ -32,7 +32,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     kinds = "any size, color or gray, dark on light or light on dark; separate digits on one image are read one by one"
     add("images", nargs="*", metavar="IMAGE", help=f"files, folders, patterns, or - for stdin: {kinds}")
-    which = "run directory; with --page, repeat the flag for several (default: the networks that come with this code)"
+    default = "the network that comes with this code; for --page also the one without center loss"
+    which = f"run directory; with --page, repeat the flag for several (default: {default})"
     add("--run", type=Path, action="append", metavar="DIR", help=which)
     share = "percentage of real digits that may be called unknown (default: 1)"
     add("--reject", type=number(float, 0, 50), default=1.0, metavar="PERCENT", help=share)

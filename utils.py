@@ -22,7 +22,7 @@ from tqdm import tqdm
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent  # the folder of this code
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # variables that torchrun sets
-VERSION = "1.0"  # also in pyproject.toml
+VERSION = "1.1.dev0"  # also in pyproject.toml and CITATION.cff
 
 
 # ---------------------------------------------------------------- errors, and how a command ends

@@ -22,12 +22,13 @@ from training.settings import Settings
 from utils import printable
 
 HELP = {
-    "losses": "losses to train with; center is center loss on the recipe's own head (default: softmax center)",
+    "losses": "losses to train with; center is center loss on the recipe's own head (default: "
+    "softmax center; with --weights-cent or --variants center)",
     "weights-cent": "train each center loss at each of these weights, and also draw lambda_sweep.png (default: the "
     "recipe's λ)",
     "seeds": "train each loss with each of these seeds (default: 1)",
-    "variants": "train each loss with each of these sets of main.py flags; each makes a row, which is compared with "
-    'the first; "" means no flags, "name: flags" names the row',
+    "variants": "train each loss with each of these sets of main.py flags; each set is a row of the table and is "
+    'compared with the first; "" means no flags, "name: flags" names the row',
     "runs": "compare these runs, train nothing",
     "jobs": "train N runs at once (default: 1)",
     "gpu": "index of the CUDA device for training and scoring; -1 is the CPU (default: 0)",
@@ -35,7 +36,8 @@ HELP = {
     "out": "folder for tables and figures, with the runs under runs/ (default: log/compare)",
     "open-set": "train on the five choices of six digits that the literature uses, and score each run on the digits it "
     "never saw: known against unknown, and the unknown classes against each other",
-    "unknowns": "score the runs on images of other classes: mnist, fashion-mnist, kmnist, or a folder with IDX images",
+    "unknowns": "score the runs on images of other classes: mnist, fashion-mnist, kmnist, mnist5k, or a folder with "
+    "IDX images",
     "animate": "write animation.gif, the features during the first epoch and then epoch by epoch, and animation.mp4 if "
     "ffmpeg is installed; --runs must have been made with --animate or --plot",
     "report": "write report.html, one interactive page about the runs that works offline",
@@ -110,7 +112,7 @@ def read_variant(text: str) -> tuple[str, list[str]]:
     name, colon, flags = text.partition(":")
     if not colon or name.strip().startswith("-"):
         name, flags = text, text
-    return printable(name.strip()) or "as it is", shlex.split(flags)
+    return printable(name.strip()) or "no flags", shlex.split(flags)
 
 
 def slug(text: str) -> str:

@@ -192,7 +192,7 @@ shipped() { # 0.2 h: models/shipped, docs/draw.html. 2 runs of 10 epochs
 
 small() { # 0.4 h: docs/reproduction/losses.md: the 5,000 digits; centers that follow the schedule or not, other floors, and momentum. 22 runs of a minute
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/small --variants "scheduled: " "constant: --set center_schedule=false" -- -d mnist5k
-    $PYTHON compare.py --seeds 1 2 3 --out $OUT/centers --variants "as it is: " "floor 0: --set center_floor=0" \
+    $PYTHON compare.py --seeds 1 2 3 --out $OUT/centers --variants "default: " "floor 0: --set center_floor=0" \
         "floor 0.05: --set center_floor=0.05" "momentum 0.9: --set momentum_cent=0.9" -- -d mnist5k
 }
 

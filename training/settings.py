@@ -70,7 +70,7 @@ class Settings:
     scale: Positive | None = setting(None, f"scale s: {heads.defaults('scale')}", group=MODEL, metavar="S")
     margin: Annotated[float, Meta(ge=0, le=10)] | None = setting(None, f"margin m: {heads.defaults('margin')}", group=MODEL, metavar="M")
 
-    weight_cent: NotNegative = setting(0.1, "λ, weight of the center loss; 0: no center loss; a margin head has 0 unless you say otherwise, --recipe accurate has 1", group=OPTIMIZATION, metavar="WEIGHT")
+    weight_cent: NotNegative = setting(0.1, "λ, weight of the center loss; 0: no center loss; a margin head has 0 unless you say otherwise, the recipes accurate and reference have 1, paper 0.01", group=OPTIMIZATION, metavar="WEIGHT")
     lr_cent: NotNegative = setting(0.5, "learning rate of the centers, the paper's α", group=OPTIMIZATION, metavar="LR")
     momentum_cent: Share = setting(0.0, "SGD momentum of the centers")
     center_update: str = setting("paper", "how the centers learn; gradient: from the loss; paper: by eq. 4", choices=("gradient", "paper"), group=OPTIMIZATION)
@@ -108,7 +108,7 @@ class Plan:
     # fmt: off
     # How the run is computed, which moves results by rounding alone: kept, so that it goes on to the same bits.
     compile: str = setting("auto", "compile the network with torch.compile; auto: off, since no measured machine was faster with it", choices=("auto", "on", "off"), group=OPTIMIZATION)
-    convolutions: str = setting("auto", "how the CPU computes convolutions; direct; fourier: through the frequency domain; auto: fourier", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)
+    convolutions: str = setting("auto", "how the CPU computes convolutions; direct; fourier: through the frequency domain; auto: fourier, or direct with --compile", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)
     deterministic: bool = setting(False, "make the same seed give the same bits on CUDA too, at some cost; on the CPU it always does", group=RUN)
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = setting(None, "number of CPU threads")
 
