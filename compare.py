@@ -32,15 +32,15 @@ import torch
 
 from analysis import film, metrics, plots, sweep, tables
 from analysis.curve import draw_curve, draw_rows
-from analysis.openset import Scored, ToldApart, load_images, score_runs
+from analysis.openset import Scored, ToldApart, load_unknown, score_runs
 from analysis.unseen import UNSEEN
 from rundir.directory import Guard
-from rundir.features import kept_batches, kept_epochs
+from rundir.features import kept_features
 from rundir.log import read_epochs
 from rundir.network import data_root
 from rundir.run import Run, read_run
 from training.hardware import choose_device
-from utils import Interrupted, UserError, complain, progress_bar, run_command, say
+from utils import UserError, complain, progress_bar, run_command, say
 
 COLUMNS = 6  # of a figure with one for every run; more runs get one for each row of the table
 UNSEEN_DRAWN = ("EER", "EER (cos)", "rank-1 of 10", "rank-1 of 10 (cos)")
@@ -72,7 +72,7 @@ def compare(comparison: Comparison) -> int:
         rows, failed = given_rows(comparison) if comparison.runs else trained_rows(comparison)
         return write(comparison, rows, failed, device)
     except KeyboardInterrupt:
-        raise Interrupted("The same command goes on where this one stopped") from None
+        raise KeyboardInterrupt("The same command goes on where this one stopped") from None
     finally:
         guard.close()
 
@@ -83,26 +83,27 @@ def compare(comparison: Comparison) -> int:
 def given_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     """Return the rows of --runs, none of them failed."""
     runs = [read_run(path) for path in dict.fromkeys(comparison.runs)]
-    if comparison.animate and all(len(kept_epochs(run.path) + kept_batches(run.path)) < 2 for run in runs):
+    if comparison.animate and all(len(kept_features(run.path) + kept_features(run.path, "batch")) < 2 for run in runs):
         raise UserError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --animate")
     for run in runs if comparison.regions else []:
         plots.regions_of(plots.read_epoch(run.path, run.epochs))  # or says why not
     for source, root in itertools.product(comparison.unknowns, {data_root(run) for run in runs}):
-        load_images(source, root)
+        load_unknown(source, root)
     return tables.by_row(runs), {}
 
 
 def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     """Return the rows that the flags ask for, after training what is missing, and why some runs failed, by name."""
     for source in comparison.unknowns:  # before hours of training
-        load_images(source, comparison.data_root)
+        load_unknown(source, comparison.data_root)
     wanted = list(comparison.plan())
     out, every_epoch = comparison.out, comparison.animate or comparison.report
     missing = sweep.find(wanted, out / "runs", sorted(out.parent.glob("*/")), every_epoch)
     count = len({one.path for one in wanted})
     say(f"{count} run{'s' * (count > 1)}, {count - len(missing)} of them are there")
     failed = sweep.train(missing, comparison.jobs)
-    found = [(one, read_run(one.place)) for one in wanted if one.place.name not in failed]
+    broken = {one.path for one in missing if one.path.name in failed}
+    found = [(one, read_run(one.path)) for one in wanted if one.path not in broken]
     if not found:
         raise UserError(f"no run to compare: {'; '.join(failed.values())}")
     if not comparison.variants:
@@ -142,16 +143,11 @@ def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], dev
 
 def numbers_of(run: Run) -> dict[str, float]:
     """Return the run's metrics, on the test set."""
-    arrays = run.arrays
-    labels, predictions = (arrays[f"test_{key}"].astype(int) for key in ("labels", "predictions"))
-    train_features, train_labels = arrays["train_features"], arrays["train_labels"].astype(int)
     try:
-        return metrics.summary(
-            train_features, train_labels, arrays["test_features"], labels, predictions, arrays["centers"]
-        )
+        return metrics.summary(run.arrays)
     except ValueError as error:  # features that have left the finite, or lie on one point
         complain(f"compare.py: {run.path}: no metrics but the accuracy: {error}")
-        return {"accuracy": metrics.accuracy(predictions, labels)}
+        return {"accuracy": tables.accuracy_of(run)}
 
 
 def write_comparison(comparison: Comparison, rows: tables.Rows) -> list[Path]:

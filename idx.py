@@ -57,15 +57,6 @@ def find_file(folder: Path, stem: str) -> Path | None:
     return found[0] if found else None
 
 
-def read_images(path: Path) -> Tensor:
-    """Return the images of an IDX file, uint8 (N, 28, 28), upright.
-
-    Raises:
-        DataError: if the file is damaged, or holds something else.
-    """
-    return as_images(path, read_idx(path))
-
-
 def as_images(path: Path, array: Tensor) -> Tensor:
     """Return an array from this file as upright images: EMNIST's files hold them transposed.
 

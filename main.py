@@ -37,7 +37,7 @@ from training.hardware import choose_device, plan_for, plan_from
 from training.parallel import Group
 from training.settings import Plan
 from training.trainer import Diverged
-from utils import Interrupted, UserError, hours, progress_bar, run_command, say
+from utils import UserError, hours, progress_bar, run_command, say
 
 
 def main(argv: list[str]) -> int:
@@ -88,7 +88,7 @@ def train(request: Request) -> int:
             try:
                 train_epochs(plan, training, directory, log, request.stop_after)
             except KeyboardInterrupt:
-                raise Interrupted(how_to_go_on(directory)) from None
+                raise KeyboardInterrupt(how_to_go_on(directory)) from None
     return 0
 
 
@@ -108,7 +108,7 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
             training.epoch, training.elapsed = epoch, time.monotonic() - began
             if isinstance(log, RunLog):
                 test = keep_epoch(directory, plan, training, log, meter, time.monotonic() - start, epoch == last)
-                figures.add(epoch, meter, test, epoch == last)
+                figures.add(training, meter, test, epoch == last)
         if last == training.epochs:
             figures.animate(again=first <= last)
     if first <= last == training.epochs:

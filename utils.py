@@ -34,16 +34,6 @@ class UserError(Exception):
     status = 2
 
 
-class Stopped(UserError):
-    """A command could not continue after its start: the loss is not finite, or the disk is full."""
-
-    status = 1
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; the message is a line that says how to continue."""
-
-
 def processes() -> tuple[int, int]:
     """Return this process's rank and the number of processes: 0 and 1 unless torchrun started it."""
     if not all(name in os.environ for name in TORCHRUN):
@@ -54,9 +44,10 @@ def processes() -> tuple[int, int]:
 def run_command(name: str, work: Callable[[], int]) -> int:
     """Run a command and return its exit status; an error becomes one line on stderr.
 
-    0: done. 1: stopped on the way. 2: bad input. 130: interrupted.
+    0: done. 1: stopped on the way. 2: bad input. 130: interrupted; the message of a `KeyboardInterrupt` says how to
+    continue.
     """
-    _mend_streams()
+    mend_streams()
     previous = _hear_signals()
     try:
         with sharing_cores():
@@ -90,7 +81,7 @@ def run_command(name: str, work: Callable[[], int]) -> int:
             signal.signal(number, handler)
 
 
-def _mend_streams() -> None:
+def mend_streams() -> None:
     """Replace closed streams (``>&-``), and print ? for a character that the console does not have."""
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")

@@ -13,14 +13,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis.wanted import LOSSES, SPLITS, Wanted
-from models.heads import with_margin
+from models.heads import HEADS, with_margin
 from training.arguments import Request, parse_arguments, parse_gpu
 from training.parser import Parser, argument, number, one_of
 from training.recipes import RECIPES
 from training.settings import Settings
 from utils import printable
 
+OTHERS = [name for name in HEADS if name != "softmax"]
+Loss = tuple[str | None, bool]  # the head, None for the recipe's, and whether the center loss is added
+LOSSES: dict[str, Loss] = {
+    "softmax": ("softmax", False),
+    "center": (None, True),
+    **{name: (name, False) for name in OTHERS},
+    **{f"{name}+center": (name, True) for name in OTHERS},
+}
+SPLITS = (  # the literature's five choices of known digits, see docs/comparing.md
+    (2, 4, 5, 9, 8, 3),
+    (3, 2, 6, 9, 4, 0),
+    (5, 8, 3, 2, 4, 6),
+    (3, 7, 8, 4, 0, 5),
+    (6, 3, 4, 9, 8, 2),
+)
 HELP = {
     "losses": "losses to train with; center is center loss on the recipe's own head (default: "
     "softmax center; with --weights-cent or --variants center)",
@@ -44,6 +58,21 @@ HELP = {
     "regions": "shade the region of each class up to the border of the unknown, in figures, film and report; runs need "
     "two features",
 }
+
+
+@dataclass
+class Wanted:
+    """A run that a comparison needs."""
+
+    name: str  # of its directory
+    flags: list[str]  # of main.py
+    path: Path = Path()  # of its directory, set by `sweep.find`
+    row: str = ""  # of the table
+
+    @property
+    def log(self) -> Path:
+        """The file with the output of main.py, beside the run directory."""
+        return self.path.with_name(f"{self.path.name}.out")
 
 
 @dataclass(frozen=True, kw_only=True)

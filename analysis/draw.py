@@ -10,22 +10,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from rundir.features import kept_epochs
+from analysis.film import animate
+from analysis.plots import draw_epoch
+from rundir.features import kept_features
 from training.parser import Parser
 from utils import UserError, complain, run_command
 
 
-def draw_epoch(directory: Path, epoch: int, regions: bool = False) -> None:
-    """Draw the train and the test figure of an epoch whose features a run keeps."""
-    from analysis import plots  # imports matplotlib
-
-    plots.draw_epoch(directory, epoch, regions)
-
-
 def film(directory: Path, regions: bool = False) -> None:
     """Write animation.gif with all epochs whose features a run keeps."""
-    from analysis.film import animate
-
     animate([directory], directory / "animation.gif", regions=regions)
 
 
@@ -45,7 +38,7 @@ def draw(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     jobs: list[Callable[[], object]] = []
     for run in args.runs:
-        kept = kept_epochs(run)
+        kept = kept_features(run)
         missing = sorted(set(args.epochs or []) - set(kept))
         if missing or not kept:
             raise UserError(f"{run}: no features of epoch {missing[0] if missing else 1} are kept here")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from analysis.epochs import Epoch, limits, read_epochs
 from analysis.plots import SMALL, canvas, draw_part
-from rundir.features import kept_batches, kept_epochs, sample_of
+from rundir.features import kept_features, sample_of
 from utils import UserError, atomically, complain
 
 if TYPE_CHECKING:
@@ -30,14 +30,13 @@ def animate(runs: list[Path], path: Path, regions: bool = False) -> list[Path]:
     Raises:
         UserError: if no run keeps more than one frame.
     """
-    rows = [
-        {(epoch.number, epoch.batch): _thin(epoch) for epoch in read_epochs(run, kept_epochs(run), kept_batches(run))}
-        for run in runs
-    ]
+    moments = [read_epochs(run, kept_features(run), kept_features(run, "batch")) for run in runs]
+    rows = [{(epoch.number, epoch.batch): _thin(epoch) for epoch in row} for row in moments]
     frames = sorted(set().union(*rows))
     if len(frames) < 2:
         raise UserError(f"{runs[0]}: keeps the features of one epoch only; a film needs runs made with --animate")
     made = [path.with_suffix(".gif"), path.with_suffix(".mp4")]
+    made[1].unlink(missing_ok=True)  # of an earlier film
     for file in made:
         with canvas(7.2, 3.7 * len(rows), SMALL | {"axes.titlesize": 8}) as figure:
             from matplotlib.animation import FFMpegWriter, PillowWriter

@@ -11,9 +11,9 @@ from scipy import ndimage
 from scipy.sparse import csgraph
 
 from analysis import page_lines, paper
-from analysis.image_files import BadImage, from_gray, read_image
+from analysis.image_files import BadImage, from_gray
 
-__all__ = ["BadImage", "Seen", "from_gray", "read_image", "see", "to_digit"]
+__all__ = ["BadImage", "Seen", "from_gray", "see", "to_digit"]
 
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
 READING = 1  # raise it when a change here turns an image into another digit: runs are then calibrated again

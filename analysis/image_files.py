@@ -82,19 +82,9 @@ def _own(file: Path) -> bool:
 # ---------------------------------------------------------------- pixels
 
 
-def read_image(source: Path | io.BytesIO) -> np.ndarray:
-    """Return an image of any mode as RGB, float32 (H, W, 3) in [0, 255], upright, the longer side at most 512.
-
-    Raises:
-        BadImage: if the source is not a readable image.
-    """
-    with contextlib.closing(read_pages(source)) as pages:
-        return next(pages)[1]
-
-
 def read_pages(source: Path | io.BytesIO) -> Generator[tuple[int | None, np.ndarray], None, None]:
-    """Yield each page of a TIFF or frame of an animation, as `read_image` returns it, with its number from 1; a single
-    image has no number.
+    """Yield an image of any mode as RGB, float32 (H, W, 3) in [0, 255], upright, the longer side at most 512: each
+    page of a TIFF or frame of an animation with its number from 1; a single image has no number.
 
     Raises:
         BadImage: at the first page that cannot be read.

@@ -242,7 +242,6 @@ PAIRS = {
 }
 PAIR_METRICS = both_ways(PAIRS)
 METRICS = CLASS_METRICS | PAIR_METRICS
-BETTER = {name: metric.better for name, metric in METRICS.items()}
 OPEN_SET = {  # of a score that separates known from unknown images
     "AUROC": Metric("↑", 2, "chance that a known image scores higher than an unknown one"),
     "AUPR": Metric("↑", 2, "area under precision over recall of the known images"),
@@ -251,28 +250,22 @@ OPEN_SET = {  # of a score that separates known from unknown images
 }
 
 
-def summary(
-    train_features: Array, train_labels: Labels, features: Array, labels: Labels, predictions: Labels, centers: Array
-) -> dict[str, float]:
-    """Return every number of `METRICS` for the features (N, D) of a test set.
-
-    Args:
-        train_features: (N', D), for drift and center gap only.
-        train_labels, labels: (N',) and (N,) in [0, C).
-        predictions: (N,), from the head.
-        centers: (C, D), as learned.
+def summary(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return every number of `METRICS` for the test set, from the arrays of features/epoch_N.npz: see
+    `rundir.features.read_features`.
 
     Raises:
         ValueError: for features or centers that are not finite, or a class without a sample.
     """
-    arrays: dict[str, np.ndarray] = dict(train_labels=train_labels, labels=labels, predictions=predictions)
-    arrays |= dict(train_features=finite(train_features), features=finite(features), centers=finite(centers))
+
+    def given(name: str) -> np.ndarray:
+        array = arrays[name if name in arrays else f"test_{name}"]
+        return finite(array) if array.dtype.kind == "f" else array.astype(int)
+
     numbers = {
-        name: metric.of(*(arrays[key] for key in signature(metric.of).parameters))
-        for name, metric in METRICS.items()
-        if metric.of
+        name: metric.of(*map(given, signature(metric.of).parameters)) for name, metric in METRICS.items() if metric.of
     }
-    return numbers | verification_both_ways(arrays["features"], labels)
+    return numbers | verification_both_ways(given("features"), given("labels"))
 
 
 def finite(array: Array) -> Array:

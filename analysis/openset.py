@@ -16,7 +16,7 @@ import datasets
 from analysis import metrics
 from analysis.comparison import name_of
 from analysis.unseen import unseen_classes
-from idx import DataError, read_idx, read_images
+from idx import DataError, as_images, read_idx
 from rundir.network import data_of, data_root, load_data, load_network
 from rundir.run import Run
 from training.trainer import Network
@@ -45,11 +45,6 @@ Unknown = tuple[Tensor, Tensor | None]  # images, uint8 (U, 28, 28), and their l
 ToldApart = tuple[Run, str, dict[str, float]]  # a run, the name of unknown images, the numbers of `unseen_classes`
 
 
-def load_images(source: str, root: Path) -> Tensor:
-    """Return the images of `load_unknown`."""
-    return load_unknown(source, root)[0]
-
-
 def load_unknown(source: str, root: Path) -> Unknown:
     """Return images of unknown classes, with their labels if there are any.
 
@@ -67,8 +62,8 @@ def load_unknown(source: str, root: Path) -> Unknown:
         data = datasets.load(names[source.lower()], root)
         return data.test_images, data.test_labels
     file = _image_file(Path(source))
-    images = read_images(file)
-    beside = file.with_name(file.name.replace("images-idx3", "labels-idx1").replace("images", "labels"))
+    images = as_images(file, read_idx(file))
+    beside = file.with_name(file.name.replace("images", "labels").replace("idx3", "idx1"))
     return images, read_idx(beside, (len(images),)).long() if beside.is_file() else None
 
 

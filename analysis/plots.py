@@ -15,7 +15,7 @@ import numpy as np
 from analysis import regions as plane
 from analysis.epochs import Epoch, axis_labels, limits, loss_name, read_epoch, regions_of
 from analysis.palette import COLORS, colors_of
-from rundir.features import kept_epochs
+from rundir.features import kept_features
 from utils import atomically
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def draw_epoch(run: Path, epoch: int, regions: bool = False) -> None:
 
 def grid(runs: dict[str, Path], path: Path, parts: tuple[str, ...] = ("train", "test"), regions: bool = False) -> None:
     """Draw the last epochs of several runs into one file: a named column per run, a row per part."""
-    epochs = [read_epoch(run, kept_epochs(run)[-1]) for run in runs.values()]
+    epochs = [read_epoch(run, kept_features(run)[-1]) for run in runs.values()]
     widest = max(epochs, key=lambda read: len(read.record.classes))
     side_by_side = columns(len(widest.record.classes), 19 * len(parts))
     with canvas(3.2 * len(runs) + 0.3 + 0.4 * side_by_side, 3.1 * len(parts) + 0.3, SMALL) as figure:

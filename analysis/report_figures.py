@@ -26,7 +26,7 @@ from PIL import Image
 
 from analysis import epochs, plots
 from analysis.palette import colors_of
-from rundir.features import kept_epochs, sample_of
+from rundir.features import kept_features, sample_of
 from rundir.network import data_of
 from rundir.run import Run
 from utils import UserError
@@ -64,7 +64,7 @@ if (i !== undefined) window.choose(sheet, source.data.place[i]);
 
 def shown_epochs(run: Run) -> list[int]:
     """Return the epochs of a run that the page shows: at most `EPOCHS` of the kept ones, evenly spaced."""
-    kept = kept_epochs(run.path)
+    kept = kept_features(run.path)
     chosen = np.linspace(0, len(kept) - 1, min(len(kept), EPOCHS)).round().astype(int)
     return [kept[i] for i in chosen]
 
@@ -92,7 +92,7 @@ def panels(run: Run, number: int, sheets: dict[str, str], regions: bool) -> list
         there = len(sample_of(len(every))) if sampled else len(every)
         chosen = np.sort(sample(len(every), part)[:there])  # `sample_of` takes the start of the same order
         labels = every[chosen]
-        sheet = f"{part}-{digits.name}-{''.join(map(str, digits.classes))}-{len(images)}"
+        sheet = f"{part}-{digits.name.replace('.', '_')}-{''.join(map(str, digits.classes))}-{len(images)}"
         sheet += f"-{len(chosen)}" if len(chosen) < min(len(every), SHOWN[part]) else ""
         sheets.setdefault(sheet, _sheet(images[chosen].numpy()))
         panels.append(

@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import datasets
-from analysis.wanted import Wanted
+from analysis.comparison import Wanted
 from rundir.directory import is_being_trained
 from rundir.run import epochs_of, is_finished, keeps_every_epoch, progress_of, read_config
 from training.arguments import Request, parse_arguments
@@ -77,9 +77,9 @@ def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], ever
         others = [path for path in elsewhere if is_that_run(path, run.flags)]
         finished = [path for path in (*ours, *others) if is_finished(path, every_epoch)]
         ours = [path for path in ours if not is_finished(path) and (not every_epoch or keeps_every_epoch(path))]
-        twin = next((one for one in missing if one.path in ours or asked_for(one.flags) == asked_for(run.flags)), None)
-        if finished or twin:
-            run.path = finished[0] if finished else twin.path if twin else None
+        twins = [one.path for one in missing if one.path in ours or asked_for(one.flags) == asked_for(run.flags)]
+        if there := finished + twins:
+            run.path = there[0]
             continue
         taken = {one.path for one in missing}
         names = (run.name if n == 1 else f"{run.name}-{n}" for n in itertools.count(1))
@@ -96,7 +96,7 @@ class Progress:
     """The progress bar over all epochs of all runs, and the time left."""
 
     def __init__(self, runs: list[Wanted]) -> None:
-        self.paths = [run.path for run in runs if run.path]
+        self.paths = [run.path for run in runs]
         self.start = self.next_look = time.monotonic()
         self.already = sum(map(progress_of, self.paths))
         self.guesses = [asked_for(run.flags, "mnist")[0].max_epoch or 22 for run in runs]  # until a run has started
@@ -130,11 +130,11 @@ def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
         while waiting or active:
             while waiting and len(active) < jobs:
                 number, run = waiting.pop(0)
-                if is_being_trained(run.place):
-                    why = f"{run.place} is still being trained by another process; wait for it, or end it"
-                    failed[run.place.name] = why
+                if is_being_trained(run.path):
+                    why = f"{run.path} is still being trained by another process; wait for it, or end it"
+                    failed[run.path.name] = why
                     continue
-                say(f"Run {number} of {len(runs)}: {run.place}{progress.left()}")
+                say(f"Run {number} of {len(runs)}: {run.path}{progress.left()}")
                 active[number] = _start(run, jobs)
             time.sleep(0.2)
             if time.monotonic() > progress.next_look:
@@ -142,8 +142,8 @@ def train(runs: list[Wanted], jobs: int) -> dict[str, str]:
             for number in [number for number, process in active.items() if process.poll() is not None]:
                 run = runs[number - 1]
                 if status := active.pop(number).returncode:
-                    failed[run.place.name] = _reason(run, status)
-                    say(f"Run {number} of {len(runs)} failed: {failed[run.place.name]}")
+                    failed[run.path.name] = _reason(run, status)
+                    say(f"Run {number} of {len(runs)} failed: {failed[run.path.name]}")
     finally:
         for process in active.values():
             process.terminate()
@@ -157,10 +157,10 @@ def _start(run: Wanted, jobs: int) -> subprocess.Popen[bytes]:
     env = dict(os.environ)
     if jobs > 1:
         env.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // jobs)))
-    run.place.parent.mkdir(parents=True, exist_ok=True)
-    where = ["--save-dir", str(run.place), "--overwrite"]
-    if (run.place / "checkpoint.pt").exists():
-        where = ["--resume", str(run.place)]
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    where = ["--save-dir", str(run.path), "--overwrite"]
+    if (run.path / "checkpoint.pt").exists():
+        where = ["--resume", str(run.path)]
     run.log.unlink(missing_ok=True)  # a link that lies here is not followed
     with open(run.log, "xb") as output:
         return subprocess.Popen(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -25,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from analysis import metrics, openset, plots
-from analysis.find_digit import BadImage, from_gray, read_image, to_digit
+from analysis.find_digit import BadImage, from_gray, to_digit
+from analysis.image_files import read_pages
 from analysis.reader import Prediction, Reader
-from benchmarks.timing import machine
+from benchmarks.timing import command, machine
 from rundir.network import data_of, data_root
 from rundir.run import read_run
 
@@ -86,7 +86,7 @@ def through_a_file(image: Image.Image) -> np.ndarray:
     """Return what predict.py makes of the image, saved as a JPEG."""
     file = io.BytesIO()
     image.convert("RGB").save(file, "JPEG", quality=85)
-    return to_digit(read_image(file))
+    return to_digit(next(read_pages(file))[1])
 
 
 def read(reader: Reader, pictures: list[Callable[[], np.ndarray]]) -> list[Prediction | None]:
@@ -113,7 +113,7 @@ def main() -> None:
     run = read_run(args.run)
     reader = Reader(run, torch.device("cpu"))
     data = data_of(run)
-    print("`" + shlex.join(["python", *sys.argv]) + "`")
+    print(command("predict.py"))
     settings = run.settings
     accuracy = metrics.accuracy(run.arrays["test_predictions"], run.arrays["test_labels"])
     print(f"Run: {plots.loss_name(settings)}, {settings.recipe} recipe, {run.epochs} epochs, seed {settings.seed},")
@@ -140,7 +140,7 @@ def main() -> None:
         percent = [100 * share for share in (np.mean(right), 1 - np.mean(known), np.mean(both))]
         print(f"{name:45}{percent[0]:7.1f}%{percent[1]:9.1f}%{percent[2]:27.1f}%")
 
-    letters = openset.load_images(args.letters, data_root(run)).numpy()
+    letters = openset.load_unknown(args.letters, data_root(run))[0].numpy()
     found = [
         one for one in read(reader, [partial(to_digit, from_gray(letter)) for letter in letters]) if one is not None
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -28,13 +29,14 @@ from rundir.network import data_of, load_network
 from rundir.run import read_config, read_run
 from training.settings import plan_from_json
 
-NEEDED = ("epoch", "best", "elapsed", "sizes", "tail", "checksums", "head", "center_loss", "random")
+NEEDED = ("epoch", "best", "elapsed", "sizes", "tail", "checksums", "head", "center_loss")
 
 
 def slim(path: Path, to: Path, epochs: int) -> None:
     """Write the copy's config, table of epochs and checkpoint, to be read in float32."""
     config = json.loads((path / "config.json").read_text())
-    config["command"] = " ".join(["python main.py", *args_of(config["command"])])
+    flags = re.sub(r"^.*main\.py|--save-dir \S+|--overwrite", "", config["command"]).split()
+    config["command"] = " ".join(["python main.py", *flags])
     config["settings"]["precision"] = "fp32"
     config["asked"]["precision"] = "auto"
     config["why"]["precision"] = "trained in bf16, kept in half precision, read in float32"
@@ -50,31 +52,26 @@ def slim(path: Path, to: Path, epochs: int) -> None:
     save_checkpoint(kept, to / "checkpoint.pt")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a finished run on full MNIST, made with --hold-out")
-    parser.add_argument("to", type=Path, help="the folder to write")
-    args = parser.parse_args()
-    run, cpu = read_run(args.run), torch.device("cpu")
+def ship(path: Path, to: Path) -> None:
+    """Write the copy of the run at `path`."""
+    run, cpu = read_run(path), torch.device("cpu")
     data = data_of(run)
-    args.to.mkdir(parents=True, exist_ok=True)
-    slim(args.run, args.to, run.epochs)
+    to.mkdir(parents=True, exist_ok=True)
+    slim(path, to, run.epochs)
 
     # The features under the weights as they are kept.
-    network, sample = load_network(read_config(args.to), cpu), sample_of(len(data.train_labels))
+    network, sample = load_network(read_config(to), cpu), sample_of(len(data.train_labels))
     test = network.evaluate(data.test_images, data.test_labels)
     train = evaluate_some(network, data.train_images, data.train_labels, sample)
     centers = torch.from_numpy(run.arrays["centers"])
-    save_features(
-        args.to, f"epoch_{run.epochs}", centers, network.decision(), {"train": sample}, train=train, test=test
-    )
-    reader = Reader(read_run(args.to), cpu)  # leaves calibration.json
+    save_features(to, f"epoch_{run.epochs}", centers, network.decision(), {"train": sample}, train=train, test=test)
+    reader = Reader(read_run(to), cpu)  # leaves calibration.json
 
     before = 100 * float((run.arrays["test_predictions"] == run.arrays["test_labels"]).mean())
-    config = json.loads((args.to / "config.json").read_text())
-    size = sum(one.stat().st_size for one in args.to.rglob("*") if one.is_file())
+    config = json.loads((to / "config.json").read_text())
+    size = sum(one.stat().st_size for one in to.rglob("*") if one.is_file())
     kept = f"{test.accuracy:.2f} % as kept here (half precision, read in float32)"
-    (args.to / "README.md").write_text(f"""# {loss_name(run.settings)}
+    (to / "README.md").write_text(f"""# {loss_name(run.settings)}
 
 LeNet++ with two features, trained on {len(data.train_labels):,} images of MNIST ({run.settings.hold_out:,} more were
 held out to set the threshold of the unknown).
@@ -91,19 +88,12 @@ held out to set the threshold of the unknown).
 For trying out `predict.py` and `docs/draw.html`, and to look at. It knows handwritten digits as MNIST has them; it is
 not meant for reading forms or checks.
 """)
-    print((args.to / "README.md").read_text())
-
-
-def args_of(command: str) -> list[str]:
-    """Return the flags of a command that say what was trained."""
-    words, kept = command.split(), []
-    start = next(number for number, word in enumerate(words) if word.endswith("main.py")) + 1
-    skipped = ("--save-dir", "--overwrite")
-    for before, word in zip(words[start - 1 :], words[start:], strict=False):
-        if word not in skipped and before != "--save-dir":
-            kept.append(word)
-    return kept
+    print((to / "README.md").read_text())
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a finished run on full MNIST, made with --hold-out")
+    parser.add_argument("to", type=Path, help="the folder to write")
+    args = parser.parse_args()
+    ship(args.run, args.to)

@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 
 from analysis.tables import plus_minus
-from benchmarks.timing import by_turns, clock, command, machine
+from benchmarks.timing import clock, command, machine
 from center_loss import CenterLoss
 from datasets import Digits, load
-from models import LeNetPP, SoftmaxHead
+from models.lenet_pp import LeNetPP, SoftmaxHead
 from training.arguments import parse_arguments
 from training.building import build_training
 from training.hardware import autocast, choose_device, gpu_name, plan_for
@@ -130,7 +130,10 @@ def main() -> None:
     print(f"Batch {BATCH}, {count * BATCH} images a turn, n = {args.rounds} turns, {args.workers} workers\n")
 
     first = {name: clock(partial(train, 2)) for name, train in loops.items()}
-    seconds = by_turns({name: partial(train, count) for name, train in loops.items()}, args.rounds)
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(args.rounds):
+        for name, train in loops.items():
+            seconds[name].append(clock(partial(train, count)))
     print("| loop | images/s | seconds an epoch | times the ordinary loop | first two batches |")
     print("|---|---|---|---|---|")
     for name, taken in seconds.items():

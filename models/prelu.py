@@ -11,19 +11,14 @@ from torch.autograd.function import once_differentiable
 
 
 def vectorize_prelu(model: nn.Module) -> None:
-    """Replace each `nn.PReLU` that has one slope by one with the same parameter, values and gradients, but a vectorized
-    backward pass on CPUs: that saves a tenth of a step on two cores."""
-    for module in model.modules():
-        for name, layer in module.named_children():
-            if type(layer) is nn.PReLU and layer.num_parameters == 1:
-                setattr(module, name, _PReLU(layer.weight))
+    """Give each `nn.PReLU` that has one slope a vectorized backward pass, with the same values and gradients: on two
+    cores that saves a tenth of a step."""
+    for layer in model.modules():
+        if type(layer) is nn.PReLU and layer.num_parameters == 1:
+            layer.__class__ = _PReLU
 
 
 class _PReLU(nn.PReLU):
-    def __init__(self, weight: nn.Parameter) -> None:
-        super().__init__()
-        self.weight = weight
-
     def forward(self, x: Tensor) -> Tensor:
         return _PReLUFunction.apply(x, self.weight.to(x.dtype))
 

@@ -1,4 +1,7 @@
-"""``checkpoint.pt``, the state after an epoch: written, read back and checked, loaded."""
+"""``checkpoint.pt``, the state after an epoch: written, read back and checked, loaded.
+
+It holds no states of random generators: order, shifts and warps depend only on seed and epoch.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ class Checkpoint(_Entries, frozen=True, kw_only=True):
     """The state of a run after an epoch."""
 
     plan: Plan
-    states: Mapping[str, Any]  # state_dicts by name, and the random states
+    states: Mapping[str, Any]  # state_dicts by name
 
 
 # ---------------------------------------------------------------- written
@@ -55,7 +58,6 @@ def keep(directory: Path, plan: Plan, training: Training, log: RunLog, better: b
     """Write a run's checkpoint after an epoch, and also as ``best.pt`` if it is `better` than any before."""
     state = training.trainer.state_dict() | plan.to_json()
     state |= {
-        "random": random_states(),
         "checksums": training.data.checksums,
         "epoch": training.epoch,
         "best": training.best,
@@ -73,13 +75,6 @@ def save_checkpoint(state: dict[str, Any], *paths: Path) -> None:
     for path in paths:
         with atomically(path) as unfinished:
             unfinished.write_bytes(buffer.getbuffer())
-
-
-def random_states() -> dict[str, Any]:
-    """Return the states of torch's generators. Training itself does not use them: order, shifts and warps depend
-    only on seed and epoch."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 # ---------------------------------------------------------------- read back
@@ -126,8 +121,7 @@ def _checked(raw: dict[str, Any], plan: Plan) -> Checkpoint:
     for name in ("model", "head", "center_loss"):
         for key, value in raw[name].items():
             _check_tensor(f"{name}: {key}", value)
-    _check_random(raw["random"])
-    states = {key: raw[key] for key in ("random", *Trainer.STATEFUL) if key in raw}
+    states = {key: raw[key] for key in Trainer.STATEFUL if key in raw}
     return Checkpoint(plan=plan, states=states, **msgspec.structs.asdict(entries))
 
 
@@ -136,14 +130,6 @@ def _check_tensor(name: str, value: object) -> None:
         raise ValueError(f"{name}: must be a tensor of numbers")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise ValueError(f"{name}: is larger than its data in the file")
-
-
-def _check_random(states: Any) -> None:
-    """Raise an error for states of random generators that torch would not accept."""
-    for state in (states["cpu"], *states["cuda"]):
-        if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1:
-            raise ValueError("random: must hold states of torch's generators")
-    torch.Generator().set_state(states["cpu"])
 
 
 # ---------------------------------------------------------------- loaded
@@ -161,7 +147,6 @@ def take_up(checkpoint: Checkpoint, plan: Plan, data: Digits, group: Group, dire
     here = replace(plan.settings, precision=precision, class_order="labels")  # the weights have the order already
     training = build_training(replace(plan, settings=here), data, group)
     load_state(training.trainer, checkpoint, directory)
-    restore_random_states(checkpoint.states["random"])
     training.epoch, training.best, training.elapsed = checkpoint.epoch, checkpoint.best, checkpoint.elapsed
     return training
 
@@ -207,13 +192,6 @@ def _optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any])
                 raise ValueError(f"an optimizer's momentum has shape {tuple(buffer.shape)}")
         momentum[index] = {"momentum_buffer": buffer}
     return {"state": momentum, "param_groups": optimizer.state_dict()["param_groups"]}
-
-
-def restore_random_states(states: Any) -> None:
-    """Set the generators' states; those of CUDA only if as many devices are here."""
-    torch.set_rng_state(states["cpu"])
-    if states["cuda"] and torch.cuda.is_initialized() and torch.cuda.device_count() == len(states["cuda"]):
-        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def check_same_plan(directory: Path, plan: Plan, request: Request) -> None:

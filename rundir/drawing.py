@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
-from rundir.features import kept_epochs
+from rundir.features import kept_features
 from utils import usable_cores
 
 
@@ -42,7 +42,7 @@ class Drawer:
 
     def draw_missing(self) -> None:
         """Queue every epoch that has features and no figures."""
-        for epoch in kept_epochs(self.directory):
+        for epoch in kept_features(self.directory):
             if not all((self.directory / part / f"epoch_{epoch}.png").exists() for part in ("train", "test")):
                 self.draw(epoch)
 

@@ -92,12 +92,13 @@ class Figures:
         if self.drawer:
             self.drawer.draw_missing()  # a run that was cut off may have left some
 
-    def add(self, epoch: int, meter: LossMeter, test: Evaluation | None, last: bool) -> None:
-        """Draw an epoch if the plan says so, and write its TensorBoard events."""
+    def add(self, training: Training, meter: LossMeter, test: Evaluation | None, last: bool) -> None:
+        """Draw the epoch that has just ended if the plan says so, and write its TensorBoard events."""
+        epoch = training.epoch
         if self.drawer and is_drawn(self.plan, epoch, last):
             self.drawer.draw(epoch)
         if self.events:
-            self.events.scalars(epoch, meter, test)
+            self.events.scalars(epoch, (epoch - 1) * len(training.batches), meter, test)
 
     def add_batch(self, training: Training, epoch: int, batch: int) -> float:
         """Save features for the film at batches 1, 2, 4, 8, … of the first epoch; return how many seconds that took."""

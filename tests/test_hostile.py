@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_DIGITS, RunMain, run_here
+from conftest import TWO_DIGITS, RunMain, read_image, run_here
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -29,10 +29,10 @@ import compare
 import main
 import predict
 from analysis import report_figures
-from analysis.find_digit import BadImage, read_image, to_digit
+from analysis.find_digit import BadImage, to_digit
 from datasets import Digits
 from idx import DataError, read_idx
-from rundir.checkpoint import load_checkpoint, load_state, restore_random_states
+from rundir.checkpoint import load_checkpoint, load_state
 from rundir.directory import refuse_links
 from rundir.log import read_epochs
 from rundir.network import load_network
@@ -271,7 +271,6 @@ def go_on(path: Path) -> None:
     with torch.random.fork_rng():
         training = build_training(checkpoint.plan, digits, Group(torch.device("cpu")))
         load_state(training.trainer, checkpoint, path)
-        restore_random_states(checkpoint.states["random"])
         next(training.trainer.train_epoch(training.batches.epoch(1)))
     training.trainer.state_dict()
 

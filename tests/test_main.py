@@ -21,11 +21,12 @@ from PIL import Image
 
 from analysis.epochs import read_epoch, read_epochs
 from analysis.plots import COLORS, draw_part
+from benchmarks import ship
 from rundir.checkpoint import load_checkpoint
-from rundir.features import kept_batches, read_features, sample_of
+from rundir.features import kept_features, read_features, sample_of
 from rundir.run import read_run
 from training.arguments import parse_arguments
-from utils import command_line
+from utils import command_line, run_command
 
 SHORT = ("-d", "mnist5k", "--use-cpu", "--batch-size", 128)
 
@@ -137,7 +138,7 @@ def test_the_film_is_there(plotted: tuple[Path, str]) -> None:
 
 
 def test_the_film_shows_the_way_through_the_first_epoch(plotted: tuple[Path, str], run_main, tmp_path: Path) -> None:
-    assert kept_batches(plotted[0]) == [1, 2, 4, 8, 16, 32, 64]  # of 125
+    assert kept_features(plotted[0], "batch") == [1, 2, 4, 8, 16, 32, 64]  # of 125
     early, end = (read_features(plotted[0], name, 10, 2) for name in ("batch_1", "epoch_1"))
     for part in ("train", "test"):
         assert len(early[f"{part}_sample"]) == 1_000
@@ -147,30 +148,15 @@ def test_the_film_shows_the_way_through_the_first_epoch(plotted: tuple[Path, str
     ax = Figure().add_subplot()
     draw_part(ax, next(read_epochs(plotted[0], [2], [8])), "train")
     assert "1,000 of 4,000 training images, batch 8 of epoch 1" in " ".join(ax.get_title().split())
-    done = run_main(
-        "-d", "mnist5k", "--use-cpu", "--max-epoch", 2, "--print-freq", 20, "--save-dir", tmp_path / "unseen"
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "unseen" / "batches.csv").read_bytes() == (plotted[0] / "batches.csv").read_bytes()
 
 
 def test_a_small_copy_of_a_run_reads_like_the_run(plotted: tuple[Path, str], tmp_path: Path) -> None:
     """The networks that come with the code are such copies."""
-    done = spawn("benchmarks/ship.py", plotted[0], tmp_path / "copy")
-    assert done.returncode == 0, done.stderr
+    ship.ship(plotted[0], tmp_path / "copy")
     run, copy = read_run(plotted[0]), read_run(tmp_path / "copy")
     assert load_checkpoint(copy.path / "checkpoint.pt").epoch == run.epochs
     assert np.mean(copy.arrays["test_predictions"] == run.arrays["test_predictions"]) > 0.99
     assert (copy.path / "checkpoint.pt").stat().st_size < 2_000_000
-
-
-def test_a_run_is_never_overwritten_unasked(run_main, plotted: tuple[Path, str]) -> None:
-    before = (plotted[0] / "log_mnist5k.txt").read_bytes()
-    done = run_main(*SHORT, "--max-epoch", 1, "--save-dir", plotted[0])
-    assert done.returncode == 2
-    assert "already holds a run" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert (plotted[0] / "log_mnist5k.txt").read_bytes() == before
 
 
 def test_figures_of_another_program_are_not_overwritten(run_main, tmp_path: Path) -> None:
@@ -255,17 +241,22 @@ def test_words_of_the_widely_copied_repository(run_main, tmp_path: Path) -> None
     assert (tmp_path / "train" / "epoch_1.png").exists()
 
 
-@pytest.mark.parametrize("signal_name", ["SIGTERM", "SIGHUP", "SIGUSR1"])
-def test_interrupt_says_how_to_continue(tmp_path: Path, signal_name: str) -> None:
-    flags = [*SHORT, "--max-epoch", 50, "--known-classes", 0, 1, "--save-dir", tmp_path]
-    command = [sys.executable, str(ROOT / "main.py"), *map(str, flags)]
+def test_interrupt_says_how_to_continue(tmp_path: Path) -> None:
+    flags = [*TWO_DIGITS, "--max-epoch", "50", "--save-dir", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "main.py"), *flags]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wait_until((tmp_path / "checkpoint.pt").exists, process)
-    process.send_signal(getattr(signal, signal_name))
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 130
     assert f"Continue with: {command_line('main.py', '--resume', tmp_path)}" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_signals_that_end_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command("main.py", lambda: signal.raise_signal(getattr(signal, name))) == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
 
 
 def test_divergence_stops_the_run(run_main, tmp_path: Path) -> None:
@@ -360,7 +351,7 @@ def test_a_command_runs_in_any_thread(tmp_path: Path) -> None:
     import main
 
     found: list[int] = []
-    flags = [*map(str, SHORT), "--max-epoch", "1", "--known-classes", "0", "1", "--save-dir", str(tmp_path / "run")]
+    flags = [*TWO_DIGITS, "--max-epoch", "1", "--save-dir", str(tmp_path / "run")]
     thread = threading.Thread(target=lambda: found.append(main.main(flags)))
     thread.start()
     thread.join()
@@ -381,20 +372,33 @@ def test_a_script_may_call_it_without_a_guard(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "test" / "epoch_1.png").exists()
 
 
-@pytest.mark.parametrize("closed", ["1>&-", "2>&-", "1>&- 2>&-"])
-def test_closed_streams_are_no_error(tmp_path: Path, closed: str) -> None:
-    flags = [*map(str, SHORT), "--max-epoch", "1", "--known-classes", "0", "1", "--save-dir", str(tmp_path / "run")]
-    command = f"exec {shlex.join([sys.executable, 'main.py', *flags])} {closed}"
-    done = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_error(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import main
+
+    monkeypatch.setattr(sys, name, None)
+    status = main.main([*TWO_DIGITS, "--max-epoch", "1", "--save-dir", str(tmp_path / "run")])
+    getattr(sys, name).close()  # what took its place
+    assert status == 0
+    assert "Finished" in (tmp_path / "run" / "log_mnist5k.txt").read_text()
+
+
+def test_an_isolated_python_without_streams(tmp_path: Path) -> None:
+    """With PYTHONSAFEPATH=1 the folder of the command is not among the places of modules."""
+    command = shlex.join([sys.executable, str(ROOT / "main.py"), *TWO_DIGITS, "--max-epoch", "1", "--save-dir", "run"])
+    env = os.environ | {"PYTHONSAFEPATH": "1"}
+    done = subprocess.run(["sh", "-c", f"exec {command} 1>&- 2>&-"], cwd=tmp_path, env=env, check=False)
     assert done.returncode == 0
-    assert "Traceback" not in done.stderr
     assert "Finished" in (tmp_path / "run" / "log_mnist5k.txt").read_text()
 
 
 @pytest.mark.parametrize("variables", ["RANK=3", "WORLD_SIZE=2", "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1"])
-def test_some_of_torchrun_s_variables_are_no_torchrun(tmp_path: Path, variables: str) -> None:
-    env = os.environ | dict(word.split("=") for word in variables.split())
-    done = spawn("main.py", *SHORT, "--max-epoch", 1, "--known-classes", 0, 1, "--save-dir", tmp_path / "run", env=env)
+def test_some_of_torchrun_s_variables_are_no_torchrun(
+    run_main, tmp_path: Path, variables: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for word in variables.split():
+        monkeypatch.setenv(*word.split("="))
+    done = run_main(*TWO_DIGITS, "--max-epoch", 1, "--save-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "Accuracy (%)" in done.stdout
 
@@ -409,10 +413,3 @@ def test_a_process_that_waits_for_others_ends_at_once(tmp_path: Path) -> None:
     _, errors = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in errors
-
-
-def test_isolated_python_finds_the_rooms(tmp_path: Path) -> None:
-    """With PYTHONSAFEPATH=1 the folder of the command is not among the places of modules."""
-    flags = ["--max-epoch", "1", "--known-classes", "0", "1", "--save-dir", str(tmp_path / "run")]
-    done = spawn("main.py", *SHORT, *flags, env=os.environ | {"PYTHONSAFEPATH": "1"}, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr

@@ -130,15 +130,17 @@ def test_summary_has_every_number_and_refuses_what_is_not_finite() -> None:
     labels = np.arange(300) % 3
     centers = np.array([[0.0, 0], [9, 0], [0, 9]])
     features = (centers[labels] + rng.normal(size=(300, 2))).astype(np.float16)
-    found = metrics.summary(features, labels, features, labels, labels, centers)
-    assert found.keys() == metrics.BETTER.keys()
+    sets = {f"{part}_{name}": labels for part in ("train", "test") for name in ("labels", "predictions")}
+    arrays = sets | {"train_features": features, "test_features": features, "centers": centers}
+    found = metrics.summary(arrays)
+    assert found.keys() == metrics.METRICS.keys()
     assert found["drift"] == 0
     assert found["nearest-center accuracy"] > 99
     features[7, 1] = np.inf
     with pytest.raises(ValueError, match="not finite"):
-        metrics.summary(features, labels, features, labels, labels, centers)
+        metrics.summary(arrays)
     with pytest.raises(ValueError, match="not finite"):
-        metrics.summary(features[:6], labels[:6], features[:6], labels[:6], labels[:6], centers * np.nan)
+        metrics.summary(arrays | {"test_features": arrays["train_features"][:0], "centers": centers * np.nan})
 
 
 @pytest.mark.parametrize(("classes", "limit"), [(10, 55.0), (6, 58.3), (2, 75.0)])

@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-import models
-from models import LeNetPP, SoftmaxHead, spread_directions
+from models.lenet_pp import MODELS, LeNetPP, SoftmaxHead, spread_directions
 
 
 @pytest.mark.parametrize("feat_dim", [1, 2, 64])
 @pytest.mark.parametrize("overlapping_pool", [False, True])
 def test_features_have_the_asked_dimension(feat_dim: int, overlapping_pool: bool) -> None:
-    model = models.create("cnn", feat_dim=feat_dim, overlapping_pool=overlapping_pool)
+    model = MODELS["cnn"](feat_dim=feat_dim, overlapping_pool=overlapping_pool)
     assert model(torch.randn(3, 1, 28, 28)).shape == (3, feat_dim)
 
 
@@ -61,7 +60,6 @@ def test_softmax_head_is_linear_and_ignores_labels() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: models.create("resnet"), "model must be one of lenet.*got 'resnet'"),
         (lambda: LeNetPP(0), "feat_dim must be at least 1; got 0"),
         (lambda: LeNetPP(init="zeros"), "init must be .* got 'zeros'"),
         (lambda: SoftmaxHead(2, 10, init="zeros"), "init must be .* got 'zeros'"),

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image, ImageDraw
 import datasets
 import predict as program
 from analysis.find_digit import from_gray, see
-from analysis.page import write_page
+from analysis.page import examples, write_page
 from analysis.reader import Reader
 from rundir.run import read_run
 from utils import UserError
@@ -53,6 +54,15 @@ def page(browser: Any, file: Path) -> Iterator[Any]:
     with opened(browser, file) as page:
         page.wait_for_function("!busy", timeout=60_000)  # the second thread has its networks
         yield page
+
+
+def test_a_class_without_a_test_image_has_no_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.arange(3, dtype=torch.uint8)[:, None, None].expand(3, 28, 28)
+    data = SimpleNamespace(test_images=images, test_labels=torch.tensor([2, 0, 2]), classes=(4, 5, 6))
+    monkeypatch.setattr("analysis.page.data_of", lambda run: data)
+    monkeypatch.setattr("analysis.page.datasets.is_there", lambda name, root: True)
+    run: Any = SimpleNamespace(data_set="mine", plan=SimpleNamespace(data_root="data"))
+    assert [image[0, 0] for image in examples(run)] == [1, 0]
 
 
 ASK = """({pixels, side, drawing}) => new Promise((answer, fail) => {

@@ -16,6 +16,9 @@ import torch
 from conftest import ROOT, RunMain, wait_until
 from parallel_worker import train_both_recipes
 
+from utils import TORCHRUN as TORCHRUN_SETS
+from utils import UserError, run_command
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 SHORT = ["-d", "mnist5k", "--use-cpu", "--batch-size", "128", "--precision", "fp32"]
 
@@ -65,6 +68,20 @@ def test_an_epoch_of_digits_by_two_processes(tmp_path: Path, run_main: RunMain) 
     assert "already finished" in done.stdout
 
 
+@pytest.mark.parametrize(("rank", "said"), [(0, "main.py: error: no such run\n"), (1, "")])
+def test_only_the_first_process_says_what_is_wrong(
+    rank: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> int:
+        raise UserError("no such run")
+
+    for name, value in zip(TORCHRUN_SETS, (rank, 2, rank, "127.0.0.1", 29500), strict=True):
+        monkeypatch.setenv(name, str(value))
+    assert run_command("main.py", fail) == 2
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.slow
 def test_bad_input_is_said_once(tmp_path: Path) -> None:
     done = run([*TORCHRUN, "main.py", *SHORT, "--resume", str(tmp_path)])
     assert done.returncode != 0

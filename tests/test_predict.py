@@ -15,13 +15,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import run_here, spawn
+from conftest import read_image, run_here, spawn
 from PIL import Image
 from test_find_digit import picture
 
 import datasets
 import predict as program
-from analysis.find_digit import BadImage, from_gray, read_image, to_digit
+from analysis.find_digit import BadImage, from_gray, to_digit
 from analysis.image_files import sources
 from analysis.reader import Reader
 from rundir.run import read_run

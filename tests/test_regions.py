@@ -17,7 +17,7 @@ import compare
 from analysis.plots import draw_part, read_epoch, regions_of, shade
 from analysis.regions import border_of, clip, regions
 from margin_heads import ArcFace, CosFace
-from models import SoftmaxHead
+from models.lenet_pp import SoftmaxHead
 from rundir.network import load_network
 from rundir.run import read_run
 from training.trainer import Network

@@ -76,6 +76,7 @@ def test_an_ffmpeg_that_fails_leaves_the_gif(compared: Path, tmp_path: Path, cap
     broken = tmp_path / "ffmpeg"
     broken.write_text("#!/bin/sh\nexit 1\n")
     broken.chmod(0o755)
+    (tmp_path / "film.mp4").touch()  # of an earlier film, which is not this one
     with rc_context({"animation.ffmpeg_path": str(broken)}):
         made = film.animate([compared / "runs" / "center-1"], tmp_path / "film.gif")
     assert made == [tmp_path / "film.gif"]

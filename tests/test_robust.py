@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, rows, run_limited
+from conftest import ROOT, full_disk, rows
 from kill_and_resume import differences, equal
 
 import datasets
@@ -47,7 +47,7 @@ def begun(run_main, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_same_seed_same_bits_whatever_is_shown(run_main, finished: Path, tmp_path: Path) -> None:
-    shown = ["--plot", "--plot-freq", 2, "--print-freq", 1, "--eval-freq", 2, "--deterministic"]
+    shown = ["--plot", "--plot-freq", 2, "--print-freq", 1, "--eval-freq", 2, "--deterministic", "--animate"]
     assert run_main(*QUICK, *shown, "--save-dir", tmp_path / "again").returncode == 0
     a, b = (torch.load(path / "checkpoint.pt", weights_only=True) for path in (finished, tmp_path / "again"))
     for name in ("model", "head", "center_loss", "optimizer_model", "optimizer_center"):
@@ -391,7 +391,8 @@ def test_full_disk_leaves_the_last_checkpoint_intact(
 ) -> None:
     path = shutil.copytree(begun, tmp_path / "run")
     before = (path / "checkpoint.pt").read_bytes()
-    done = run_limited(limit, "--resume", path, "--print-freq", 1)
+    with full_disk(limit):
+        done = run_main("--resume", path, "--print-freq", 1)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ import datasets
 import utils
 from analysis.draw import draw_epoch
 from rundir import checkpoint, directory, drawing, events, network, run
+from rundir.epoch import Figures
 from rundir.log import LossMeter, RunLog
 from training import hardware
 from training.settings import Plan
@@ -150,7 +153,6 @@ def test_an_entry_of_a_checkpoint_that_is_something_else_is_one_line(run_main: R
         ("epoch", 7),
         ("checksums", [1]),
         ("asked", torch.zeros(3)),
-        ("random", torch.zeros(())),
     ):
         torch.save(state | {name: odd}, file)
         with pytest.raises(UserError, match=f"damaged: |{name}: ") as raised:
@@ -221,6 +223,24 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         hardware.choose_device(0, False)
     assert hardware.choose_precision("fp32", cpu) == ("fp32", "as asked for")
     assert hardware.choose_precision("auto", cpu)[0] in ("fp32", "bf16")
+
+
+def test_tensorboard_counts_the_batches_of_an_epoch_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the Caffe example's last epoch is: 151 of 469 batches."""
+    written: list[tuple[str, float, int]] = []
+    writer = SimpleNamespace(add_scalar=lambda *scalar: written.append(scalar), flush=lambda: None, close=lambda: None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=lambda folder: writer))
+    log = RunLog(tmp_path, "mnist")
+    meter = LossMeter(log, 22, 2, 0.5, 1)
+    for _ in range(2):
+        assert meter.add(0.1, torch.tensor([1.0, 2.0]))
+    training: Any = SimpleNamespace(epoch=22, batches=range(469))
+    figures = Figures(tmp_path, Plan(tensorboard=True), log, draw_epoch, draw_epoch)
+    figures.add(training, meter, None, last=True)
+    figures.close()
+    log.close()
+    assert [step for name, _, step in written if name == "batch/loss"] == [21 * 469 + 1, 21 * 469 + 2]
+    assert [step for name, _, step in written if name == "epoch/train_loss"] == [22]
 
 
 def test_tensorboard_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, spawn
@@ -20,18 +23,12 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reaso
 TWO = os.environ | {"OMP_NUM_THREADS": "2"}
 TRAIN = "-d mnist5k --use-cpu --known-classes 0 1 --hold-out 300 --max-epoch 1 --batch-size 100".split()
 
-# Multiplies for some seconds; prints the largest number of `sharing_cores`' threads, and how many threads are left.
+# Multiplies for three seconds once it is told to.
 WORK = """
-import sys, threading, time, torch, utils
-torch.manual_seed(0)
-a = torch.randn(256, 256)
-with utils.sharing_cores():
-    (a @ a).relu_()
-    most, end = 0, time.monotonic() + float(sys.argv[1])
-    while time.monotonic() < end:
-        (a @ a).relu_()
-        most = max(most, len([t for t in threading.enumerate() if t.name == "sharing_cores"]))
-print(most, threading.active_count())
+import test_sharing_cores
+print("ready", flush=True)
+input()
+print(*test_sharing_cores.helpers(3.0))
 """
 
 
@@ -47,37 +44,49 @@ def busy(programs: int) -> Iterator[None]:
             one.wait()
 
 
-def helpers(seconds: float, **env: str) -> tuple[int, int]:
-    """Return the largest number of `sharing_cores`' threads during a computation, and how many threads are left."""
-    done = subprocess.run(
-        [sys.executable, "-c", WORK, str(seconds)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=TWO | env,
-        check=True,
-    )
-    most, left = map(int, done.stdout.split())
-    return most, left
+def helpers(seconds: float) -> tuple[int, int]:
+    """Return the largest number of `sharing_cores`' threads during a computation, and how many of them are left."""
+    import torch
+
+    def count() -> int:
+        return len([thread for thread in threading.enumerate() if thread.name == "sharing_cores"])
+
+    a, most = torch.randn(256, 256), 0
+    with utils.sharing_cores():
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            (a @ a).relu_()
+            most = max(most, count())
+    return most, count()
 
 
 def test_threads_are_held_beside_other_programs_and_let_go() -> None:
-    with busy(2 * utils.usable_cores()):
-        most, left = helpers(3)
+    env = TWO | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": env}
+    with subprocess.Popen([sys.executable, "-c", WORK], **how) as process:
+        assert process.stdout.readline() == "ready\n"  # the import of torch does not wait for the cores
+        with busy(2 * utils.usable_cores()):
+            most, left = map(int, process.communicate("go\n")[0].split())
     assert most >= 2  # the one that measures, and at least one that sleeps
-    assert left == 1
+    assert left == 0
 
 
 @pytest.mark.parametrize("setting", ["OMP_WAIT_POLICY=active", "GOMP_SPINCOUNT=1000", "KMP_BLOCKTIME=0"])
-def test_the_user_s_own_setting_wins(setting: str) -> None:
-    name, _, value = setting.partition("=")
-    with busy(utils.usable_cores()):
-        assert helpers(0.5, **{name: value}) == (0, 1)
+def test_the_user_s_own_setting_wins(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(*setting.split("="))
+    assert helpers(0.0) == (0, 0)
 
 
 def test_one_thread_waits_for_nobody() -> None:
-    with busy(utils.usable_cores()):
-        assert helpers(1, OMP_NUM_THREADS="1") == (1, 1)
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with busy(utils.usable_cores()):
+            assert helpers(1.0) == (1, 0)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from torch import nn
 
 from center_loss import CenterLoss
 from datasets import Digits
-from models import LeNetPP
+from models.lenet_pp import LeNetPP
 from models.prelu import vectorize_prelu
 from training.batches import Batches, normalize
 from training.building import (

@@ -15,14 +15,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TWO_DIGITS, RunMain, is_anywhere_running, run_here, run_limited, spawn, wait_until
+from conftest import (
+    ROOT,
+    TWO_DIGITS,
+    RunMain,
+    full_disk,
+    is_anywhere_running,
+    read_image,
+    run_here,
+    spawn,
+    wait_until,
+)
 from PIL import Image
 
 import compare
 import utils
-from analysis import sweep
-from analysis.find_digit import read_image
-from analysis.wanted import Wanted
+from analysis import draw, sweep
+from analysis.comparison import Wanted
 from rundir.directory import Guard, refuse_links
 from rundir.run import read_run
 from utils import UserError
@@ -120,6 +129,7 @@ def test_interrupted_twice(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_two_trainings_started_at_once_have_a_directory_each(run_main: RunMain, tmp_path: Path) -> None:
     words = [*QUICK, "--max-epoch", 1, "--save-dir", tmp_path / "run"]
     both = [started("main.py", *words) for _ in range(2)]
@@ -216,7 +226,8 @@ def test_digits_that_the_data_lack(run_main: RunMain, mnist5k, tmp_path: Path, m
 
 @pytest.mark.parametrize(("what", "limit"), [((), 10_000), (("--report",), 300_000)])
 def test_a_disk_that_is_full_while_comparing(run: Path, tmp_path: Path, what: tuple[str, ...], limit: int) -> None:
-    done = run_limited(limit, "--runs", run, run, "--out", tmp_path / "out", *what, program=("compare.py",))
+    with full_disk(limit):
+        done = run_here(compare.main, "--runs", run, run, "--out", tmp_path / "out", *what)
     assert done.returncode == 1, done.stdout
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert f"{tmp_path / 'out'}/" in done.stderr
@@ -230,7 +241,8 @@ def test_a_disk_that_is_full_while_comparing(run: Path, tmp_path: Path, what: tu
 def test_a_disk_that_is_full_while_drawing(run: Path, tmp_path: Path, flags: tuple[str, ...], name: str) -> None:
     path = shutil.copytree(run, tmp_path / "run")
     (path / name).write_bytes(b"the last one")
-    done = run_limited(10_000, path, *flags, program=("-m", "analysis.draw"))
+    with full_disk(10_000):
+        done = run_here(draw.main, path, *flags)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [f"analysis.draw: error: [Errno 27] File too large: '{path / name}'"]
     assert (path / name).read_bytes() == b"the last one"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import models
 from center_loss import CenterLoss
 from datasets import Digits
 from margin_heads import MarginHead
-from models import SoftmaxHead, spread_directions, through_frequency
+from models.fourier import through_frequency
 from models.heads import HEADS
+from models.lenet_pp import MODELS, SoftmaxHead, spread_directions
 from models.prelu import vectorize_prelu
 from training.batches import Batches, Warp
-from training.class_order import similar_side_by_side
+from training.class_order import around_the_circle, confusions
 from training.hardware import UNTESTED, autocast, compiled, make_deterministic
 from training.parallel import Group
 from training.settings import START_RADIUS, Plan, Settings
@@ -51,12 +50,6 @@ class Training:
         return self.trainer.train_epoch(itertools.islice(self.batches.epoch(epoch), count), before), count
 
 
-def seed_everything(seed: int) -> None:
-    """Seed the generators of Python and torch; no other is drawn from."""
-    random.seed(seed)
-    torch.manual_seed(seed)
-
-
 def build_training(plan: Plan, data: Digits, group: Group) -> Training:
     """Return what trains a run on the whole data set `data`, the same in every process of the group."""
     settings = plan.settings
@@ -72,10 +65,10 @@ def build_trainer(plan: Plan, batches: Batches, num_classes: int, group: Group) 
     """Return network, head, losses and optimizers on the group's device, from the seed."""
     settings = plan.settings
     prepare(plan, group.device)
-    seed_everything(settings.seed)
+    torch.manual_seed(settings.seed)
     network = build_network(settings, num_classes, autocast(settings.precision, group.device))
     if settings.class_order == "similar":
-        order = group.agree(lambda: similar_side_by_side(batches.images, batches.labels, num_classes))
+        order = group.agree(lambda: around_the_circle(confusions(batches.images, batches.labels, num_classes)))
         with torch.no_grad():
             network.head.weight[list(order)] = network.head.weight.clone()
     center_loss = CenterLoss(
@@ -128,8 +121,7 @@ def build_network(
     settings: Settings, num_classes: int, precision: Callable[[], AbstractContextManager[Any]]
 ) -> Network:
     """Return the network that resolved settings name, newly initialized, on the CPU."""
-    model = models.create(
-        settings.model,
+    model = MODELS[settings.model](
         feat_dim=settings.feat_dim,
         init=settings.init,
         feature_prelu=settings.feature_prelu,

@@ -1,4 +1,8 @@
-"""The order of the classes around the circle on which class weights and centers start."""
+"""The order of the classes around the circle on which class weights and centers start.
+
+Often confused classes lie side by side. With two features an image that could be of either lies between them; if they
+are not neighbors, it lies among the images of other classes.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +28,13 @@ def confusions(images: Tensor, labels: Tensor, num_classes: int) -> np.ndarray:
         labels: int64 (N,), in [0, C).
         num_classes: C.
     """
+    from sklearn.metrics import confusion_matrix  # other runs do not wait for it
+    from sklearn.neighbors import NearestNeighbors
+
     step = math.ceil(len(labels) / LOOKED_AT)
-    points, labels = images[::step].flatten(1).float(), labels[::step]
-    squares = points.square().sum(dim=1)
-    counts = np.zeros((num_classes, num_classes))
-    for start in range(0, len(points), 1000):
-        some = points[start : start + 1000]
-        distances = torch.addmm(squares, some, points.T, alpha=-2)  # squared, without a term that a row shares
-        distances[torch.arange(len(some)), torch.arange(start, start + len(some))] = torch.inf  # itself
-        nearest = labels[distances.argmin(dim=1)]
-        np.add.at(counts, (labels[start : start + 1000].cpu().numpy(), nearest.cpu().numpy()), 1)
+    points, own = images[::step].flatten(1).float().cpu().numpy(), labels[::step].cpu().numpy()
+    (nearest,) = NearestNeighbors(n_neighbors=1).fit(points).kneighbors(return_distance=False).T  # never itself
+    counts = confusion_matrix(own, own[nearest], labels=range(num_classes)).astype(float)
     np.fill_diagonal(counts, 0)
     return counts + counts.T
 
@@ -64,15 +65,6 @@ def _by_turning_parts(near: np.ndarray) -> tuple[int, ...]:
         if gain[first, last] <= 1e-9:
             return tuple(order.tolist())
         order[first + 1 : last + 2] = order[first + 1 : last + 2][::-1].copy()
-
-
-def similar_side_by_side(images: Tensor, labels: Tensor, num_classes: int) -> tuple[int, ...]:
-    """Return an order of the classes around a circle that puts often confused classes side by side.
-
-    With two features an image that could be of either of two classes lies between them. If they are not neighbors, it
-    lies among the images of other classes. The arguments are those of `confusions`.
-    """
-    return around_the_circle(confusions(images, labels, num_classes))
 
 
 def order_around(points: Tensor) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from center_loss import CenterLoss
-from models import LeNetPP
+from models.lenet_pp import LeNetPP
 from training.arguments import Request
 from training.recipes import resolve
 from training.settings import SHOWN, Plan, take

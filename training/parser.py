@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Annotated, Any, NoReturn
@@ -12,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 from msgspec import Meta
 
 from training.fields import convert
-from utils import VERSION
+from utils import VERSION, mend_streams
 
 MEANT = {  # flags of other programs
     "--gpus": "--gpu; several GPUs: torchrun --nproc-per-node=N main.py",
@@ -24,6 +23,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, with a suggestion for a misspelled flag."""
 
     def __init__(self, **more: Any) -> None:
+        mend_streams()
         super().__init__(**more)
         if self.add_help:
             self.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
@@ -43,12 +43,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with status 2 and one line."""
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """Print for any console: a character that it does not have becomes a question mark."""
-        file = file or sys.stderr
-        encoding = getattr(file, "encoding", None) or "utf-8"
-        file.write(message.encode(encoding, "replace").decode(encoding))
 
 
 def nearest(word: str, names: Iterable[str]) -> str:

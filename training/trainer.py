@@ -13,18 +13,20 @@ from torch import Tensor, nn
 
 from center_loss import CenterLoss
 from margin_heads import MarginHead
-from models import SoftmaxHead
 from models.heads import row_of
+from models.lenet_pp import SoftmaxHead
 from training.batches import normalize
-from utils import Stopped
+from utils import UserError
 
 EVALUATION_BATCH, ON_CPU = 2_000, 250  # images; more are not faster on a CPU
 
 Schedule = Callable[[int], tuple[float, float]]  # iteration → factors on the rates of the model and of the centers
 
 
-class Diverged(Stopped):
+class Diverged(UserError):
     """A loss is not finite; the message names the batch and says what to do."""
+
+    status = 1
 
     def __init__(self, epoch: int, batch: int, go_on: str) -> None:
         super().__init__(

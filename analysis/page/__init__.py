@@ -13,8 +13,8 @@ import datasets
 from analysis.epochs import limits, loss_name
 from analysis.palette import ON_DARK, colors_of
 from analysis.reader import Reader
-from models import LeNetPP
 from models.heads import HEADS
+from models.lenet_pp import LeNetPP
 from rundir.network import data_of, data_root
 from rundir.run import Run
 from utils import UserError, atomically
@@ -55,7 +55,7 @@ def examples(run: Run) -> np.ndarray:
         data = datasets.load("mnist5k", data_root(run)).only(run.classes)
     else:
         return np.zeros((0, 28, 28), np.uint8)
-    return np.stack([data.test_images[data.test_labels == label][0].numpy() for label in range(len(data.classes))])
+    return np.stack([data.test_images[data.test_labels == label][0].numpy() for label in data.test_labels.unique()])
 
 
 def network_of(run: Run, reader: Reader) -> dict[str, object]:
