@@ -235,7 +235,7 @@ def _inset(ax: Axes, read: Epoch, part: str, square: Mapping[str, Any]) -> None:
     colors = np.array(colors_of(read.record.classes))[read.arrays[f"{part}_labels"]]
     x, y = read.points[f"{part}_features"].T
     inset.scatter(x, y, s=0.5, c=colors, linewidths=0, rasterized=True)
-    inset.set_xlabel("at the widest panel's scale", fontsize=5, labelpad=1.5)
+    inset.text(0.5, 0.03, "at the widest\npanel's scale", ha="center", transform=inset.transAxes, fontsize=5)
 
 
 def score_bins(sets: Iterable[np.ndarray]) -> np.ndarray:
