@@ -8,7 +8,8 @@
 # Runs are kept under log/published and shared between the parts: what is there is not trained again, and what was
 # cut off goes on. Full MNIST under data/ (it is downloaded otherwise). The hours are estimates for two cores with bf16
 # units, half a minute an epoch; without such units it takes twice as long (docs/speed.md). What stands in docs/ and
-# benchmarks/results/ and is not written there by its part is a copy of what the part writes under log/published.
+# benchmarks/results/ and is not written there by its part is a copy of what the part writes under log/published. The
+# parts train the present default recipe; where a page says that its numbers are of version 1.0, commit 34de77f made them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=log/published
@@ -27,15 +28,21 @@ train() ( # DIRECTORY FLAGS: a run of main.py; one that is finished stays as it 
     fi
 )
 
-losses() { # 1.6 h: docs/reproduction/losses.md. 19 runs of 10 epochs
+softmax_center() { # 0.8 h: README and docs/reproduction.md. 10 runs of 10 epochs
     $PYTHON compare.py --losses softmax center --seeds 1 2 3 4 5 --out $OUT/ten -- -d mnist
+    mkdir -p docs/results/softmax_center
+    cp $OUT/ten/{comparison,seeds}.md $OUT/ten/runs.csv docs/results/softmax_center
+}
+
+losses() { # 1.6 h: docs/reproduction/losses.md. 19 runs of 10 epochs, 10 of them those of `softmax_center`
+    softmax_center
     $PYTHON compare.py --losses arcface cosface arcface+center --seeds 1 2 3 --out $OUT/ten -- -d mnist
     $PYTHON compare.py --runs $OUT/ten/runs/{softmax,center,arcface,cosface,arcface+center}-[1-5] --out docs/results/losses
 }
 
-lambda() { # 0.5 h: docs/reproduction/lambda_and_alpha.md, and the figure that heads the README. 12 runs of 10 epochs, 6 of them those of `losses`
+lambda() { # 0.5 h: docs/reproduction/lambda_and_alpha.md, and the figure that heads the README. 12 runs of 10 epochs, 6 of them those of `softmax_center`
     $PYTHON compare.py --weights-cent 0 0.01 0.1 1 --seeds 1 2 3 --out $OUT/ten -- -d mnist
-    cp $OUT/ten/comparison.md $OUT/ten/comparison.csv $OUT/ten/runs.csv $OUT/ten/lambda_sweep.png docs/results/lambda
+    cp $OUT/ten/{comparison.md,comparison.csv,runs.csv,lambda_sweep.png,curve.png} docs/results/lambda
     $PYTHON compare.py --weights-cent 0 0.1 1 --out $OUT/ten -- -d mnist
     cp $OUT/ten/comparison.png docs/figures/softmax_vs_center.png
 }
@@ -67,8 +74,8 @@ accurate() { # 1.3 h: docs/reproduction/accurate.md. 5 runs of 30 epochs, held a
     $PYTHON compare.py --runs $OUT/ten/runs/{softmax,center,cosface}-[1-5] $OUT/accurate/runs/accurate-[1-5] --out docs/results/accurate
 }
 
-film() { # minutes: README: docs/figures/learning.gif, from the runs of `shipped`
-    $PYTHON compare.py --runs $OUT/shipped/runs/softmax-1 $OUT/shipped/runs/center-1 --animate --out $OUT/film
+film() { # 0.1 h: README: docs/figures/learning.gif. 2 runs of 3 epochs
+    $PYTHON compare.py --animate --out $OUT/film -- -d mnist --max-epoch 3
     cp $OUT/film/animation.gif docs/figures/learning.gif
 }
 
@@ -178,6 +185,12 @@ precision() { # 0.3 h: docs/speed.md: what fast arithmetic costs in accuracy, wi
 lengths() { # 0.2 h: docs/speed.md: accuracy after runs of 1 and 2 epochs. 10 runs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/lengths \
         --variants "1 epoch: --max-epoch 1" "2 epochs: --max-epoch 2" -- -d mnist
+}
+
+fashion() { # 0.8 h: docs/reproduction/losses.md: Fashion-MNIST. 10 runs of 10 epochs
+    $PYTHON compare.py --losses softmax center --seeds 1 2 3 4 5 --out $OUT/fashion -- -d fashion-mnist
+    mkdir -p docs/results/fashion
+    cp $OUT/fashion/{comparison,seeds}.md $OUT/fashion/{runs.csv,comparison.png} docs/results/fashion
 }
 
 digits() { # 0.2 h: docs/predicting.md: how predict.py does with the network that comes with the code; notMNIST under data/notMNIST
