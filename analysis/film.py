@@ -36,13 +36,13 @@ def animate(runs: list[Path], path: Path, regions: bool = False) -> list[Path]:
     if len(frames) < 2:
         raise UserError(f"{runs[0]}: keeps the features of one epoch only; a film needs runs made with --animate")
     made = [path.with_suffix(".gif"), path.with_suffix(".mp4")]
-    made[1].unlink(missing_ok=True)  # of an earlier film
     for file in made:
         with canvas(7.2, 3.7 * len(rows), SMALL | {"axes.titlesize": 8}) as figure:
             from matplotlib.animation import FFMpegWriter, PillowWriter
 
             if file.suffix == ".gif":
                 _film(PillowWriter(FPS), file, figure, rows, frames, regions)
+                made[1].unlink(missing_ok=True)  # of an earlier film
             elif FFMpegWriter.isAvailable():
                 try:
                     _film(FFMpegWriter(FPS), file, figure, rows, frames, regions)

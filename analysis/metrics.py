@@ -251,15 +251,15 @@ OPEN_SET = {  # of a score that separates known from unknown images
 
 
 def summary(arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Return every number of `METRICS` for the test set, from the arrays of features/epoch_N.npz: see
-    `rundir.features.read_features`.
+    """Return every number of `METRICS` for the test set, from the arrays that `rundir.features.read_features` returns.
+    A metric's parameters name them, those of the test set without ``test_``.
 
     Raises:
         ValueError: for features or centers that are not finite, or a class without a sample.
     """
 
     def given(name: str) -> np.ndarray:
-        array = arrays[name if name in arrays else f"test_{name}"]
+        array = arrays[name if name == "centers" or name.startswith("train_") else f"test_{name}"]
         return finite(array) if array.dtype.kind == "f" else array.astype(int)
 
     numbers = {

@@ -9,7 +9,7 @@
 # cut off goes on. Full MNIST under data/ (it is downloaded otherwise). The hours are estimates for two cores with bf16
 # units, half a minute an epoch; without such units it takes twice as long (docs/speed.md). What stands in docs/ and
 # benchmarks/results/ and is not written there by its part is a copy of what the part writes under log/published. The
-# parts train the present default recipe; where a page says that its numbers are of version 1.0, commit 34de77f made them.
+# parts train the present default recipe; numbers of an older one are of the commit that their page names.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=log/published
@@ -198,7 +198,7 @@ digits() { # 0.2 h: docs/predicting.md: how predict.py does with the network tha
 }
 
 shipped() { # 0.2 h: models/shipped, docs/draw.html. 2 runs of 10 epochs
-    $PYTHON compare.py --losses softmax center --out $OUT/shipped -- -d mnist --hold-out 1000 --plot
+    $PYTHON compare.py --losses softmax center --out $OUT/shipped -- -d mnist --hold-out 1000
     for loss in softmax center; do $PYTHON benchmarks/ship.py $OUT/shipped/runs/$loss-1 models/shipped/$loss; done
     $PYTHON predict.py --page docs/draw.html
 }

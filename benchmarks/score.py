@@ -130,12 +130,13 @@ def curve(path: Path) -> dict[int, tuple[float, float]]:
 TABLES = {"held-out": held_out, "unseen": unseen, "time": accuracy_in_time}
 
 
-def main() -> int:
+def main(argv: list[str]) -> int:
+    """Print the table that the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=TABLES)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
     parser.add_argument("--views", action="store_true", help="unseen: by the mean probability of five views")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
 
     def work() -> int:
         print(TABLES[args.table](args.runs, args.views))
@@ -145,4 +146,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

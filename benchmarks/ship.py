@@ -35,7 +35,7 @@ NEEDED = ("epoch", "best", "elapsed", "sizes", "tail", "checksums", "head", "cen
 def slim(path: Path, to: Path, epochs: int) -> None:
     """Write the copy's config, table of epochs and checkpoint, to be read in float32."""
     config = json.loads((path / "config.json").read_text())
-    flags = re.sub(r"^.*main\.py|--save-dir \S+|--overwrite", "", config["command"]).split()
+    flags = re.sub(r"^.*?main\.py|--save-dir \S+|--overwrite", "", config["command"]).split()
     config["command"] = " ".join(["python main.py", *flags])
     config["settings"]["precision"] = "fp32"
     config["asked"]["precision"] = "auto"
@@ -52,12 +52,16 @@ def slim(path: Path, to: Path, epochs: int) -> None:
     save_checkpoint(kept, to / "checkpoint.pt")
 
 
-def ship(path: Path, to: Path) -> None:
-    """Write the copy of the run at `path`."""
-    run, cpu = read_run(path), torch.device("cpu")
+def main(argv: list[str]) -> int:
+    """Write the copy that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a finished run on full MNIST, made with --hold-out")
+    parser.add_argument("to", type=Path, help="the folder to write")
+    args = parser.parse_args(argv)
+    run, to, cpu = read_run(args.run), args.to, torch.device("cpu")
     data = data_of(run)
     to.mkdir(parents=True, exist_ok=True)
-    slim(path, to, run.epochs)
+    slim(run.path, to, run.epochs)
 
     # The features under the weights as they are kept.
     network, sample = load_network(read_config(to), cpu), sample_of(len(data.train_labels))
@@ -89,11 +93,8 @@ For trying out `predict.py` and `docs/draw.html`, and to look at. It knows handw
 not meant for reading forms or checks.
 """)
     print((to / "README.md").read_text())
+    return 0
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a finished run on full MNIST, made with --hold-out")
-    parser.add_argument("to", type=Path, help="the folder to write")
-    args = parser.parse_args()
-    ship(args.run, args.to)
+    sys.exit(main(sys.argv[1:]))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 import numpy as np
 
@@ -112,9 +113,10 @@ class RunLog(Silent):
         self.tail = {}
 
     def close(self) -> None:
-        """Close the files."""
-        for file in self.files.values():
-            file.close()
+        """Close the files, each even if another cannot be written to its end."""
+        with contextlib.ExitStack() as closed:
+            for file in self.files.values():
+                closed.callback(_close, file)
 
     def sizes(self) -> dict[str, int]:
         """Write everything to the disk, and return the size of each file in bytes."""
@@ -146,6 +148,11 @@ def greet(log: RunLog, plan: Plan, training: Training, directory: Path, first_li
     )
     log(f"Loss = XentLoss + {settings.weight_cent:g} * CenterLoss (centers: {settings.center_update} update)")
     log(f"Run directory: {directory}")
+
+
+def _close(file: TextIO) -> None:
+    with naming(file.name):
+        file.close()
 
 
 class LossMeter:

@@ -100,7 +100,7 @@ def kill_and_resume(folder: Path, kills: int, seed: int = 0) -> dict[str, int]:
         AssertionError: if the killed run ends up other than the one that was left alone.
     """
     rng = random.Random(seed)
-    epochs = 3 if kills == 1 else 10 * kills  # more than run between two kills on a fast machine
+    epochs = 3 if kills == 1 else 10 * kills  # one kill falls on the first or second checkpoint; of more, some later
     flags = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "--batch-size", "100", "--print-freq", "3"]
     flags += ["--max-epoch", str(epochs), "--hold-out", "500"]  # 300 images are enough
     whole, killed = folder / "whole", folder / "killed"

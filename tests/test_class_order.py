@@ -1,4 +1,4 @@
-"""Which classes lie side by side: against scikit-learn's neighbors and every order there is."""
+"""Which classes lie side by side: confusions counted by hand, and every order there is."""
 
 from __future__ import annotations
 

@@ -99,10 +99,12 @@ def test_unseen_digits_are_scored_one_by_one(compared: tuple[Path, str]) -> None
     expected = table["softmax + center loss (λ = 0.1)", "softmax probability"]["AUROC mean"]
     runs = [out / "runs" / f"center-{seed}" for seed in (1, 2)]
     said = {}
-    for views in (False, True):
-        lines = cells(score.unseen(runs, views))
+    for flags in ([], ["--views"]):
+        done = run_here(score.main, "unseen", *flags, *runs)
+        assert done.returncode == 0, done.stderr
+        lines = cells(done.stdout)
         assert [line[0] for line in lines[1:]] == [*"01245679", "all"]
-        said[views] = {line[0]: float(line[3].split()[0]) for line in lines[1:]}
+        said[bool(flags)] = {line[0]: float(line[3].split()[0]) for line in lines[1:]}
     assert said[False]["all"] == pytest.approx(float(expected), abs=0.005001)
     assert said[True] != said[False]
     for digit, value in said[True].items():  # a pixel aside changes little of what is told from what

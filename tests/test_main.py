@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TWO_DIGITS, rows, spawn, wait_until
+from conftest import ROOT, TWO_DIGITS, rows, run_here, spawn, wait_until
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -137,7 +137,7 @@ def test_the_film_is_there(plotted: tuple[Path, str]) -> None:
         assert film.n_frames == 9  # seven batches of the first epoch, two epochs
 
 
-def test_the_film_shows_the_way_through_the_first_epoch(plotted: tuple[Path, str], run_main, tmp_path: Path) -> None:
+def test_the_film_shows_the_way_through_the_first_epoch(plotted: tuple[Path, str]) -> None:
     assert kept_features(plotted[0], "batch") == [1, 2, 4, 8, 16, 32, 64]  # of 125
     early, end = (read_features(plotted[0], name, 10, 2) for name in ("batch_1", "epoch_1"))
     for part in ("train", "test"):
@@ -152,7 +152,9 @@ def test_the_film_shows_the_way_through_the_first_epoch(plotted: tuple[Path, str
 
 def test_a_small_copy_of_a_run_reads_like_the_run(plotted: tuple[Path, str], tmp_path: Path) -> None:
     """The networks that come with the code are such copies."""
-    ship.ship(plotted[0], tmp_path / "copy")
+    done = run_here(ship.main, plotted[0], tmp_path / "copy")
+    assert done.returncode == 0
+    assert "half precision, read in float32" in done.stdout
     run, copy = read_run(plotted[0]), read_run(tmp_path / "copy")
     assert load_checkpoint(copy.path / "checkpoint.pt").epoch == run.epochs
     assert np.mean(copy.arrays["test_predictions"] == run.arrays["test_predictions"]) > 0.99

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -326,7 +327,7 @@ CHECKPOINTS = [  # a function from a new folder and a finished run to flags, par
         lambda tmp, run: ["--resume", run, "--weight-cent", "0.7", "--seed", "4", "--set", "clip=3"],
         "leave out: --set clip=3.0 (there: 2.0), --seed 4 (there: 1), --weight-cent 0.7 (there: 0.1)",
     ),
-    (lambda tmp, run: [*QUICK, "--save-dir", run], "already holds a run"),
+    (lambda tmp, run: [*QUICK, "--save-dir", shutil.copytree(run, tmp / "run")], "already holds a run"),
 ]
 
 
@@ -385,22 +386,24 @@ def test_bad_checkpoint(
 # ---------------------------------------------------------------- a failing machine
 
 
-@pytest.mark.parametrize(("limit", "what"), [(1_000_000, "checkpoint"), (2_000, "log")])
+@pytest.mark.parametrize("what", ["checkpoint.pt", "log_mnist5k.txt", "config.json"])
 def test_full_disk_leaves_the_last_checkpoint_intact(
-    run_main, begun: Path, finished: Path, tmp_path: Path, limit: int, what: str
+    run_main, begun: Path, finished: Path, tmp_path: Path, what: str
 ) -> None:
     path = shutil.copytree(begun, tmp_path / "run")
     before = (path / "checkpoint.pt").read_bytes()
-    with full_disk(limit):
-        done = run_main("--resume", path, "--print-freq", 1)
+    limit = 1_000_000 if what == "checkpoint.pt" else (path / what).stat().st_size + 5
+    with full_disk(limit):  # a plan that changes makes config.json longer
+        done = run_main("--resume", path, *(["--data-root", 20 * "x"] if what == "config.json" else []))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert done.stderr.startswith(f"main.py: stopped: {path}/")
+    name = what.replace("checkpoint", "(best|checkpoint)")
+    assert re.match(rf"main\.py: stopped: {path}/(\.partial-\w+-)?{name}: ", done.stderr)
     assert done.stderr.endswith(": File too large\n")
     assert (path / "checkpoint.pt").read_bytes() == before
     assert not list(path.glob(".partial-*"))
-    if what == "log":  # incomplete rows are cut off again
+    if what == "log_mnist5k.txt":  # incomplete rows are cut off again
         assert run_main("--resume", path).returncode == 0
         assert not differences(finished, path)
 

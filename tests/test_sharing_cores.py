@@ -25,7 +25,7 @@ TRAIN = "-d mnist5k --use-cpu --known-classes 0 1 --hold-out 300 --max-epoch 1 -
 
 # Multiplies for three seconds once it is told to.
 WORK = """
-import test_sharing_cores
+import test_sharing_cores, torch
 print("ready", flush=True)
 input()
 print(*test_sharing_cores.helpers(3.0))
@@ -51,9 +51,9 @@ def helpers(seconds: float) -> tuple[int, int]:
     def count() -> int:
         return len([thread for thread in threading.enumerate() if thread.name == "sharing_cores"])
 
-    a, most = torch.randn(256, 256), 0
+    a = torch.randn(256, 256)
     with utils.sharing_cores():
-        end = time.monotonic() + seconds
+        most, end = count(), time.monotonic() + seconds
         while time.monotonic() < end:
             (a @ a).relu_()
             most = max(most, count())
@@ -64,7 +64,7 @@ def test_threads_are_held_beside_other_programs_and_let_go() -> None:
     env = TWO | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": env}
     with subprocess.Popen([sys.executable, "-c", WORK], **how) as process:
-        assert process.stdout.readline() == "ready\n"  # the import of torch does not wait for the cores
+        assert process.stdout.readline() == "ready\n"  # torch is imported before the cores are taken
         with busy(2 * utils.usable_cores()):
             most, left = map(int, process.communicate("go\n")[0].split())
     assert most >= 2  # the one that measures, and at least one that sleeps

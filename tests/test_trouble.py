@@ -240,12 +240,13 @@ def test_a_disk_that_is_full_while_comparing(run: Path, tmp_path: Path, what: tu
 )
 def test_a_disk_that_is_full_while_drawing(run: Path, tmp_path: Path, flags: tuple[str, ...], name: str) -> None:
     path = shutil.copytree(run, tmp_path / "run")
-    (path / name).write_bytes(b"the last one")
+    for file in (name, "animation.mp4"):
+        (path / file).write_bytes(b"the last one")
     with full_disk(10_000):
         done = run_here(draw.main, path, *flags)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [f"analysis.draw: error: [Errno 27] File too large: '{path / name}'"]
-    assert (path / name).read_bytes() == b"the last one"
+    assert (path / name).read_bytes() == (path / "animation.mp4").read_bytes() == b"the last one"
     assert not list(path.rglob(".partial-*"))
 
 
