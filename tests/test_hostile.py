@@ -176,7 +176,7 @@ ODD = st.one_of(
         st.none(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
     ),
 )
-CASES = int(os.environ.get("FUZZ_CASES", "100"))
+CASES = int(os.environ.get("FUZZ_CASES", "25"))
 FUZZ = settings(
     max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
 )

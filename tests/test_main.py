@@ -366,6 +366,7 @@ def test_a_script_may_call_it_without_a_guard(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport main\nprint('once')\nmain.main({flags!r})\n"
+        "assert 'torchvision' not in sys.modules  # it is imported only for downloads\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

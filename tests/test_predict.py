@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import read_image, run_here, spawn
+from conftest import read_image, run_here
 from PIL import Image
 from test_find_digit import picture
 
@@ -246,9 +246,9 @@ def test_digits_it_never_saw_are_unknown_more_often(run: Path, mnist5k: datasets
     assert known[~seen].mean() < 0.5
 
 
-def test_stdin(run: Path, drawn: Path) -> None:
-    with open(drawn / "1-0.jpg", "rb") as image:
-        done = spawn("predict.py", "--run", run, "-", stdin=image)
+def test_stdin(run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO((drawn / "1-0.jpg").read_bytes())))
+    done = run_here(program.main, "--run", run, "-")
     assert done.returncode == 0, done.stderr
     assert "stdin: 1 (" in done.stdout
 

@@ -9,7 +9,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, full_disk, rows
+from conftest import full_disk, rows
 from kill_and_resume import differences, equal
 
 import datasets
 import main
 from rundir.checkpoint import Checkpoint, load_checkpoint
 from rundir.directory import Guard, is_being_trained
+from training import building, hardware
 from training.arguments import parse_arguments
 from training.hardware import plan_for
 
@@ -56,26 +56,27 @@ def test_same_seed_same_bits_whatever_is_shown(run_main, finished: Path, tmp_pat
     assert (finished / "batches.csv").read_text() == (tmp_path / "again" / "batches.csv").read_text()
 
 
-def test_threads_and_precision_are_kept_by_resume(finished: Path, tmp_path: Path) -> None:
+def test_threads_and_precision_are_kept_by_resume(
+    run_main, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run with one thread and bf16 continues with them, even if the machine would choose two and float32."""
     path = shutil.copytree(finished, tmp_path / "run")
     state = torch.load(path / "checkpoint.pt", weights_only=True)
     assert state["threads"] == 1
     assert state["settings"]["precision"] in ("bf16", "fp32")
     torch.save(state | {"settings": state["settings"] | {"precision": "bf16"}}, path / "checkpoint.pt")
-    code = f"""
-import main, torch
-from training import building, hardware
-main.plan_for = hardware.choose_precision = hardware.choose_compile = None
-build = building.build_trainer
-building.build_trainer = lambda plan, *rest: print(plan.settings.precision) or build(plan, *rest)
-main.main(["--resume", {str(path)!r}])
-print("threads", torch.get_num_threads())
-"""
-    env = os.environ | {"OMP_NUM_THREADS": "2"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=env, check=True)
-    assert done.stdout.splitlines()[0] == "bf16"
-    assert "threads 1" in done.stdout
+    for module, name in ((main, "plan_for"), (hardware, "choose_precision"), (hardware, "choose_compile")):
+        monkeypatch.setattr(module, name, None)  # nothing is decided again
+    built, build = [], building.build_trainer
+    monkeypatch.setattr(building, "build_trainer", lambda plan, *rest: built.append(plan) or build(plan, *rest))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert run_main("--resume", path).returncode == 0
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert [plan.settings.precision for plan in built] == ["bf16"]
 
 
 def test_threads_that_are_asked_for() -> None:
