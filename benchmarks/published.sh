@@ -91,9 +91,9 @@ open_set() { # 1.8 h: docs/reproduction/open_set.md. 20 runs of 10 epochs and 5 
     $PYTHON benchmarks/score.py unseen --views $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_views.md
 }
 
-letters() { # minutes: docs/reproduction/open_set.md: runs of `losses`; notMNIST under data/notMNIST
-    $PYTHON compare.py --runs $OUT/ten/runs/softmax-[123] $OUT/ten/runs/center-[123] \
-        --unknowns data/notMNIST fashion-mnist --out docs/results/letters
+letters() { # minutes: docs/reproduction/open_set.md: runs of `softmax_center`; notMNIST under data/notMNIST
+    $PYTHON compare.py --runs $OUT/ten/runs/{softmax,center}-[1-5] --unknowns data/notMNIST fashion-mnist --out $OUT/letters
+    cp $OUT/letters/open_set.{csv,md,png} $OUT/letters/unseen.{csv,md,png} docs/results/letters
 }
 
 reference() { # 1 h: docs/reproduction/copied_settings.md. 30 epochs, and 10 and 2 of the recipe before version 1.0
