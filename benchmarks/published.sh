@@ -74,8 +74,8 @@ accurate() { # 1.3 h: docs/reproduction/accurate.md. 5 runs of 30 epochs, held a
     $PYTHON compare.py --runs $OUT/ten/runs/{softmax,center,cosface}-[1-5] $OUT/accurate/runs/accurate-[1-5] --out docs/results/accurate
 }
 
-film() { # 0.1 h: README: docs/figures/learning.gif. 2 runs of 3 epochs
-    $PYTHON compare.py --animate --out $OUT/film -- -d mnist --max-epoch 3
+film() { # 0.1 h: README: docs/figures/learning.gif. 2 runs of 2 epochs
+    $PYTHON compare.py --animate --out $OUT/film -- -d mnist --max-epoch 2
     cp $OUT/film/animation.gif docs/figures/learning.gif
 }
 
