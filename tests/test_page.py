@@ -34,7 +34,7 @@ RUNS = {  # together they have every layer that a network can have
 def runs(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("page")
     for name, flags in RUNS.items():
-        done = run_main("-d", "mnist5k", "--use-cpu", "--hold-out", 2000, *flags, "--save-dir", folder / name)
+        done = run_main("-d", "mnist5k", "--use-cpu", *flags, "--save-dir", folder / name)
         assert done.returncode == 0, done.stderr
     return [folder / name for name in RUNS]
 
