@@ -66,18 +66,24 @@ def draw_rows(path: Path, lines: pd.DataFrame, numbers: Mapping[str, Metric]) ->
         for of_part, (unknown, part) in zip(axes, parts, strict=True):
             rows = list(rows_of(part))
             for ax, (number, metric) in zip(of_part, numbers.items(), strict=True):
-                for at, row in enumerate(rows):
-                    values = row.numbers[number].tolist()
-                    mean, std = mean_and_std(values)
-                    ax.plot(values, [at] * len(values), ".", color="gray", ms=3, alpha=0.6)
-                    ax.errorbar(mean, at, xerr=std, fmt="o", color="black", lw=1, ms=3.5, capsize=2)
+                draw_dots(ax, rows, number)
                 names = [row.labels[0] for row in rows] if ax is of_part[0] else [""] * len(rows)
-                ax.set(title=f"{unknown}\n{number} {metric.better}", ylim=(len(rows) - 0.5, -0.5))
                 ax.set_yticks(range(len(rows)), names)
-                ax.grid(True, axis="x", linewidth=0.4, alpha=0.4)
+                ax.set_title(f"{unknown}\n{number} {metric.better}")
         figure.supxlabel(caption(rows), fontsize=8)
         save(figure, path, dpi=200)
     return path
+
+
+def draw_dots(ax: Axes, rows: Sequence[Row], number: str) -> None:
+    """Draw one number, the first row on top: a dot for each run, and the mean."""
+    for at, row in enumerate(rows):
+        values = row.numbers[number].tolist()
+        mean, std = mean_and_std(values)
+        ax.plot(values, [at] * len(values), ".", color="gray", ms=3, alpha=0.6)
+        ax.errorbar(mean, at, xerr=std, fmt="o", color="black", lw=1, ms=3.5, capsize=2)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.grid(True, axis="x", linewidth=0.4, alpha=0.4)
 
 
 def varying(runs: Sequence[Run]) -> str | None:
