@@ -34,7 +34,7 @@ from analysis import film, metrics, plots, sweep, tables
 from analysis.curve import draw_curve, draw_rows
 from analysis.openset import Scored, ToldApart, load_unknown, score_runs
 from analysis.unseen import UNSEEN
-from rundir.directory import Guard
+from rundir.directory import Guard, unwritable
 from rundir.features import kept_features
 from rundir.log import read_epochs
 from rundir.network import data_root
@@ -65,7 +65,7 @@ def compare(comparison: Comparison) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror}; name a folder") from None
+        raise unwritable(Path(error.filename or out), error) from None
     guard = Guard(out)  # two comparisons would write over each other
     try:
         device, _ = choose_device(comparison.gpu, comparison.use_cpu)
@@ -100,7 +100,7 @@ def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     out, every_epoch = comparison.out, comparison.animate or comparison.report
     missing = sweep.find(wanted, out / "runs", sorted(out.parent.glob("*/")), every_epoch)
     count = len({one.path for one in wanted})
-    say(f"{count} run{'s' * (count > 1)}, {count - len(missing)} of them are there")
+    say(f"{count} run{'s' * (count > 1)}, {count - len(missing)} already trained")
     failed = sweep.train(missing, comparison.jobs)
     broken = {one.path for one in missing if one.path.name in failed}
     found = [(one, read_run(one.path)) for one in wanted if one.path not in broken]

@@ -38,6 +38,8 @@ def draw(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     jobs: list[Callable[[], object]] = []
     for run in args.runs:
+        if not run.is_dir():
+            raise UserError(f"{run}: no such folder")
         kept = kept_features(run)
         missing = sorted(set(args.epochs or []) - set(kept))
         if missing or not kept:

@@ -108,7 +108,14 @@ def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Gua
             raise
         return guard
     except OSError as error:
-        raise UserError(f"{error.filename or save_dir}: cannot be written: {error.strerror}") from None
+        raise unwritable(Path(error.filename or save_dir or "log"), error) from None
+
+
+def unwritable(directory: Path, error: OSError) -> UserError:
+    """Return what to say about a directory that could not be made or written."""
+    if directory.is_symlink() and not directory.exists():
+        return UserError(f"{directory}: is a link that leads nowhere; remove it, or name another folder")
+    return UserError(f"{directory}: cannot be written: {error.strerror}; name another folder")
 
 
 def remove(directory: Path, patterns: Iterable[str]) -> None:
@@ -119,8 +126,6 @@ def remove(directory: Path, patterns: Iterable[str]) -> None:
 
 
 def _free_directory(parent: Path, name: str) -> Path:
-    if not parent.is_dir() and parent.is_symlink():
-        raise UserError(f"{parent}: is a link that leads nowhere; remove it, or name a folder with --save-dir")
     parent.mkdir(exist_ok=True)
     directory, number = parent / name, 1
     while True:

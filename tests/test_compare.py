@@ -42,7 +42,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_it_trains_each_loss_with_each_seed(compared: tuple[Path, str]) -> None:
     out, printed = compared
-    assert "4 runs, 0 of them are there" in printed
+    assert "4 runs, 0 already trained" in printed
     assert "Run 4 of 4: " in printed
     made = {path.parent.name: json.loads(path.read_text())["settings"] for path in out.glob("runs/*/config.json")}
     expected = {
@@ -136,7 +136,7 @@ def test_started_again_it_trains_what_is_missing_alone(compared: tuple[Path, str
     table = (out / "comparison.csv").read_text()
     again = run_here(compare.main, "--seeds", 1, 2, "--out", out, *QUICK)
     assert again.returncode == 0, again.stderr
-    assert "4 runs, 4 of them are there" in again.stdout
+    assert "4 runs, 4 already trained" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/config.json")} == before
     assert (out / "comparison.csv").read_text() == table
 
@@ -273,7 +273,7 @@ def test_ended_it_keeps_what_was_trained_and_goes_on_there(tmp_path: Path) -> No
     assert "Interrupted" in run.with_name("center-1.out").read_text()
     again = run_here(compare.main, *arguments)
     assert again.returncode == 0, again.stderr
-    assert "1 run, 0 of them are there" in again.stdout
+    assert "1 run, 0 already trained" in again.stdout
     assert "Resuming" in run.with_name("center-1.out").read_text()
     assert is_finished(run)
 
@@ -359,6 +359,7 @@ def test_bad_input_ends_with_one_line_before_training(
     (damaged / "features" / "epoch_1.npz").write_bytes(b"PK\x03\x04")
     (without / "checkpoint.pt").unlink()
     (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (["--runs", tmp_path / "nothing"], "holds no run"),
@@ -367,7 +368,8 @@ def test_bad_input_ends_with_one_line_before_training(
         (["--runs", without], "no checkpoint here"),
         (["--unknowns", "emnist"], "emnist: neither a folder nor one of mnist, fashion-mnist, kmnist"),
         (["--unknowns", tmp_path / "empty"], "holds no IDX images"),
-        (["--runs", cut_off, "--out", tmp_path / "file"], "file: "),
+        (["--runs", cut_off, "--out", tmp_path / "file"], "file: cannot be written: File exists; name another folder"),
+        (["--runs", cut_off, "--out", tmp_path / "link"], "link: is a link that leads nowhere; remove it"),
     ):
         assert compare.main(["--out", str(tmp_path / "out"), *map(str, arguments)]) == 2
         error = capsys.readouterr().err

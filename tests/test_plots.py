@@ -75,6 +75,9 @@ def test_command_draws_again_and_says_what_is_missing(tmp_path: Path) -> None:
     missing = run_here(draw.main, tmp_path, "--epochs", 8)
     assert missing.returncode == 2
     assert "no features of epoch 8" in missing.stderr
+    nowhere = run_here(draw.main, tmp_path / "nothing")
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
+    assert "nothing: no such folder" in nowhere.stderr
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory, run_main: RunMain) -> Pat
         assert done.returncode == 0, done.stderr
     done = run_here(compare.main, "--animate", "--report", "--regions", "--out", out, "--", *QUICK)
     assert done.returncode == 0, done.stderr
-    assert "2 runs, 2 of them are there" in done.stdout
+    assert "2 runs, 2 already trained" in done.stdout
     return out
 
 

@@ -69,11 +69,14 @@ def test_directories_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert names == ["center", "center-2", "center-3"]
 
 
-def test_a_log_that_leads_nowhere_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("save_dir", [None, Path("log"), Path("log/center")])
+def test_a_log_that_leads_nowhere_is_named(
+    save_dir: Path | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "log").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="log: is a link that leads nowhere; remove it, or name a folder"):
-        directory.make_run_directory(None, "center", False)
+    with pytest.raises(UserError, match=r"^log: is a link that leads nowhere; remove it, or name another folder"):
+        directory.make_run_directory(save_dir, "center", False)
 
 
 def test_overwrite_removes_the_run_alone(tmp_path: Path) -> None:
