@@ -57,8 +57,8 @@ class CenterLoss(nn.Module):
       so that ``torch.optim.SGD(center_loss.parameters(), lr=alpha)``, without momentum and weight decay, performs
       ``c_j <- c_j - alpha * Δc_j``.
 
-    Loss scaling, or any factor that you multiply the loss by, multiplies both; ``weight`` does not. A class that is
-    absent from the batch keeps its center.
+    Loss scaling, or any factor on the loss, multiplies both gradients; ``weight`` multiplies only that of the features.
+    A class that is absent from the batch keeps its center.
 
     Args:
         num_classes: number of classes C, at least 1.

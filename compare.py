@@ -72,7 +72,7 @@ def compare(comparison: Comparison) -> int:
         rows, failed = given_rows(comparison) if comparison.runs else trained_rows(comparison)
         return write(comparison, rows, failed, device)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("The same command goes on where this one stopped") from None
+        raise KeyboardInterrupt("Continue with the same command") from None
     finally:
         guard.close()
 
@@ -146,7 +146,7 @@ def numbers_of(run: Run) -> dict[str, float]:
     try:
         return metrics.summary(run.arrays)
     except ValueError as error:  # features that have left the finite, or lie on one point
-        complain(f"compare.py: {run.path}: no metrics but the accuracy: {error}")
+        complain(f"compare.py: {run.path}: only the accuracy is known: {error}")
         return {"accuracy": tables.accuracy_of(run)}
 
 
@@ -204,7 +204,7 @@ def seconds_of(run: Run) -> float:
 
 
 def write_open_set(out: Path, scored: list[Scored], rows: tables.Rows) -> list[Path]:
-    """Write open_set.png, .md and .csv, and a line a run in open_set_runs.csv; return their paths."""
+    """Write open_set.png, .md, .csv and open_set_runs.csv, one line per `Scored`; return their paths."""
     row_of = {run: name for name, group in rows.items() for run in group}
     panels: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     drawn: dict[str, Run] = {}  # the first of each row
@@ -227,8 +227,8 @@ def write_open_set(out: Path, scored: list[Scored], rows: tables.Rows) -> list[P
 
 
 def write_unseen(out: Path, found: list[ToldApart], rows: tables.Rows) -> list[Path]:
-    """Write how well features tell classes apart that were never trained on: unseen.md, unseen.png, a line a run in
-    unseen.csv, and unseen_curve.png where the runs make a curve; return their paths."""
+    """Write how well features separate unseen classes: unseen.md, unseen.png, unseen.csv with a line per run and set
+    of images, and unseen_curve.png where the runs make a curve; return their paths."""
     if not found:
         return []
     row_of = {run: name for name, group in rows.items() for run in group}
@@ -236,8 +236,8 @@ def write_unseen(out: Path, found: list[ToldApart], rows: tables.Rows) -> list[P
         [{"loss": row_of[run], "unknown": name} | tables.line_of(run) | numbers for run, name, numbers in found]
     )
     parts: list[str | pd.DataFrame] = [
-        "Classes that were never trained on, told from each other by their features: the error of verification, and "
-        "how often the nearest of 1 or 10 images of each class, drawn 100 times, is of the class of an image. "
+        "How well features separate classes that were never trained on: the error of verification, and how often an "
+        "image has the class of the nearest of 1 or 10 images per class (mean of 100 draws). "
         "Mean ± standard deviation over n runs, in percent.",
         tables.means(lines, UNSEEN, ("loss", "unknown")),
     ]
@@ -276,7 +276,7 @@ def write_pages(comparison: Comparison, runs: list[Run], scored: list[Scored], f
 
 
 def drawable(text: str) -> str:
-    """Return a name as a figure shows it: matplotlib takes dollars for formulas, and leaves out what _ begins."""
+    """Return a name for a figure: matplotlib reads $ as a formula, and legends omit names that begin with _."""
     return f"{' ' * text.startswith('_')}{text}".replace("$", r"\$")
 
 

@@ -85,7 +85,11 @@ class Digits:
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
     def only(self, classes: Sequence[int]) -> Digits:
-        """Return the samples of these classes, relabeled 0, 1, … in the order given."""
+        """Return the samples of these classes, relabeled 0, 1, … in the order given.
+
+        Raises:
+            DataError: if the data set lacks one of them.
+        """
         check_known(classes, self.classes, self.name)
         new_label = self.train_labels.new_tensor([classes.index(c) if c in classes else -1 for c in self.classes])
         train, test = new_label[self.train_labels], new_label[self.test_labels]
@@ -164,7 +168,7 @@ def named(text: str) -> str:
 
 
 def is_there(name: str, root: Path) -> bool:
-    """Return whether the four files of a data set lie under the root, or in its folder."""
+    """Return whether a data set's files lie under the root or in its folder; True for mnist5k."""
     if name in SOURCES and not SOURCES[name].folder:
         return True
     places = [root / SOURCES[name].folder / "raw"] if name in SOURCES else [Path(name), Path(name) / "raw"]
@@ -256,7 +260,7 @@ def _download(source: Source, folder: Path) -> None:
 
     A process of its own also keeps a torchvision that does not fit this torch away from the run.
     """
-    print(f"Downloading {source.torchvision_name}; given up after {STALL_SECONDS:.0f} s of silence", file=sys.stderr)
+    print(f"Downloading {source.torchvision_name}; stops after {STALL_SECONDS:.0f} s without data", file=sys.stderr)
     command = [sys.executable, "-c", _DOWNLOAD, source.torchvision_name, str(folder)]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:

@@ -78,7 +78,7 @@ def as_labels(path: Path, array: Tensor, count: int, classes: tuple[int, ...]) -
         classes: the label of each class.
 
     Raises:
-        DataError: for labels of another number or class, and unless there are 2 to 100 classes.
+        DataError: unless there are N labels, all of these classes, and 2 to 100 classes.
     """
     if array.ndim != 1 or len(array) != count:
         raise DataError(f"{path}: holds {tuple(array.shape)}, not a label for each of {count} images")
@@ -102,7 +102,7 @@ def read_idx(path: Path, shape: tuple[int, ...] | None = None) -> Tensor:
         shape: the shape that the header must name; by default any that is not empty.
 
     Raises:
-        DataError: if the file cannot be read, or is not, to the last byte, such a file.
+        DataError: if the file cannot be read, or is not exactly an IDX file of bytes.
     """
     if path.exists() and not path.is_file() and not path.is_dir():  # a named pipe would wait for its writer
         raise DataError(f"{path}: not a regular file")

@@ -51,12 +51,12 @@ def run(request: Request) -> int:
 
 
 def train(request: Request) -> int:
-    """Plan → data → training → run directory → epochs, in every process; the first one speaks and writes."""
+    """Data → plan → training → run directory → epochs, in every process; only the first prints and writes."""
     for note in request.notes:
         say(note)
     device, device_line = choose_device(request.gpu, request.use_cpu)
     with ExitStack() as held, Group(device) as group:
-        # The run that is resumed, if one is; no other process may write in its directory.
+        # The run to resume, if any; no other process may write in its directory.
         checkpoint = group.agree(partial(take_up, request, held))
 
         # Data: verified, on the CPU.
@@ -93,7 +93,7 @@ def train(request: Request) -> int:
 
 
 def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, stop_after: int | None) -> None:
-    """Train what is left of a run, and keep and draw what has become of it."""
+    """Train a run's remaining epochs; save and draw their results."""
     first, last = training.epoch + 1, min(training.epochs, stop_after or training.epochs)
     began = time.monotonic() - training.elapsed
     with closing(Figures(directory, plan, log, draw_epoch, film)) as figures:
@@ -118,7 +118,7 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
 
 
 def take_up(request: Request, held: ExitStack) -> checkpoints.Checkpoint | None:
-    """Return the checkpoint of the run that is to be resumed, its directory held; check that a new run has a place."""
+    """Lock the run to resume and return its checkpoint; for a new run, check its directory and return None."""
     if request.plan.tensorboard:
         require_tensorboard()
     if request.resume is None:
@@ -134,7 +134,7 @@ def take_up(request: Request, held: ExitStack) -> checkpoints.Checkpoint | None:
 
 
 def load_data(request: Request, checkpoint: checkpoints.Checkpoint | None, lines: list[str]) -> datasets.Digits:
-    """Return the whole data set, that of the run that is resumed; add what there is to say of it."""
+    """Return the whole data set of the new or resumed run; append notices about it to `lines`."""
     if checkpoint is None:
         data = datasets.load(request.plan.settings.dataset, Path(request.plan.data_root), lines.append)
         lines.insert(1, f"Creating dataset: {data.name}")
@@ -142,7 +142,7 @@ def load_data(request: Request, checkpoint: checkpoints.Checkpoint | None, lines
     root = Path((request.plan if "data_root" in request.by_hand else checkpoint.plan).data_root)
     data = datasets.load(checkpoint.plan.settings.dataset, root, lines.append)
     if checkpoint.checksums != data.checksums:
-        raise UserError(f"{request.resume}: was trained on other data than there is in {root}")
+        raise UserError(f"{request.resume}: was trained on other data than {data.folder or root} holds")
     return data
 
 

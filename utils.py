@@ -1,4 +1,4 @@
-"""What all rooms share: errors and exit statuses, atomic writing, output on the screen, the machine."""
+"""What all modules share: errors and exit statuses, atomic writing, output on the screen, the machine."""
 
 from __future__ import annotations
 

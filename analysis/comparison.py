@@ -37,7 +37,7 @@ SPLITS = (  # the literature's five choices of known digits, see docs/comparing.
 )
 HELP = {
     "losses": "losses to train with; center is center loss on the recipe's own head (default: "
-    "softmax center; with --weights-cent or --variants center)",
+    "softmax center; with --weights-cent or --variants only center)",
     "weights-cent": "train each center loss at each of these weights, and also draw lambda_sweep.png (default: the "
     "recipe's λ)",
     "seeds": "train each loss with each of these seeds (default: 1)",
@@ -241,9 +241,9 @@ def refuse_ours(parser: Parser, given: Request, open_set: bool = False) -> None:
 def check_own_flags(parser: Parser, args: argparse.Namespace, more: list[str]) -> None:
     """End with a message about flags that do not fit together."""
     if args.runs and (args.losses or args.weights_cent or args.seeds or args.variants or more):
-        parser.error("--runs compares existing runs: leave --losses, --weights-cent, --seeds, --variants and -- out")
+        parser.error("--runs compares existing runs: leave out --losses, --weights-cent, --seeds, --variants and --")
     if args.runs and args.open_set:
-        parser.error("--open-set is for training; --runs with --known-classes are scored on unseen digits without it")
+        parser.error("--open-set trains new runs: leave it out; --runs are scored on the digits they never saw anyway")
     if args.weights_cent and args.losses and not any(LOSSES[loss][1] for loss in args.losses):
         parser.error("--weights-cent needs a loss with center loss, such as --losses center")
     names = [name_of(source) for source in args.unknowns]
@@ -263,7 +263,7 @@ def check_flags_of_main(parser: Parser, args: argparse.Namespace, more: list[str
     for given in map(parse_arguments, variants):
         refuse_ours(parser, given, args.open_set)
         if args.regions and given.plan.settings.feat_dim != 2:
-            parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
+            parser.error("--regions needs --feat-dim 2: regions are drawn in a plane")
 
 
 def check_plan(parser: Parser, comparison: Comparison) -> None:

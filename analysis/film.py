@@ -28,7 +28,7 @@ def animate(runs: list[Path], path: Path, regions: bool = False) -> list[Path]:
     of the first epoch, then the kept epochs. The axes stay the same; they show 99.9 % of a row's points.
 
     Raises:
-        UserError: if no run keeps more than one frame.
+        UserError: if the runs keep fewer than 2 frames.
     """
     moments = [read_epochs(run, kept_features(run), kept_features(run, "batch")) for run in runs]
     rows = [{(epoch.number, epoch.batch): _thin(epoch) for epoch in row} for row in moments]

@@ -61,7 +61,7 @@ def _inside(folder: Path, depth: int) -> Iterator[Path]:
     other = set(files) - set(images)
     kinds = sorted({file.name if _own(file) else file.suffix.lower().strip(".") or file.name for file in other})
     if skipped := len(other):
-        kinds = [f"{kind} (pip install pillow-heif reads it)" if f".{kind}" in HEIC else kind for kind in kinds]
+        kinds = [f"{kind} (needs pip install pillow-heif)" if f".{kind}" in HEIC else kind for kind in kinds]
         complain(f"predict.py: {folder}: {skipped} file{'s' * (skipped > 1)} skipped: {', '.join(kinds)}")
     if images and folders:
         complain(f"predict.py: {folder}: {len(folders)} folder{'s' * (len(folders) > 1)} in it skipped")

@@ -107,7 +107,7 @@ def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) ->
             try:
                 unseen.append((run, name, unseen_classes(features, labels.numpy())))
             except ValueError as error:
-                complain(f"compare.py: {run.path}: no numbers of how well {name} are told apart: {error}")
+                complain(f"compare.py: {run.path}: {name}: separation not measured: {error}")
     return scored, unseen
 
 
@@ -120,7 +120,7 @@ def class_means_of(run: Run) -> np.ndarray:
     features, centers = (run.arrays[name].astype(float) for name in ("train_features", "centers"))
     for array, what in ((features, "training features"), (centers, "centers")):
         if not np.isfinite(array).all():
-            why = "that are no numbers" if np.isnan(array).any() else "beyond 65,504, the largest that is kept"
+            why = "that are not numbers" if np.isnan(array).any() else "beyond 65,504, the largest that is kept"
             raise UserError(f"{run.path}: has {what} {why}; it cannot be scored")
     try:
         return metrics.class_means(features, run.arrays["train_labels"].astype(int))

@@ -14,7 +14,7 @@ MANY = 4  # parallel lines that belong to the page, not to a digit
 
 
 def without_lines(contrast: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Return contrast without the page's thin straight lines, and whether there is nothing but lines.
+    """Return contrast without the page's thin straight lines, and whether there are only lines, and many.
 
     A line of the page runs beyond the drawing on both sides, unlike the strokes of a digit; or it is one of many.
     Where it crosses a stroke, the gap in the stroke is closed.

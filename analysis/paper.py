@@ -18,7 +18,7 @@ def size_of(box: Box) -> tuple[int, int]:
 
 
 def large(mask: np.ndarray, least: float = 0.0) -> np.ndarray:
-    """Return the mask without parts that have few pixels beside the largest, or are shorter than `least` pixels."""
+    """Return the mask without parts that are small compared to the largest, or shorter than `least` pixels."""
     parts, _ = ndimage.label(mask, ALL_AROUND)
     areas = np.bincount(parts.ravel(), minlength=2)[1:]
     sizes = np.array([max(size_of(box)) for box in ndimage.find_objects(parts)] or [0])

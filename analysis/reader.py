@@ -20,7 +20,7 @@ from utils import UserError, atomically, progress_bar
 
 CALIBRATION = 1_000  # digits that set the threshold
 FILE = "calibration.json"
-BETWEEN = 0.25  # a digit within this share of the way between two centers from the middle lies between the two
+BETWEEN = 0.25  # a digit lies between two centers if it is within this share of their distance from the middle
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,9 @@ class Reader:
     percent of the digits that the run held out of training (main.py --hold-out), which are prepared with `to_digit`
     like a person's own image. A run without held-out digits is calibrated on digits it was trained on. These lie
     closer, so more new images are unknown.
+
+    Raises:
+        UserError: if the run is damaged, or its centers are not finite.
     """
 
     def __init__(self, run: Run, device: torch.device, reject: float = 1.0) -> None:

@@ -19,6 +19,9 @@ class LeNetPP(nn.Module):
             or ``"torch"`` (each layer's own default). Biases start at 0 except with ``"torch"``.
         feature_prelu: whether a PReLU follows the feature layer.
         overlapping_pool: whether the third pooling is 3×3 with stride 2 instead of 2×2.
+
+    Raises:
+        ValueError: for a `feat_dim` below 1 or another `init`.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class LeNetPP(nn.Module):
         """Return features (B, D) in float32 for normalized images (B, 1, 28, 28).
 
         The last layer runs in float32 even under autocast: this costs nothing, and in bfloat16
-        each of the two features would have only three digits.
+        each feature would have only three digits.
         """
         maps = self.stages(images).flatten(1)  # (B, 1152)
         with torch.autocast(images.device.type, enabled=False):
@@ -90,6 +93,9 @@ class SoftmaxHead(nn.Linear):
         bias: whether there is a bias. Without one the classes lie around a circle.
         init: ``"spread"`` (see `spread_directions`), ``"xavier"`` or ``"torch"``.
         radius: initial length of the class weights, with ``"spread"``.
+
+    Raises:
+        ValueError: for another `init`.
     """
 
     def __init__(

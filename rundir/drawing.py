@@ -41,7 +41,7 @@ class Drawer:
             self._submit(self.draw_epoch, self.directory, self.waiting.pop(0))
 
     def draw_missing(self) -> None:
-        """Queue every epoch that has features and no figures."""
+        """Queue every epoch that has features but lacks a figure."""
         for epoch in kept_features(self.directory):
             if not all((self.directory / part / f"epoch_{epoch}.png").exists() for part in ("train", "test")):
                 self.draw(epoch)

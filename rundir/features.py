@@ -62,8 +62,8 @@ def save_features(
 
 
 def sample_of(count: int, most: int = 10_000) -> np.ndarray:
-    """Return rising indices of a fixed sample of the `count` images of a set: a sixth of them, but at least 1,000 and
-    at most `most`."""
+    """Return rising indices of a fixed sample of `count` images: a sixth of them, at most `most`, but at least 1,000,
+    or all if there are fewer."""
     size = max(1_000, min(most, count // 6))
     return np.sort(np.random.default_rng(0).permutation(count)[:size])
 

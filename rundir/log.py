@@ -42,6 +42,9 @@ class RunLog(Silent):
         sizes: for a resumed run, the number of bytes to keep of each file.
         tail: for a resumed run, the checkpoint's text to append to the kept part of each file.
         cut: whether to cut off the rest of a file; False if nothing is left to train.
+
+    Raises:
+        UserError: if a file is shorter than `sizes` says.
     """
 
     FILES: ClassVar = {"log": "log_{}.txt", "batches": "batches.csv", "epochs": "epochs.csv"}
@@ -74,7 +77,7 @@ class RunLog(Silent):
             size = os.fstat(file.fileno()).st_size
             if size < sizes[key]:
                 self.close()
-                raise UserError(f"{file.name}: is shorter than when the checkpoint was written")
+                raise UserError(f"{file.name}: is shorter than when the checkpoint was written; restore it")
             if cut or size == sizes[key]:
                 file.truncate(sizes[key])
                 file.write((tail or {}).get(key, ""))

@@ -21,7 +21,7 @@ def load_network(run: Run, device: torch.device) -> Network:
     """Return a finished run's network, ready to evaluate on the device.
 
     Raises:
-        UserError: if its checkpoint is missing, damaged or not of its last epoch.
+        UserError: if its checkpoint is missing, damaged, or of another epoch or run.
     """
     checkpoint = load_checkpoint(run.path / "checkpoint.pt")
     if checkpoint.epoch != run.epochs:
@@ -52,7 +52,7 @@ def load_data(run: Run) -> datasets.Digits:
     """
     data = _load(run.data_set, data_root(run))
     if data.checksums != run.checksums:
-        raise UserError(f"{run.path}: was trained on other data than those in {data_root(run)}")
+        raise UserError(f"{run.path}: was trained on other data than {data.folder or data_root(run)} holds")
     return data
 
 

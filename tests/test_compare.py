@@ -267,7 +267,7 @@ def test_ended_it_keeps_what_was_trained_and_goes_on_there(tmp_path: Path) -> No
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 130, errors
-    assert b"The same command goes on" in errors
+    assert b"Continue with the same command" in errors
     assert not is_anywhere_running(str(run))
     assert 1 <= epochs_of(run)[0] < 8
     assert "Interrupted" in run.with_name("center-1.out").read_text()
@@ -319,9 +319,9 @@ def test_a_curve_where_one_number_varies(compared: tuple[Path, str], tmp_path: P
 @pytest.mark.parametrize(
     ("array", "value", "message"),
     [
-        ("train_features", np.nan, "has training features that are no numbers; it cannot be scored"),
+        ("train_features", np.nan, "has training features that are not numbers; it cannot be scored"),
         ("train_features", np.inf, "has training features beyond 65,504, the largest that is kept; it cannot be"),
-        ("centers", np.nan, "has centers that are no numbers; it cannot be scored"),
+        ("centers", np.nan, "has centers that are not numbers; it cannot be scored"),
     ],
 )
 def test_what_is_not_finite_is_not_scored(compared: tuple[Path, str], array: str, value: float, message: str) -> None:

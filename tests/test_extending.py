@@ -22,9 +22,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, rows, write_idx
+from conftest import ROOT, RunMain, rows, run_here, write_idx
 from PIL import Image
 
+import predict
 from datasets import load, named
 from idx import DataError, as_images, read_idx
 
@@ -240,3 +241,14 @@ def test_names_of_files_as_people_have_them(tmp_path: Path) -> None:
         path.mkdir()  # as the archives of a well-known site unpack
     assert load(str(raw), tmp_path).checksums == expected.checksums
     assert expected.classes == (4, 5, 6)
+
+
+def test_data_that_changed_after_the_training_are_refused(run_main: RunMain, tmp_path: Path) -> None:
+    raw, run = write_data(tmp_path / "own", (4, 5, 6)), tmp_path / "run"
+    words = ["--dataset", raw, "--max-epoch", 1, "--batch-size", 200, "--use-cpu"]
+    done = run_main(*words, "--save-dir", run)
+    assert done.returncode == 0, done.stderr
+    write_idx(raw / "train-labels-idx1-ubyte", np.repeat(np.array([4, 5, 6], np.uint8), 200))
+    for again in (run_main("--resume", run), run_here(predict.main, "--run", run, "--page", tmp_path / "draw.html")):
+        assert again.returncode == 2
+        assert again.stderr.endswith(f"run: was trained on other data than {raw} holds\n")

@@ -193,7 +193,7 @@ def test_what_is_skipped_is_said(run: Path, drawn: Path, tmp_path: Path, monkeyp
     for name in ("a.heic", "b.HEIC", "c.pdf", "notes", ".hidden"):
         Path(name).write_bytes(b"\0\0\0\x18ftypheic")
     Path("more").mkdir()
-    said = "heic (pip install pillow-heif reads it), notes, pdf"
+    said = "heic (needs pip install pillow-heif), notes, pdf"
     first = predict("--run", run, ".", "--plot")
     assert first.stderr == f"predict.py: .: 4 files skipped: {said}\npredict.py: .: 1 folder in it skipped\n"
     second = predict("--run", run, ".", "--plot")  # its own figure is not an image to read

@@ -131,7 +131,7 @@ def test_more_features_have_none(run_main: RunMain) -> None:
         run_here(compare.main, "--regions", "--", "--feat-dim", 3),
     ):
         assert done.returncode == 2
-        assert "--regions: the regions of a plane can be drawn: needs --feat-dim 2" in done.stderr
+        assert "--regions needs --feat-dim 2: regions are drawn in a plane" in done.stderr
 
 
 def test_a_run_with_more_features_is_not_taken_up_with_them(run_main: RunMain, tmp_path: Path) -> None:
@@ -139,4 +139,4 @@ def test_a_run_with_more_features_is_not_taken_up_with_them(run_main: RunMain, t
     assert run_main(*words, "--stop-after", "1", "--save-dir", tmp_path / "run").returncode == 0
     done = run_main("--resume", tmp_path / "run", "--regions")
     assert done.returncode == 2
-    assert done.stderr.endswith("has 3 features; the regions of two can be drawn\n")
+    assert done.stderr.endswith("has 3: leave it out\n")

@@ -214,7 +214,7 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hardware.choose_device(3, False)[1] == "Currently using CPU (--gpu 3: no CUDA device was found)"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match="--gpu 2: there are 2 CUDA devices"):
+    with pytest.raises(UserError, match="--gpu 2: the last CUDA device is number 1; use it or --use-cpu"):
         hardware.choose_device(2, False)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
     monkeypatch.setattr(hardware, "why_unusable", lambda device: None)
@@ -222,7 +222,9 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "Currently using GPU: 1 (a GPU, 80 GiB, CUDA 13.0)"
     assert hardware.choose_device(1, False) == (torch.device("cuda", 1), line)
     monkeypatch.setenv("LOCAL_RANK", "4")
-    with pytest.raises(UserError, match="torchrun's local rank 4: there are 2 CUDA devices"):
+    with pytest.raises(
+        UserError, match="torchrun's local rank 4: the last CUDA device is number 1; use it or --use-cpu"
+    ):
         hardware.choose_device(0, False)
     assert hardware.choose_precision("fp32", cpu) == ("fp32", "as asked for")
     assert hardware.choose_precision("auto", cpu)[0] in ("fp32", "bf16")

@@ -101,7 +101,7 @@ def add_device_flags(parser: Any) -> None:
 
 
 def parse_device(text: str) -> tuple[int | str, None]:
-    """Return the index of the GPU for a word such as cuda:1, -1 for cpu; mps and xpu are returned unchanged."""
+    """Return the index in cuda:INDEX, -1 for cpu, or mps or xpu; and None, where `parse_gpu` has a note."""
     name, _, index = text.partition(":")
     if text == "cpu":
         return -1, None
@@ -208,7 +208,7 @@ def check_combinations(parser: Parser, request: Request) -> Request:
     """Return the request; end with a message for flags that do not fit together."""
     plan, settings, by_hand = request.plan, request.plan.settings, request.by_hand
     if plan.regions and settings.feat_dim != 2 and not request.resume:
-        parser.error("--regions: the regions of a plane can be drawn: needs --feat-dim 2")
+        parser.error("--regions needs --feat-dim 2: regions are drawn in a plane")
     if request.resume:
         if request.save_dir and request.resume != request.save_dir:
             parser.error("--resume continues in its own directory: leave --save-dir out")

@@ -23,8 +23,8 @@ class Warp:
     shearing: float = 0.0
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return for each image the matrix (count, 2, 2) from a place in the result to a place in the image, both in
-        half sides of the image."""
+        """Return a matrix per image, float32 (count, 2, 2), that maps places in the result to places in the image, in
+        units of half its side."""
         turn, size, slant = torch.rand(3, count, generator=generator).mul(2).sub(1)
         angle = turn * math.radians(self.rotation)
         cos, sin, shear = angle.cos(), angle.sin(), slant * self.shearing
@@ -74,8 +74,8 @@ class Batches:
             yield self.take(*(one[start : start + self.batch_size] for one in drawn))
 
     def draw(self, epoch: int) -> tuple[Tensor, ...]:
-        """Return an epoch's order (N,), the corner of each image in its padded one (N, 2), and with a warp what
-        `Warp.draw` returns, on the CPU."""
+        """Return an epoch's order (N,), each image's corner in the padded image (N, 2) and, if warped, its matrix
+        (N, 2, 2), on the CPU."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         count = len(self.labels)
         order = torch.randperm(count, generator=generator)

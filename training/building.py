@@ -42,8 +42,8 @@ class Training:
     elapsed: float = 0.0  # seconds, with earlier sessions
 
     def steps(self, epoch: int, limit: int | None = None) -> tuple[Iterator[tuple[float, Tensor]], int]:
-        """Return what trains an epoch, or its first `limit` batches, and how many batches these are; the last
-        epoch may be cut short. Each step gives the learning rate and its losses, see `Trainer.train_epoch`."""
+        """Return an iterator that trains an epoch, or its first `limit` batches, and the number of batches; the last
+        epoch may be cut short. The iterator is that of `Trainer.train_epoch`."""
         before = (epoch - 1) * len(self.batches)
         count = min(len(self.batches), self.iterations - before)
         count = count if limit is None else min(count, limit)
@@ -189,8 +189,8 @@ def build_optimizers(
 
 
 def schedule_of(settings: Settings, batches: int) -> Schedule:
-    """Return the factors on the learning rates of the model and of the centers at an iteration counted from 0, for
-    epochs of so many batches."""
+    """Return a function from an iteration, counted from 0, to the factors on the learning rates of model and centers,
+    for epochs of `batches` batches."""
     _, iterations = length_of_run(settings, batches)
     factor = lr_schedule(settings, iterations, batches)
     hold = settings.center_hold * iterations
@@ -215,7 +215,7 @@ def _rate_and_decay(name: str, settings: Settings) -> tuple[float, float]:
 
 
 def lr_schedule(settings: Settings, iterations: int, batches: int) -> Callable[[int], float]:
-    """Return the factor on the learning rate at an iteration counted from 0.
+    """Return a function from an iteration (from 0) to the learning rate's factor.
 
     ``one-cycle`` rises linearly over the first `warmup` of the run, then falls linearly to 0.
     ``step`` multiplies by `gamma` every `stepsize`, or at each of several `stepsize`s.

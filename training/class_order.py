@@ -1,6 +1,6 @@
 """The order of the classes around the circle on which class weights and centers start.
 
-Often confused classes lie side by side. With two features an image that could be of either lies between them; if they
+Easily confused classes lie side by side. With two features, an image that could be of both lies between them; if they
 are not neighbors, it lies among the images of other classes.
 """
 

@@ -35,7 +35,7 @@ def choose_device(gpu: int | str, use_cpu: bool) -> tuple[torch.device, str]:
         use_cpu: use the CPU, whatever `gpu` is.
 
     Raises:
-        UserError: if there are GPUs, but not that one.
+        UserError: if there are GPUs, but not that one; see `untested_device` for mps and xpu.
     """
     cpu = torch.device("cpu")
     if use_cpu:
@@ -51,7 +51,7 @@ def choose_device(gpu: int | str, use_cpu: bool) -> tuple[torch.device, str]:
         return cpu, f"Currently using CPU ({asked} {gpu}: {why_no_gpu(' '.join(str(one.message) for one in said))})"
     count = torch.cuda.device_count()
     if gpu >= count:
-        raise UserError(f"{asked} {gpu}: there are {count} CUDA devices here, numbered from 0; or use --use-cpu")
+        raise UserError(f"{asked} {gpu}: the last CUDA device is number {count - 1}; use it or --use-cpu")
     device = torch.device("cuda", gpu)
     torch.cuda.set_device(device)
     if (reason := why_unusable(device)) is not None:
@@ -88,7 +88,7 @@ def untested_device(name: str) -> tuple[torch.device, str]:
     if there is None or there.type != name:
         raise UserError(f"--device {name}: {UNTESTED[name]} was not found by this torch; use --device cpu")
     if processes()[1] > 1:
-        raise UserError(f"--device {name}: trains in one process, without torchrun")
+        raise UserError(f"--device {name}: needs one process; leave torchrun out")
     cpu, device = torch.device("cpu"), torch.device(name)
     try:
         difference = (gradient_of_a_batch(device) - gradient_of_a_batch(cpu)).abs().max().item()
@@ -141,7 +141,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
     """Return ``fp32``, ``tf32`` or ``bf16`` and why; ``auto`` is bf16 if the hardware computes it natively.
 
     Raises:
-        UserError: for tf32 on a device without it, and for both but fp32 on an untested device.
+        UserError: for tf32 on a device without it, and for tf32 and bf16 on an untested one.
     """
     if device.type in UNTESTED and wanted not in ("auto", "fp32"):
         raise UserError(f"--precision {wanted}: --device {device.type} has only fp32")
@@ -191,9 +191,13 @@ def autocast(precision: str, device: torch.device) -> Callable[[], AbstractConte
 
 def choose_compile(wanted: str, device: torch.device) -> tuple[str, str]:
     """Return ``on`` or ``off`` and why; ``auto`` is off, since no measured machine was faster with torch.compile
-    (benchmarks/results/train_cpu.txt)."""
+    (benchmarks/results/train_cpu.txt).
+
+    Raises:
+        UserError: for ``on`` on an untested device.
+    """
     if wanted == "on" and device.type in UNTESTED:
-        raise UserError(f"--compile on: not with --device {device.type}")
+        raise UserError(f"--compile on: leave it out with --device {device.type}")
     if wanted != "auto":
         return wanted, "as asked for"
     return "off", "not yet measured on GPUs" if device.type != "cpu" else "no faster on the CPU that was measured"
@@ -213,8 +217,8 @@ def choose_convolutions(wanted: str, device: torch.device, compile: str) -> tupl
     if wanted != "auto":
         return wanted, "as asked for"
     if device.type != "cpu":
-        return "direct", "GPUs have fast ones of their own"
-    return ("direct", "those that torch.compile knows") if compile == "on" else ("fourier", "faster on CPUs")
+        return "direct", "fourier is only for CPUs"
+    return ("direct", "torch.compile needs them") if compile == "on" else ("fourier", "faster on CPUs")
 
 
 def plan_for(request: Request, dataset: str, device: torch.device) -> Plan:
@@ -243,16 +247,16 @@ def plan_for(request: Request, dataset: str, device: torch.device) -> Plan:
 
 
 def plan_from(request: Request, plan: Plan, device: torch.device) -> Plan:
-    """Return the plan of a resumed run: its own, except for what the request shows and the threads it asks for, and
-    no more threads than this machine has.
+    """Return the plan of a resumed run: its own, except for `SHOWN` settings and threads given by hand, and no more
+    threads than this machine has.
 
     Raises:
         UserError: for --regions if the features do not have two dimensions.
     """
     plan = take(plan, request.plan, request.by_hand & {*SHOWN, "threads"})
     if plan.regions and plan.settings.feat_dim != 2:
-        dimensions = f"{request.resume} has {plan.settings.feat_dim} features"
-        raise UserError(f"--regions: {dimensions}; the regions of two can be drawn")
+        count = plan.settings.feat_dim
+        raise UserError(f"--regions needs two features; {request.resume} has {count}: leave it out")
     if plan.threads is not None and plan.threads > max(usable_cores(), torch.get_num_threads()):
         say(f"Note: the run was made with {plan.threads} threads; here it continues with {torch.get_num_threads()}")
         plan = replace(plan, threads=torch.get_num_threads())

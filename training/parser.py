@@ -14,7 +14,7 @@ from training.fields import convert
 from utils import VERSION, mend_streams
 
 MEANT = {  # flags of other programs
-    "--gpus": "--gpu; several GPUs: torchrun --nproc-per-node=N main.py",
+    "--gpus": "--gpu (several: torchrun --nproc-per-node=N main.py)",
     "--loss": "--head and --weight-cent",
 }
 

@@ -70,7 +70,7 @@ class Settings:
     scale: Positive | None = setting(None, f"scale s: {heads.defaults('scale')}", group=MODEL, metavar="S")
     margin: Annotated[float, Meta(ge=0, le=10)] | None = setting(None, f"margin m: {heads.defaults('margin')}", group=MODEL, metavar="M")
 
-    weight_cent: NotNegative = setting(0.1, "λ, weight of the center loss; 0: no center loss; a margin head has 0 unless you say otherwise, the recipes accurate and reference have 1, paper 0.01", group=OPTIMIZATION, metavar="WEIGHT")
+    weight_cent: NotNegative = setting(0.1, "λ, weight of the center loss; 0: no center loss; default 0 with a margin head, 1 in the recipes accurate and reference, 0.01 in paper", group=OPTIMIZATION, metavar="WEIGHT")
     lr_cent: NotNegative = setting(0.5, "learning rate of the centers, the paper's α", group=OPTIMIZATION, metavar="LR")
     momentum_cent: Share = setting(0.0, "SGD momentum of the centers")
     center_update: str = setting("paper", "how the centers learn; gradient: from the loss; paper: by eq. 4", choices=("gradient", "paper"), group=OPTIMIZATION)
@@ -100,13 +100,13 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that makes a run. `asked` and `why` hold, by the name of each setting that was left open, what was asked for
-    and why the run has what it has."""
+    """All that makes a run. For precision, compile, convolutions and dataset, `asked` holds what was asked for and
+    `why` the reason for the run's value."""
 
     settings: Settings = field(default_factory=Settings)
 
     # fmt: off
-    # How the run is computed, which moves results by rounding alone: kept, so that it goes on to the same bits.
+    # How the run is computed: changes results only by rounding. A resumed run keeps it, for the same bits.
     compile: str = setting("auto", "compile the network with torch.compile; auto: off, since no measured machine was faster with it", choices=("auto", "on", "off"), group=OPTIMIZATION)
     convolutions: str = setting("auto", "how the CPU computes convolutions; direct; fourier: through the frequency domain; auto: fourier, or direct with --compile", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)
     deterministic: bool = setting(False, "make the same seed give the same bits on CUDA too, at some cost; on the CPU it always does", group=RUN)
@@ -131,7 +131,7 @@ class Plan:
         return dataclasses.asdict(self)
 
     def asked_for(self, name: str) -> object:
-        """Return what was asked for under the name of a setting: its value, where nothing was left open."""
+        """Return what was asked for under a setting's name, such as ``auto``; by default, the run's value."""
         if name in self.asked:
             return self.asked[name]
         return getattr(self.settings if hasattr(self.settings, name) else self, name)
@@ -142,7 +142,7 @@ SHOWN = ("data_root", "eval_freq", "print_freq", "plot", "plot_freq", "regions",
 
 
 def take(there: Kind, given: Kind, names: Collection[str]) -> Kind:
-    """Return `there` with the values that `given` has under these names, as far as it knows them."""
+    """Return `there` with `given`'s values for these names; names that `there` lacks are ignored."""
     return replace(there, **{name: getattr(given, name) for name, _, _ in declared(type(there)) if name in names})
 
 
@@ -160,9 +160,9 @@ def contradiction(settings: Settings) -> str | None:
     if known is not None and (len(known) < 2 or len(set(known)) < len(known)):
         return f"--known-classes: name at least two different digits; got {' '.join(map(str, known))}"
     if settings.stepsize is not None and sorted(set(settings.stepsize)) != list(settings.stepsize):
-        return "--stepsize: several values must rise"
+        return "--stepsize: the values must increase"
     if settings.class_order == "similar" and not has_a_circle(settings):
-        return "--set class_order=similar is about a circle: needs --feat-dim 2 and head_init=spread"
+        return "--set class_order=similar needs --feat-dim 2 and head_init=spread"
     if settings.schedule == "step" and (settings.stepsize is None or settings.gamma is None):
         return "--set schedule=step needs --stepsize and --gamma"
     if settings.max_epoch is None and settings.max_iterations is None:
