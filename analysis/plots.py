@@ -278,7 +278,8 @@ def _histogram(ax: Axes, sets: Mapping[str, np.ndarray], bins: Any) -> None:
             auroc = open_set(known, np.ones(len(known), bool), values)["AUROC"]
             said.append(f"{name}: AUROC {auroc:.1f} %, n = {len(values):,}")
     ax.axvline(np.quantile(known, 0.05), color="black", lw=0.8, ls="--", label="95 % of the known pass")
-    ax.text(0.02, 0.96, "\n".join(said), transform=ax.transAxes, va="top", fontsize=6)
+    ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+    ax.text(0.02, 0.96, "\n".join(said), transform=ax.transAxes, va="top", fontsize=6, bbox=ground)
     ax.set_ylim(top=1.3 * ax.get_ylim()[1])
 
 
