@@ -50,7 +50,7 @@ def run_as_a_guest(code: str, folder: Path) -> None:
     shutil.copy(ROOT / "center_loss.py", folder)
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode and "torchvision" in done.stderr:
-        pytest.skip("this torchvision does not fit this torch")
+        pytest.skip(f"{guest_of(code)} needs a torchvision that fits this torch")
     assert done.returncode == 0, done.stderr
 
 
