@@ -230,8 +230,11 @@ def _draw_row(row: Sequence[Axes], epochs: Sequence[Epoch], part: str, regions: 
 
 
 def _inset(ax: Axes, read: Epoch, part: str, square: Mapping[str, Any]) -> None:
-    """Show the features again in the panel's middle, which is empty if they are spots, at the widest panel's scale."""
-    inset = ax.inset_axes((0.39, 0.4, 0.22, 0.22), xticks=[], yticks=[], **square)
+    """Show the features again at the widest panel's scale: where they hide the fewest, in the middle or a corner."""
+    there = ax.transLimits.transform(read.points[f"{part}_features"])  # from 0 to 1 in the panel
+    corners = np.array([(0.39, 0.4), (0.02, 0.76), (0.76, 0.76), (0.76, 0.02)])
+    hidden = [((there >= corner) & (there <= corner + 0.22)).all(axis=1).sum() for corner in corners]
+    inset = ax.inset_axes((*corners[np.argmin(hidden)], 0.22, 0.22), xticks=[], yticks=[], **square)
     colors = np.array(colors_of(read.record.classes))[read.arrays[f"{part}_labels"]]
     x, y = read.points[f"{part}_features"].T
     inset.scatter(x, y, s=0.5, c=colors, linewidths=0, rasterized=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, TWO_DIGITS, run_here, spawn
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -60,6 +61,26 @@ def test_spots_that_centers_would_hide_have_rings() -> None:
         marks = next(marks for marks in ax.collections if marks.get_label() == "center")
         assert (len(marks.get_facecolors()) > 0) == filled
         assert [text.xyann[0] == 0 for text in ax.texts] == [filled] * 2
+
+
+def test_the_small_box_does_not_hide_a_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes, inset_axes = [], Axes.inset_axes
+
+    def spy(ax: Axes, bounds: tuple[float, ...], **more: object) -> Axes:
+        boxes.append((ax, bounds))
+        return inset_axes(ax, bounds, **more)
+
+    monkeypatch.setattr(Axes, "inset_axes", spy)
+    shipped = ROOT / "models" / "shipped"
+    shutil.copytree(shipped / "center", tmp_path / "run")
+    file = tmp_path / "run" / "features" / "epoch_10.npz"
+    arrays = dict(np.load(file))
+    arrays["test_features"][:500] = 0  # a class in the middle, as Fashion-MNIST has
+    np.savez(file, **arrays)
+    plots.grid({"rays": shipped / "softmax", "spots": tmp_path / "run"}, tmp_path / "x.png", ("test",))
+    ((panel, (x, y, width, height)),) = boxes
+    dots = panel.transLimits.transform(panel.collections[0].get_offsets())
+    assert ((dots > [x, y]) & (dots < [x + width, y + height])).all(axis=1).mean() < 0.01
 
 
 def test_loss_name() -> None:
