@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from analysis.metrics import Metric
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 VALUES = 3  # the fewest that make a curve
-LINEAR = 50.0  # largest over smallest value; above this the axis is logarithmic
+CROWDED = 0.12  # share of a panel's width; numbers on its axis that are nearer to each other are slanted
 NAMES = {"weight_cent": "λ, weight of the center loss", "lr_cent": "α, learning rate of the centers"}
 
 
@@ -104,15 +106,25 @@ def draw_panel(ax: Axes, rows: Sequence[Row], number: str) -> None:
     ax.errorbar(values, [mean for mean, _ in points], deviations, fmt="o-", color="black", lw=1, ms=3, capsize=2)
     if is_wide(values):  # logarithmic, with 0 at the left edge
         ax.set_xscale("symlog", linthresh=min(value for value in values if value > 0))
-    ax.set_xticks(values, [f"{value:g}" for value in values])
+    places = ax.transAxes.inverted().transform(ax.transData.transform([(value, 0.0) for value in values]))[:, 0]
+    crowded = len(values) > 1 and np.diff(places).min() < CROWDED
+    ax.set_xticks(values, [f"{value:g}" for value in values], rotation=60 if crowded else 0)
     ax.minorticks_off()
     ax.grid(True, linewidth=0.4, alpha=0.4)
 
 
 def is_wide(values: Sequence[float]) -> bool:
-    """Return whether values lie too far apart for a linear axis; negative ones never do."""
+    """Return whether neighbors are easier to tell apart on a logarithmic axis, with 0 a decade to the left."""
     positive = [value for value in values if value > 0]
-    return bool(positive) and min(values) >= 0 and max(positive) > LINEAR * min(positive)
+    if len(set(values)) < 2 or min(values) < 0:
+        return False
+    decades = [math.log10(value or min(positive) / 10) for value in values]
+    return _closest(decades) > _closest(values)
+
+
+def _closest(values: Sequence[float]) -> float:
+    """Return the distance between the nearest two values, as a share of that between the first and the last."""
+    return float(np.diff(sorted(set(values))).min() / np.ptp(values))
 
 
 def caption(rows: Sequence[Row]) -> str:

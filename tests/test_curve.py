@@ -31,9 +31,9 @@ def test_which_setting_varies() -> None:
 
 
 def test_values_that_lie_far_apart() -> None:
-    for narrow in ([0.0, 0.5, 1.0], [0.02, 0.5, 1.0], [-1.0, 0.001, 1.0], [0.0], []):
+    for narrow in ([0.0, 0.5, 1.0], [0.02, 0.5, 1.0], [0.01, 0.1, 0.25, 0.5, 0.75, 1.0], [-1.0, 0.001, 1.0], [0.0], []):
         assert not curve.is_wide(narrow)
-    for wide in ([0.0, 0.01, 0.1, 1.0], [0.01, 0.1, 1.0]):
+    for wide in ([0.0, 0.01, 0.1, 1.0], [0.01, 0.1, 1.0], [0.0, 0.01, 1.0]):
         assert curve.is_wide(wide)
 
 
@@ -53,6 +53,7 @@ def test_it_draws_mean_and_deviation_of_those_that_did_not_collapse(tmp_path: Pa
     places = ax.transData.transform([[0, 98], [0.01, 98], [1, 98]])[:, 0]
     assert np.diff(places)[1] == pytest.approx(2 * np.diff(places)[0], rel=0.15), "0 is a step to the left"
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.01", "1"]
+    assert {label.get_rotation() for label in ax.get_xticklabels()} == {0}
     said = "percent, mean ± standard deviation, n = 1 to 2; without the 1 of 6 runs that collapsed"
     assert curve.caption(rows[:3]) == said
     assert curve.draw_curve(tmp_path / "curve.png", lines, runs, ["accuracy"]) == [tmp_path / "curve.png"]
