@@ -147,9 +147,10 @@ def test_archives_that_promise_more_than_they_hold(run: Path, tmp_path: Path) ->
 
 
 def test_a_sample_that_lacks_what_a_report_shows_labels_no_image_as_another() -> None:
-    epoch = SimpleNamespace(number=3, arrays={"train_sample": np.arange(10)})
+    record = SimpleNamespace(path=Path("log/run"))
+    epoch = SimpleNamespace(record=record, number=3, arrays={"train_sample": np.arange(10)})
     for chosen in ([3, 12], [-1]):
-        with pytest.raises(UserError, match=r"epoch 3: damaged \(train_sample lacks images"):
+        with pytest.raises(UserError, match=r"^log/run: epoch 3: damaged \(train_sample lacks images"):
             report_figures._columns([epoch], "train", np.array(chosen), (0, 1))
 
 
