@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 VALUES = 3  # the fewest that make a curve
-CROWDED = 0.12  # share of a panel's width; numbers on its axis that are nearer to each other are slanted
+CROWDED = 0.12  # share of a curve's width; numbers on its axis that are nearer to each other are slanted
 NAMES = {"weight_cent": "λ, weight of the center loss", "lr_cent": "α, learning rate of the centers"}
 
 
@@ -104,10 +104,10 @@ def draw_panel(ax: Axes, rows: Sequence[Row], number: str) -> None:
     points = [mean_and_std(row.numbers[number].tolist()) for row in rows]
     deviations = [std or 0.0 for _, std in points]
     ax.errorbar(values, [mean for mean, _ in points], deviations, fmt="o-", color="black", lw=1, ms=3, capsize=2)
-    if is_wide(values):  # logarithmic, with 0 at the left edge
+    wide = is_wide(values)  # logarithmic, with 0 at the left edge
+    if wide:
         ax.set_xscale("symlog", linthresh=min(value for value in values if value > 0))
-    places = ax.transAxes.inverted().transform(ax.transData.transform([(value, 0.0) for value in values]))[:, 0]
-    crowded = len(values) > 1 and np.diff(places).min() < CROWDED
+    crowded = _closest(_decades(values) if wide else values) < CROWDED
     ax.set_xticks(values, [f"{value:g}" for value in values], rotation=60 if crowded else 0)
     ax.minorticks_off()
     ax.grid(True, linewidth=0.4, alpha=0.4)
@@ -115,16 +115,18 @@ def draw_panel(ax: Axes, rows: Sequence[Row], number: str) -> None:
 
 def is_wide(values: Sequence[float]) -> bool:
     """Return whether neighbors are easier to tell apart on a logarithmic axis, with 0 a decade to the left."""
-    positive = [value for value in values if value > 0]
-    if len(set(values)) < 2 or min(values) < 0:
-        return False
-    decades = [math.log10(value or min(positive) / 10) for value in values]
-    return _closest(decades) > _closest(values)
+    possible = len(set(values)) > 1 and min(values) >= 0
+    return possible and _closest(_decades(values)) > _closest(values)
+
+
+def _decades(values: Sequence[float]) -> list[float]:
+    smallest = min(value for value in values if value > 0)
+    return [math.log10(value or smallest / 10) for value in values]
 
 
 def _closest(values: Sequence[float]) -> float:
     """Return the distance between the nearest two values, as a share of that between the first and the last."""
-    return float(np.diff(sorted(set(values))).min() / np.ptp(values))
+    return float(np.diff(sorted(set(values))).min(initial=np.inf) / (np.ptp(values) or 1.0))
 
 
 def caption(rows: Sequence[Row]) -> str:
