@@ -61,8 +61,8 @@ class Digits:
     """A data set in memory.
 
     Images are uint8 (N, 28, 28), labels int64 (N,) in [0, C). `classes` holds the original label of each of the C
-    classes, `checksums` the MD5 of each file that was read, unpacked. `folder` is the path that `load` takes for a
-    data set without a name in the table.
+    classes, `checksums` the MD5 of each file that was read, unpacked; for mnist5k that of its images and labels.
+    `folder` is the path that `load` takes for a data set without a name in the table.
     """
 
     name: str

@@ -103,7 +103,7 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
             meter = LossMeter(log, epoch, count, plan.settings.weight_cent, plan.print_freq)
             for lr, losses in progress_bar(steps, count, f"Epoch {epoch}/{training.epochs}"):
                 if not meter.add(lr, losses):
-                    raise Diverged(epoch, meter.count, how_to_go_on(directory))
+                    raise Diverged(epoch, len(meter.rows), how_to_go_on(directory))
                 start += figures.add_batch(training, epoch, meter.batch)  # which is no training
             training.epoch, training.elapsed = epoch, time.monotonic() - began
             if isinstance(log, RunLog):
@@ -113,7 +113,7 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
             figures.animate(again=first <= last)
     if first <= last == training.epochs:
         log(f"Finished. Total elapsed time (h:m:s): {hours(time.monotonic() - began)}")
-    if last < training.epochs:
+    if training.epoch < training.epochs:
         say(f"Stopped after epoch {training.epoch} of {training.epochs}. {how_to_go_on(directory)}")
 
 

@@ -34,11 +34,6 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
-def _is_transformed() -> bool:
-    """Return whether this runs inside a transform of torch.func, where values cannot be read."""
-    return getattr(torch._C._functorch, "peek_interpreter_stack", lambda: None)() is not None
-
-
 class MarginHead(nn.Module):
     """Class weights on the unit sphere; subclasses define what the margin does to the target's logit.
 
@@ -107,7 +102,8 @@ class MarginHead(nn.Module):
             raise ValueError(f"labels must have shape ({features.shape[0]},); got {tuple(labels.shape)}")
         if labels.dtype not in _LABEL_DTYPES:
             raise ValueError(f"labels must be integers (int64, int32, int16, int8 or uint8); got {labels.dtype}")
-        if labels.device.type == "cpu" and labels.numel() and not (torch.compiler.is_compiling() or _is_transformed()):
+        transformed = torch._C._functorch.maybe_current_level() is not None  # by torch.func: no value can be read
+        if labels.device.type == "cpu" and labels.numel() and not (torch.compiler.is_compiling() or transformed):
             low, high = (int(bound) for bound in labels.aminmax())
             if low < 0 or high >= self.num_classes:
                 wrong = high if high >= self.num_classes else low

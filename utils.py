@@ -34,9 +34,14 @@ class UserError(Exception):
     status = 2
 
 
+def is_under_torchrun() -> bool:
+    """Return whether torchrun started this process: it sets all of its variables, others may set some of them."""
+    return all(name in os.environ for name in TORCHRUN)
+
+
 def processes() -> tuple[int, int]:
     """Return this process's rank and the number of processes: 0 and 1 unless torchrun started it."""
-    if not all(name in os.environ for name in TORCHRUN):
+    if not is_under_torchrun():
         return 0, 1
     return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 
@@ -195,7 +200,10 @@ def usable_cores() -> int:
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # variables that say how OpenMP's threads wait
 LOOK = 0.2  # seconds between two measurements
-BUSY, QUIET = 0.1, 0.02  # share of the time that a thread waits for a core: above, cores are taken; below, free
+BUSY, QUIET = (
+    0.1,
+    0.02,
+)  # share of its time that a thread waits for a core: above, others use the cores; below, they are free
 CALM = 2.0  # seconds for which the cores must be free
 
 

@@ -72,11 +72,14 @@ def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], ever
     With `every_epoch` it must have kept the features of all its epochs.
     """
     missing: list[Wanted] = []
+
+    def fits(path: Path, run: Wanted) -> bool:
+        return is_that_run(path, run.flags) and (not every_epoch or keeps_every_epoch(path))
+
     for run in wanted:
-        ours = [path for path in sorted(folder.glob("*/")) if is_that_run(path, run.flags)]
-        others = [path for path in elsewhere if is_that_run(path, run.flags)]
-        finished = [path for path in (*ours, *others) if is_finished(path, every_epoch)]
-        ours = [path for path in ours if not is_finished(path) and (not every_epoch or keeps_every_epoch(path))]
+        ours = [path for path in sorted(folder.glob("*/")) if fits(path, run)]
+        finished = [path for path in (*ours, *elsewhere) if is_finished(path) and fits(path, run)]
+        ours = [path for path in ours if path not in finished]
         twins = [one.path for one in missing if one.path in ours or asked_for(one.flags) == asked_for(run.flags)]
         if there := finished + twins:
             run.path = there[0]

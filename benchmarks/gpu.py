@@ -59,7 +59,7 @@ def prepare(rehearse: bool, *flags: str, device: torch.device | None = None) -> 
 
 def train(training: Training, epoch: int = 1, count: int | None = None) -> None:
     """Train an epoch, or its first batches, and wait for the device."""
-    torch.stack([losses for _, losses in training.steps(epoch, count)[0]]).cpu()
+    torch.stack([losses for _, losses in itertools.islice(training.steps(epoch)[0], count)]).cpu()
 
 
 def run(*words: str) -> None:
@@ -80,7 +80,10 @@ def steps(rehearse: bool) -> Iterator[str]:
     """The same float32 training on both devices, and ways to compute a step"""
     flags = ("--precision", "fp32", "--deterministic", "--convolutions", "direct")
     count = 8 if rehearse else 40
-    both = [prepare(rehearse, *flags, device=device).steps(1, count)[0] for device in (None, torch.device("cpu"))]
+    both = [
+        itertools.islice(prepare(rehearse, *flags, device=device).steps(1)[0], count)
+        for device in (None, torch.device("cpu"))
+    ]
     here, there = (torch.stack([losses.cpu() for _, losses in some]) for some in both)
     gap = (here - there).abs().max()
     yield f"Largest difference of a loss in {count} steps: {gap:.1e}, relative {gap / there.abs().max():.1e}.\n"

@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def slim(path: Path, to: Path, epochs: int) -> None:
     (to / "batches.csv").write_text("\n".join([header, *rows[:: len(rows) // 400 or 1]]) + "\n")  # enough for a curve
     checkpoint = load_checkpoint(path / "checkpoint.pt")
     assert checkpoint.epoch == epochs, f"{path} is not finished"
-    kept: dict[str, Any] = plan_from_json(config, "config.json").to_json()
+    kept: dict[str, Any] = asdict(plan_from_json(config, "config.json"))
     kept |= {name: getattr(checkpoint, name, None) or checkpoint.states[name] for name in NEEDED}
     kept["model"] = {name: value.half() for name, value in checkpoint.states["model"].items()}
     save_checkpoint(kept, to / "checkpoint.pt")

@@ -52,7 +52,7 @@ def ours(data: Digits, device: torch.device, flags: list[str]) -> tuple[Callable
 
     def train(count: int) -> None:
         autocast(settings.precision, device)  # sets the precision of float32 convolutions for the whole process
-        for number, (_, losses) in enumerate(training.steps(1, count)[0], 1):
+        for number, (_, losses) in enumerate(itertools.islice(training.steps(1)[0], count), 1):
             if number % 50 == 0:
                 losses.tolist()  # as --print-freq reads them
         wait(device)

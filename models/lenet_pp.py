@@ -129,6 +129,3 @@ def spread_directions(num_classes: int, feat_dim: int) -> Tensor:
     directions = torch.empty(num_classes, feat_dim)
     nn.init.orthogonal_(directions)
     return nn.functional.normalize(directions)
-
-
-MODELS = {"lenet++": LeNetPP, "cnn": LeNetPP}  # "cnn" is its name on the command lines of other repositories

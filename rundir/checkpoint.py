@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +37,7 @@ class _Entries(msgspec.Struct, frozen=True):
     """The entries of a checkpoint besides the plan and the states."""
 
     epoch: Annotated[int, Meta(ge=1)]
-    best: Annotated[float, Meta(ge=-1, le=100)]  # test accuracy so far, percent
+    best: Annotated[float, Meta(ge=-1, le=100)]  # best test accuracy so far, percent; -1 before the first
     elapsed: Annotated[float, Meta(ge=0, le=1e12)]  # seconds
     sizes: dict[str, Bytes]  # sizes of the files of a `RunLog`
     tail: dict[str, str]  # text to append to them
@@ -56,7 +56,7 @@ class Checkpoint(_Entries, frozen=True, kw_only=True):
 
 def keep(directory: Path, plan: Plan, training: Training, log: RunLog, better: bool) -> None:
     """Write a run's checkpoint after an epoch, and also as ``best.pt`` if it is `better` than any before."""
-    state = training.trainer.state_dict() | plan.to_json()
+    state = training.trainer.state_dict() | asdict(plan)
     state |= {
         "checksums": training.data.checksums,
         "epoch": training.epoch,
@@ -113,7 +113,7 @@ def _checked(raw: dict[str, Any], plan: Plan) -> Checkpoint:
     """Return the checkpoint; raise an error for an entry that no run has."""
     names = _Entries.__struct_fields__
     entries = msgspec.convert({name: raw[name] for name in names if name in raw}, _Entries)
-    last = plan.settings.max_epoch or length_of_run(plan.settings, 1)[0]
+    last, _ = length_of_run(plan.settings, 1)
     if entries.epoch > last:
         raise ValueError(f"epoch: {entries.epoch!r}: must be a whole number from 1 to {last}")
     if not entries.sizes.keys() == entries.tail.keys() == RunLog.FILES.keys():
@@ -199,8 +199,7 @@ def check_same_plan(directory: Path, plan: Plan, request: Request) -> None:
     flags = {name for cls in CLASSES for name, about, _ in declared(cls) if about.group}
     wrong = []
     for name in sorted(request.by_hand - {*SHOWN, "threads"}):
-        value = getattr(request.plan.settings if hasattr(request.plan.settings, name) else request.plan, name)
-        there = getattr(plan.settings if hasattr(plan.settings, name) else plan, name)
+        value, there = request.plan.value(name), plan.value(name)
         if value not in (there, plan.asked_for(name)):
             shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
             flag = f"--{name.replace('_', '-')} " if name in flags else f"--set {name}="

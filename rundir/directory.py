@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LOCK = ".lock"
 FOLDERS = ("features", "train", "test")
-# The files of a run; nothing else in its directory is ever touched.
+# The files of a run; besides these it touches only LOCK and PARTIAL in its directory.
 RUN_FILES = (
     "config.json",
     "log_*.txt",
@@ -137,7 +137,8 @@ def _free_directory(parent: Path, name: str) -> Path:
 
 
 class Guard:
-    """Locks a directory for this process until `close`, or until the process ends.
+    """Locks a directory for this process until `close`, or until the process ends; where the file system has no
+    locks, or we may not write, it locks nothing.
 
     Raises:
         UserError: if another process has locked it.
@@ -150,7 +151,7 @@ class Guard:
             self._lock.acquire(blocking=False)
         except Timeout:
             raise UserError(f"{directory}: another process is at work here; wait for it, or end it") from None
-        except (NotImplementedError, OSError):  # the file system has no locks, or we may not write
+        except (NotImplementedError, OSError):
             self._lock = None
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from pathlib import Path
 
 from rundir.features import kept_features
@@ -67,7 +67,11 @@ class Drawer:
 
     def _submit(self, work: Callable[..., object], *arguments: object) -> None:
         with _interrupts_ignored(), _main_hidden():
-            self.running.append(self.pool.submit(work, *arguments))
+            try:
+                self.running.append(self.pool.submit(work, *arguments))
+            except BrokenExecutor as error:  # the system killed a process that drew; the training goes on
+                self.running.append(Future())
+                self.running[-1].set_exception(error)
 
 
 @contextlib.contextmanager

@@ -43,11 +43,10 @@ def keep_epoch(
         train = evaluate_some(trainer, data.train_images, data.train_labels, samples.get("train"))
         centers, head = trainer.center_loss.centers, trainer.decision()
         save_features(directory, f"epoch_{epoch}", centers, head, samples, train=train, test=test)
-    loss, accuracy = (None, None) if test is None else (test.loss, test.accuracy)
-    log.prepare_epoch(epoch, meter.mean_loss, loss, accuracy, seconds)
-    better = accuracy is not None and accuracy > training.best
-    if accuracy is not None and better:
-        training.best = accuracy
+    log.prepare_epoch(epoch, meter.mean_loss, test, seconds)
+    better = test is not None and test.accuracy > training.best
+    if test is not None:
+        training.best = max(test.accuracy, training.best)
     checkpoint.keep(directory, plan, training, log, better)
     log.report_epoch()
     return test

@@ -10,23 +10,22 @@ from training.trainer import Evaluation
 from utils import UserError
 
 
-def require_tensorboard() -> None:
-    """Raise UserError if TensorBoard's writer is not installed."""
+def require_tensorboard() -> Any:
+    """Return the class of TensorBoard's writer; raise UserError if it is not installed."""
     try:
-        import torch.utils.tensorboard  # noqa: F401
+        from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise UserError(f"--tensorboard needs the package tensorboard: pip install tensorboard ({error})") from None
+    return SummaryWriter
 
 
 class Events:
     """Writes a run's TensorBoard events into the run directory."""
 
     def __init__(self, directory: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.directory = directory
         self.written = set(directory.glob("*/epoch_*.png"))  # before the run was resumed
-        self.writer: Any = SummaryWriter(str(directory))
+        self.writer: Any = require_tensorboard()(str(directory))
 
     def scalars(self, epoch: int, before: int, meter: LossMeter, test: Evaluation | None) -> None:
         """Write the numbers of an epoch and its batches; `before` counts the batches of the epochs before it."""

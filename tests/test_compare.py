@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, is_anywhere_running, rows, run_here, spawn, wait_until, write_idx
+from conftest import ROOT, is_anywhere_running, rows, run_here, spawn, started, wait_until, write_idx
 from test_tables import cells
 
 import compare
@@ -260,14 +258,13 @@ def test_ended_it_keeps_what_was_trained_and_goes_on_there(tmp_path: Path) -> No
     out = tmp_path / "compare"
     longer = [*QUICK[:-3], "8", *QUICK[-2:], "--print-freq", "1"]
     arguments = ["--losses", "center", "--out", out, *longer]
-    command = [sys.executable, str(ROOT / "compare.py"), *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = started("compare.py", *arguments)
     run = out / "runs" / "center-1"
     wait_until(lambda: epochs_of(run)[0] >= 1, process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 130, errors
-    assert b"Continue with the same command" in errors
+    assert "Continue with the same command" in errors
     assert not is_anywhere_running(str(run))
     assert 1 <= epochs_of(run)[0] < 8
     assert "Interrupted" in run.with_name("center-1.out").read_text()
@@ -329,18 +326,6 @@ def test_what_is_not_finite_is_not_scored(compared: tuple[Path, str], array: str
     run.arrays[array][0, 0] = value
     with pytest.raises(UserError, match=message):
         openset.score_runs([run], [], torch.device("cpu"))
-
-
-def test_labels_beside_unknown_images_are_theirs(tmp_path: Path) -> None:
-    images, labels = np.zeros((4, 28, 28), np.uint8), np.array([1, 0, 2, 1], np.uint8)
-    write_idx(tmp_path / "t10k-images-idx3-ubyte", images)
-    write_idx(tmp_path / "t10k-labels-idx1-ubyte", labels)
-    found = openset.load_unknown(str(tmp_path), tmp_path)[1]
-    assert found is not None
-    assert found.tolist() == [1, 0, 2, 1]
-    write_idx(tmp_path / "t10k-labels-idx1-ubyte", labels[:3])
-    with pytest.raises(UserError, match=r"holds \(3,\), not \(4,\)"):
-        openset.load_unknown(str(tmp_path), tmp_path)
 
 
 def test_more_sets_of_unknown_images_than_there_are_colors(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import shutil
 import subprocess
 import sys
 import time
@@ -28,14 +27,6 @@ MNIST_RAW = ROOT / "data" / "MNIST" / "raw"
 needs_mnist = pytest.mark.skipif(not MNIST_RAW.is_dir(), reason="needs full MNIST under data/")
 
 
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source, folder) -> None:
-        raise DataError("URLError: no route to host")
-
-    monkeypatch.setattr(datasets, "_download", refuse)
-
-
 def test_mnist5k(mnist5k: Digits) -> None:
     assert mnist5k.name == "mnist5k"
     assert mnist5k.train_images.shape == (4_000, 28, 28)
@@ -44,8 +35,7 @@ def test_mnist5k(mnist5k: Digits) -> None:
     assert mnist5k.train_labels.dtype == torch.int64
     assert mnist5k.train_labels.bincount().tolist() == [400] * 10
     assert mnist5k.test_labels.bincount().tolist() == [100] * 10
-    # the split is fixed, and nothing is in both halves
-    assert mnist5k.checksums == {"mnist5k": mnist5k.checksums["mnist5k"]}
+    assert mnist5k.checksums == {"mnist5k": "b8ff62e444fa8656fdaf5b38040275c7"}  # nothing is in both halves
     train = {image.numpy().tobytes() for image in mnist5k.train_images}
     assert not any(image.numpy().tobytes() in train for image in mnist5k.test_images)
 
@@ -57,28 +47,6 @@ def test_mnist() -> None:
     assert data.test_images.shape == (10_000, 28, 28)
     assert data.checksums["t10k-labels-idx1-ubyte"] == "27ae3e4e09519cfbb04c329615203637"
     assert load("auto", ROOT / "data").name == "mnist"
-
-
-@needs_mnist
-def test_gzipped_mnist(tmp_path: Path) -> None:
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for file in MNIST_RAW.iterdir():
-        (raw / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes(), compresslevel=1))
-    assert load("mnist", tmp_path).checksums == load("mnist", ROOT / "data").checksums
-
-
-@needs_mnist
-@pytest.mark.parametrize("name", ["mnist", "auto"])
-def test_mnist_with_one_wrong_bit_is_named_and_never_replaced(tmp_path: Path, name: str) -> None:
-    """The other kinds of damage are in test_robust.py."""
-    raw = tmp_path / "MNIST" / "raw"
-    shutil.copytree(MNIST_RAW, raw, copy_function=shutil.copyfile)
-    data = bytearray((raw / "train-images-idx3-ubyte").read_bytes())
-    data[-1000] ^= 1
-    (raw / "train-images-idx3-ubyte").write_bytes(data)
-    with pytest.raises(DataError, match="train-images-idx3-ubyte: damaged: its MD5"):
-        load(name, tmp_path)
 
 
 @pytest.mark.usefixtures("no_network")
@@ -96,12 +64,6 @@ def test_auto_falls_back_with_a_notice(tmp_path: Path) -> None:
 def test_a_named_data_set_is_never_replaced(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=rf"^{name} is not in .*cannot be downloaded \(.*no route.*Put the four"):
         load(name, tmp_path)
-
-
-def test_auto_does_not_hide_a_root_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("")
-    with pytest.raises(DataError, match="data: the data root is not a folder"):
-        load("auto", tmp_path / "data")
 
 
 def test_damaged_mnist5k(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,6 +207,9 @@ def test_labels_of_unknowns(tmp_path: Path, name: str) -> None:
     _, labels = load_unknown(str(tmp_path), tmp_path)
     assert labels is not None
     assert labels.tolist() == [3, 1, 2, 1]
+    write_idx(tmp_path / name.format("labels", 1), torch.zeros(3, dtype=torch.uint8))
+    with pytest.raises(DataError, match=r"holds \(3,\), not \(4,\)"):
+        load_unknown(str(tmp_path), tmp_path)
 
 
 def test_read_idx_round_trip(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import torch
 import torch.nn.functional as F
 from conftest import ROOT
 
+import predict
+from analysis.comparison import parse_comparison
 from center_loss import CenterLoss
+from training.arguments import parse_arguments
 
 
 def guest_of(code: str) -> str:
@@ -103,11 +107,21 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}, link
 
 
-def test_flags_that_the_readme_names_exist() -> None:
-    usage = subprocess.run([sys.executable, "main.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for command in re.findall(r"python main\.py ([^\n`]*)", (ROOT / "README.md").read_text()):
-        for flag in re.findall(r"--[a-z-]+", command):
-            assert flag in usage.stdout, flag
+PARSERS = {"main": parse_arguments, "compare": parse_comparison, "predict": predict.parse}
+COMMANDS = sorted(
+    {
+        command
+        for page in PAGES
+        for command in re.findall(r"python ((?:main|compare|predict)\.py[^\n`]*)", page.read_text())
+        if "$" not in command and "--help" not in command
+    }
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_pages_are_understood(command: str) -> None:
+    program, *words = shlex.split(command, comments=True)
+    PARSERS[program.removesuffix(".py")](words)
 
 
 def test_pyproject_asks_for_what_requirements_ask_for() -> None:

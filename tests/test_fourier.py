@@ -64,7 +64,6 @@ def test_bf16_errs_like_bf16(inputs: int, outputs: int, side: int) -> None:
     def error(found: Tensor, expected: Tensor) -> float:
         return float((found.double() - expected).pow(2).mean().sqrt() / expected.pow(2).mean().sqrt())
 
-    torch.manual_seed(0)
     layer = nn.Conv2d(inputs, outputs, 5, padding=2)
     x, gradient = torch.randn(8, inputs, side, side) + 0.5, torch.randn(8, outputs, side, side)
     expected = passes(copy.deepcopy(layer).double(), x.double(), gradient.double())
@@ -93,7 +92,6 @@ def test_pooling_is_torch_s_with_ties_and_odd_sides(side: int) -> None:
 @pytest.mark.parametrize("overlapping", [False, True])
 @pytest.mark.parametrize("batch", [1, 9])
 def test_the_whole_network(threads: int, overlapping: bool, batch: int) -> None:
-    torch.manual_seed(0)
     direct = LeNetPP(3, feature_prelu=True, overlapping_pool=overlapping)
     fourier = copy.deepcopy(direct)
     specialize(fourier, Plan(compile="off", convolutions="fourier"), torch.device("cpu"))
@@ -118,7 +116,6 @@ def test_the_whole_network(threads: int, overlapping: bool, batch: int) -> None:
 
 
 def test_other_sizes_go_the_ordinary_way() -> None:
-    torch.manual_seed(0)
     layer = nn.Conv2d(3, 4, 5, padding=2)
     for shape in ((2, 3, 12, 12), (2, 3, 14, 28)):
         x = torch.randn(shape)
@@ -144,7 +141,6 @@ def test_which_form_runs_follows_a_rule() -> None:
 
 def test_pooling_first_changes_nothing_but_the_work() -> None:
     """PReLU runs after the pooling if its slope is above 0, otherwise before it."""
-    torch.manual_seed(0)
     images = torch.randn(8, 1, 28, 28)
     for slope in (0.25, 0.0, -0.1):
         plain, fast = LeNetPP(), LeNetPP()

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TWO_DIGITS, rows, run_here, spawn, wait_until
+from conftest import ROOT, TWO_DIGITS, rows, run_here, spawn, started, wait_until
+from kill_and_resume import differences
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -161,26 +163,17 @@ def test_a_small_copy_of_a_run_reads_like_the_run(plotted: tuple[Path, str], tmp
     assert (copy.path / "checkpoint.pt").stat().st_size < 2_000_000
 
 
-def test_figures_of_another_program_are_not_overwritten(run_main, tmp_path: Path) -> None:
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "epoch_1.png").write_bytes(b"mine")
-    done = run_main(*SHORT, "--max-epoch", 1, "--save-dir", tmp_path)
-    assert done.returncode == 2
-    assert "already holds a run; replace it with --overwrite" in done.stderr
-    assert (tmp_path / "train" / "epoch_1.png").read_bytes() == b"mine"
-
-
 @pytest.mark.parametrize(
-    ("flags", "weight"),
+    "flags",
     [
-        ("--known-classes 3 8", 0.1),
-        pytest.param("--known-classes 0 3 4 9 --recipe accurate", 1.0, marks=pytest.mark.slow),
+        "--known-classes 3 8",
+        pytest.param("--known-classes 0 3 4 9 --recipe accurate", marks=pytest.mark.slow),
     ],
 )
-def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: Path, flags: str, weight: float) -> None:
+def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: Path, flags: str) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    common = (*SHORT, "--hold-out", 600, "--max-epoch", 2, *flags.split(), "--seed", 5)
-    assert run_main(*common, "--save-dir", whole, "--print-freq", 7, "--plot").returncode == 0
+    common = (*SHORT, "--hold-out", 600, "--max-epoch", 2, "--print-freq", 7, *flags.split(), "--seed", 5)
+    assert run_main(*common, "--save-dir", whole, "--plot").returncode == 0
     first = run_main(*common, "--save-dir", parts, "--stop-after", 1)
     assert ("Classes around the circle: 0 3 9 4 (similar)" in first.stdout) == ("accurate" in flags)
     assert f"Stopped after epoch 1 of 2. Continue with: {command_line('main.py', '--resume', parts)}" in first.stdout
@@ -192,23 +185,7 @@ def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: P
     assert "Resuming" in second.stdout
     assert sorted(p.name for p in (parts / "test").iterdir()) == ["epoch_1.png", "epoch_2.png"]
 
-    a, b = (torch.load(path / "checkpoint.pt", weights_only=True) for path in (whole, parts))
-    for name in ("model", "head", "center_loss"):
-        for key in a[name]:
-            assert torch.equal(a[name][key], b[name][key]), key
-    for name in ("optimizer_model", "optimizer_center"):
-        for state_a, state_b in zip(a[name]["state"].values(), b[name]["state"].values(), strict=True):
-            assert all(torch.equal(state_a[k], state_b[k]) for k in state_a if isinstance(state_a[k], torch.Tensor))
-    assert (whole / "batches.csv").read_text() == (parts / "batches.csv").read_text()
-    drop_seconds = [[{**row, "seconds": ""} for row in rows(path / "epochs.csv")] for path in (whole, parts)]
-    assert drop_seconds[0] == drop_seconds[1]
-
-    again = run_main("--resume", parts)
-    assert again.returncode == 0
-    assert "already finished" in again.stdout
-    contradiction = run_main("--resume", parts, "--weight-cent", 0.7)
-    assert contradiction.returncode == 2
-    assert f"--weight-cent 0.7 (there: {weight})" in contradiction.stderr
+    assert not differences(whole, parts)
 
 
 def test_known_classes_keep_their_names(run_main, tmp_path: Path) -> None:
@@ -243,18 +220,6 @@ def test_words_of_the_widely_copied_repository(run_main, tmp_path: Path) -> None
     assert (tmp_path / "train" / "epoch_1.png").exists()
 
 
-def test_interrupt_says_how_to_continue(tmp_path: Path) -> None:
-    flags = [*TWO_DIGITS, "--max-epoch", "50", "--save-dir", str(tmp_path)]
-    command = [sys.executable, str(ROOT / "main.py"), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_until((tmp_path / "checkpoint.pt").exists, process)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate()
-    assert process.returncode == 130
-    assert f"Continue with: {command_line('main.py', '--resume', tmp_path)}" in errors
-    assert "Traceback" not in errors
-
-
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_signals_that_end_a_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("main.py", lambda: signal.raise_signal(getattr(signal, name))) == 130
@@ -281,12 +246,15 @@ def test_divergence_stops_the_run(run_main, tmp_path: Path) -> None:
         (["--alpha", "0.3"], "lr_cent", 0.3),
         (["--epochs", "3"], "max_epoch", 3),
         (["--batch", "32"], "batch_size", 32),
+        (["-d", "MNIST"], "dataset", "mnist"),
+        (["--set", "clip=none"], "clip", None),
+        (["--set", "clip=3", "--set", "shift=0", "clip=1"], "clip", 1.0),
     ],
 )
-def test_what_people_type_is_understood(words: list[str], name: str, value: float) -> None:
+def test_what_people_type_is_understood(words: list[str], name: str, value: object) -> None:
     request = parse_arguments(words)
     assert getattr(request.plan.settings, name) == value
-    assert request.by_hand == {name}
+    assert name in request.by_hand
 
 
 def test_devices_in_one_word() -> None:
@@ -295,9 +263,12 @@ def test_devices_in_one_word() -> None:
         (["--device", "cuda"], 0, False),
         (["--device", "cuda:1"], 1, False),
         (["--cpu"], 0, True),
+        (["--gpu", "-1"], -1, True),
+        (["--gpu", "1,2"], 1, False),
     ):
         request = parse_arguments(words)
         assert (request.gpu, request.use_cpu) == (gpu, use_cpu)
+    assert "torchrun --nproc-per-node=2 main.py" in request.notes[0]
 
 
 @pytest.mark.parametrize("program", ["main.py", "compare.py", "predict.py"])
@@ -306,22 +277,6 @@ def test_version(program: str) -> None:
     assert done.returncode == 0
     assert done.stdout.startswith(f"{program} ")
     assert f'version = "{done.stdout.split()[1]}"' in (ROOT / "pyproject.toml").read_text()
-
-
-def test_several_gpus_none_and_names_in_any_case() -> None:
-    several = parse_arguments(["--gpu", "1,2", "-d", "MNIST"])
-    assert (several.gpu, several.use_cpu, several.plan.settings.dataset) == (1, False, "mnist")
-    assert "torchrun --nproc-per-node=2 main.py" in several.notes[0]
-    assert parse_arguments(["--gpu", "-1"]).use_cpu
-
-
-def test_set_can_be_given_more_than_once() -> None:
-    request = parse_arguments(["--set", "clip=none", "--set", "warmup=0.1", "shift=0"])
-    assert (request.plan.settings.clip, request.plan.settings.warmup, request.plan.settings.shift) == (None, 0.1, 0)
-
-
-def test_all_digits_can_be_asked_for() -> None:
-    assert parse_arguments(["--set", "known_classes=none"]).plan.settings.known_classes is None
 
 
 def test_defaults_wait_for_the_recipe() -> None:
@@ -349,15 +304,16 @@ sys.exit("torch" in sys.modules or "numpy" in sys.modules)
 
 
 def test_a_command_runs_in_any_thread(tmp_path: Path) -> None:
-    """As in a server; signals are then the server's to hear."""
+    """As in a server; signals are then the server's to hear. Its figures are drawn by other processes."""
     import main
 
     found: list[int] = []
-    flags = [*TWO_DIGITS, "--max-epoch", "1", "--save-dir", str(tmp_path / "run")]
+    flags = [*TWO_DIGITS, "--max-epoch", "1", "--plot", "--save-dir", str(tmp_path / "run")]
     thread = threading.Thread(target=lambda: found.append(main.main(flags)))
     thread.start()
     thread.join()
     assert found == [0]
+    assert (tmp_path / "run" / "test" / "epoch_1.png").exists()
 
 
 def test_a_script_may_call_it_without_a_guard(tmp_path: Path) -> None:
@@ -375,17 +331,6 @@ def test_a_script_may_call_it_without_a_guard(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "test" / "epoch_1.png").exists()
 
 
-@pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_a_closed_stream_is_no_error(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import main
-
-    monkeypatch.setattr(sys, name, None)
-    status = main.main([*TWO_DIGITS, "--max-epoch", "1", "--save-dir", str(tmp_path / "run")])
-    getattr(sys, name).close()  # what took its place
-    assert status == 0
-    assert "Finished" in (tmp_path / "run" / "log_mnist5k.txt").read_text()
-
-
 def test_an_isolated_python_without_streams(tmp_path: Path) -> None:
     """With PYTHONSAFEPATH=1 the folder of the command is not among the places of modules."""
     command = shlex.join([sys.executable, str(ROOT / "main.py"), *TWO_DIGITS, "--max-epoch", "1", "--save-dir", "run"])
@@ -395,23 +340,13 @@ def test_an_isolated_python_without_streams(tmp_path: Path) -> None:
     assert "Finished" in (tmp_path / "run" / "log_mnist5k.txt").read_text()
 
 
-@pytest.mark.parametrize("variables", ["RANK=3", "WORLD_SIZE=2", "RANK=1 WORLD_SIZE=2 LOCAL_RANK=1"])
-def test_some_of_torchrun_s_variables_are_no_torchrun(
-    run_main, tmp_path: Path, variables: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for word in variables.split():
-        monkeypatch.setenv(*word.split("="))
-    done = run_main(*TWO_DIGITS, "--max-epoch", 1, "--save-dir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
-    assert "Accuracy (%)" in done.stdout
-
-
 def test_a_process_that_waits_for_others_ends_at_once(tmp_path: Path) -> None:
-    env = os.environ | dict(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29611")
-    command = [sys.executable, str(ROOT / "main.py"), *map(str, SHORT), "--save-dir", str(tmp_path / "run")]
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    env = os.environ | dict(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    process = started("main.py", *SHORT, "--save-dir", tmp_path / "run", env=env)
     listening = [Path(f"/proc/{process.pid}/net/{name}") for name in ("tcp", "tcp6")]
-    wait_until(lambda: any(f":{29611:04X} " in one.read_text() for one in listening if one.exists()), process)
+    wait_until(lambda: any(f":{port:04X} " in one.read_text() for one in listening if one.exists()), process)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == 130

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.lenet_pp import MODELS, LeNetPP, SoftmaxHead, spread_directions
+from models.lenet_pp import LeNetPP, SoftmaxHead, spread_directions
 
 
 @pytest.mark.parametrize("feat_dim", [1, 2, 64])
 @pytest.mark.parametrize("overlapping_pool", [False, True])
 def test_features_have_the_asked_dimension(feat_dim: int, overlapping_pool: bool) -> None:
-    model = MODELS["cnn"](feat_dim=feat_dim, overlapping_pool=overlapping_pool)
+    model = LeNetPP(feat_dim=feat_dim, overlapping_pool=overlapping_pool)
     assert model(torch.randn(3, 1, 28, 28)).shape == (3, feat_dim)
 
 

@@ -10,11 +10,10 @@ from sklearn.metrics import det_curve, pairwise_distances
 from analysis import metrics
 from center_loss import CenterLoss
 
-osr_metrics = pytest.importorskip("osr_metrics", reason="osr-metrics is not installed")
-
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_open_set_numbers_are_those_of_osr_metrics(ties: bool) -> None:
+    osr_metrics = pytest.importorskip("osr_metrics", reason="osr-metrics is not installed")
     for seed in range(5):
         rng = np.random.default_rng(seed)
         known, unknown = rng.normal(2, 1, 700), rng.normal(0, 1.3, 400)
@@ -60,7 +59,6 @@ def test_the_loss_of_pytorch_ood_is_c_times_smaller() -> None:
         from pytorch_ood.loss import CenterLoss as Theirs
     except (ImportError, RuntimeError) as error:
         pytest.skip(f"pytorch-ood cannot be imported here: {error}")
-    torch.manual_seed(0)
     classes, size = 7, 40
     theirs = Theirs(classes, 3)
     ours = CenterLoss(classes, 3, init=theirs.centers.params.detach())
@@ -79,7 +77,6 @@ def test_the_loss_of_pytorch_metric_learning_moves_centers_by_eq_4() -> None:
     losses = pytest.importorskip("pytorch_metric_learning.losses", reason="pytorch-metric-learning is not installed")
     if not hasattr(losses, "CenterLoss"):
         pytest.skip("pytorch-metric-learning is older than 3")
-    torch.manual_seed(0)
     theirs = losses.CenterLoss(5, 3, alpha=0.5)
     start = torch.randn(5, 3)
     (centers,) = theirs.state_dict().values()  # shares their memory

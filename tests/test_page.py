@@ -61,7 +61,7 @@ def test_a_class_without_a_test_image_has_no_example(monkeypatch: pytest.MonkeyP
     data = SimpleNamespace(test_images=images, test_labels=torch.tensor([2, 0, 2]), classes=(4, 5, 6))
     monkeypatch.setattr("analysis.page.data_of", lambda run: data)
     monkeypatch.setattr("analysis.page.datasets.is_there", lambda name, root: True)
-    run: Any = SimpleNamespace(data_set="mine", plan=SimpleNamespace(data_root="data"))
+    run: Any = SimpleNamespace(settings=SimpleNamespace(dataset="mine"), plan=SimpleNamespace(data_root="data"))
     assert [image[0, 0] for image in examples(run)] == [1, 0]
 
 

@@ -253,13 +253,6 @@ def test_stdin(run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "stdin: 1 (" in done.stdout
 
 
-def test_more_held_out_than_there_are(run_main) -> None:
-    done = run_main("-d", "mnist5k", "--use-cpu", "--hold-out", 4000, "--save-dir", "never")
-    assert done.returncode == 2
-    assert "--hold-out 4000: class 0 has 400 training images" in done.stderr
-    assert not Path("never").exists()
-
-
 @pytest.mark.parametrize("loss", ["softmax", "center"])
 def test_the_shipped_calibration_is_of_the_shipped_network(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is read, and not made anew, which needs the digits that were held out."""

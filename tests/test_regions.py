@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_DIGITS, RunMain, run_here
+from conftest import RunMain, run_here
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
@@ -20,8 +20,10 @@ from margin_heads import ArcFace, CosFace
 from models.lenet_pp import SoftmaxHead
 from rundir.network import load_network
 from rundir.run import read_run
+from training.arguments import parse_arguments
+from training.hardware import plan_from
 from training.trainer import Network
-from utils import ROOT
+from utils import ROOT, UserError
 
 SHIPPED = ROOT / "models" / "shipped" / "center"
 
@@ -125,18 +127,7 @@ def test_figures_show_them(run_main: RunMain, tmp_path: Path) -> None:
     assert max(right - left, top - bottom) < 100, "unbounded regions do not set the scale"
 
 
-def test_more_features_have_none(run_main: RunMain) -> None:
-    for done in (
-        run_main("--regions", "--feat-dim", 3),
-        run_here(compare.main, "--regions", "--", "--feat-dim", 3),
-    ):
-        assert done.returncode == 2
-        assert "--regions needs --feat-dim 2: regions are drawn in a plane" in done.stderr
-
-
-def test_a_run_with_more_features_is_not_taken_up_with_them(run_main: RunMain, tmp_path: Path) -> None:
-    words = [*TWO_DIGITS, "--max-epoch", 2, "--feat-dim", 3]
-    assert run_main(*words, "--stop-after", "1", "--save-dir", tmp_path / "run").returncode == 0
-    done = run_main("--resume", tmp_path / "run", "--regions")
-    assert done.returncode == 2
-    assert done.stderr.endswith("has 3: leave it out\n")
+def test_a_run_with_more_features_is_not_taken_up_with_them() -> None:
+    plan, resumed = parse_arguments(["--feat-dim", "3"]).plan, parse_arguments(["--resume", "x", "--regions"])
+    with pytest.raises(UserError, match=r"--regions needs two features; x has 3: leave it out"):
+        plan_from(resumed, plan, torch.device("cpu"))

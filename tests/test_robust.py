@@ -83,6 +83,8 @@ def test_threads_that_are_asked_for() -> None:
     cpu = torch.device("cpu")
     assert plan_for(parse_arguments(["--set", "threads=3"]), "mnist", cpu).threads == 3
     assert plan_for(parse_arguments([]), "mnist", cpu).threads == torch.get_num_threads()
+    resumed = parse_arguments(["--resume", "run", "--set", "threads=64"])
+    assert hardware.plan_from(resumed, parse_arguments([]).plan, cpu).threads == 64
 
 
 def test_a_run_goes_on_with_the_threads_that_are_there(run_main, begun: Path, tmp_path: Path) -> None:
@@ -212,6 +214,13 @@ def a_file(tmp_path: Path) -> Path:
     return tmp_path / "file"
 
 
+def a_figure(tmp_path: Path) -> Path:
+    """A figure of another program."""
+    (tmp_path / "run" / "train").mkdir(parents=True)
+    (tmp_path / "run" / "train" / "epoch_1.png").write_bytes(b"mine")
+    return tmp_path / "run"
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, ...]:
         return os.mkdir, ("evil",)
@@ -247,6 +256,8 @@ FLAGS = [  # flags, part of the message
     (["--max-epoch", "0"], "must be a whole number at least 1"),
     (["--stepsize", "0"], "must be a whole number at least 1"),
     (["--stepsize", "20", "10"], "the values must increase"),
+    (["--max-epoch", "none"], "'none': must be a whole number"),
+    (["--regions", "--feat-dim", "3"], "--regions needs --feat-dim 2: regions are drawn in a plane"),
     (["--gamma", "0", "--stepsize", "5"], "must be a number above 0"),
     (["--gamma", "1.5", "--stepsize", "5"], "at most 1"),
     (["--feat-dim", "0"], "must be a whole number at least 1"),
@@ -289,13 +300,14 @@ FLAGS = [  # flags, part of the message
     (["--weigth-cent", "1"], "did you mean --weight-cent?"),
     (["train"], "unrecognized arguments: train"),
     (["--known-classes"], "expected at least one argument"),
-    (["--known-classes", "3"], "at least two different digits; got 3"),
+    (["--known-classes", "none"], "'none': must be a whole number"),
+    (["--known-classes", "3"], "at least two classes, each once; got 3"),
     (["--known-classes", "3", "10"], "10: mnist has only 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
     (["--resume", "a", "--save-dir", "b"], "leave --save-dir out"),
     (["--resume", "a", "--overwrite"], "exclude each other"),
 ]
 FILES = [  # a function from a new folder to flags, part of the message
-    (lambda tmp: ["-d", "mnist", "--data-root", a_file(tmp)], "the data root is not a folder"),
+    (lambda tmp: ["-d", "auto", "--data-root", a_file(tmp)], "the data root is not a folder"),
     (lambda tmp: ["-d", "kmnist", "--data-root", tmp / "data"], "kmnist is not in"),
     (damaged(cut), "train-images-idx3-ubyte: truncated"),
     (damaged(swap), "train-images-idx3-ubyte: holds (10000, 28, 28), not (60000, 28, 28)"),
@@ -304,6 +316,9 @@ FILES = [  # a function from a new folder to flags, part of the message
     (damaged(html), "train-images-idx3-ubyte.gz: not a gzip file"),
     (damaged(cut_gzip), "train-images-idx3-ubyte.gz: damaged or truncated gzip file"),
     (damaged(lambda raw: None), "train-images-idx3-ubyte: damaged: its MD5 is not mnist's"),
+    (lambda tmp: [*damaged(lambda raw: None)(tmp), "-d", "auto"], "damaged: its MD5 is not mnist's"),
+    (lambda tmp: [*QUICK, "--save-dir", a_figure(tmp)], "already holds a run; replace it with --overwrite"),
+    (lambda tmp: [*QUICK, "--hold-out", "4000"], "--hold-out 4000: class 0 has 400 training images"),
     (lambda tmp: [*QUICK, "--save-dir", a_file(tmp)], "is a file, name a folder"),
     (lambda tmp: [*QUICK, "--save-dir", "/proc/run"], "/proc/run: cannot be written"),
     (lambda tmp: ["--resume", tmp / "nothing"], "nothing: no such folder"),
@@ -360,12 +375,9 @@ def test_bad_flag(
     )
 
 
+@pytest.mark.usefixtures("no_network")
 @pytest.mark.parametrize(("make", "message"), FILES, ids=[message for _, message in FILES])
-def test_bad_file(make, message: str, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_network(source: object, folder: object) -> None:
-        raise datasets.DataError("no route to host")
-
-    monkeypatch.setattr(datasets, "_download", no_network)
+def test_bad_file(make, message: str, tmp_path: Path, capsys) -> None:
     flags = make(tmp_path)
     check_bad_input(
         flags if "--save-dir" in flags or "--resume" in flags else [*flags, "--save-dir", tmp_path / "run"],

@@ -6,10 +6,12 @@ import contextlib
 import json
 import shutil
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import TWO_DIGITS, RunMain
@@ -19,7 +21,7 @@ import utils
 from analysis.draw import draw_epoch
 from rundir import checkpoint, directory, drawing, events, network, run
 from rundir.epoch import Figures
-from rundir.log import LossMeter, RunLog
+from rundir.log import LossMeter, RunLog, read_epochs
 from training import hardware
 from training.settings import Plan
 from utils import ROOT, UserError
@@ -45,10 +47,11 @@ def test_loss_meter_shows_the_current_batch_and_the_running_mean(tmp_path: Path)
 
 def test_loss_meter_sees_what_is_not_finite(tmp_path: Path) -> None:
     with contextlib.closing(RunLog(tmp_path, "x")) as log:
+        assert read_epochs(tmp_path) == []  # its header is on the disk
         meter = LossMeter(log, 1, 2, 0.5, 50)
         assert meter.add(0.1, torch.tensor([1.0, 1.0]))
         assert not meter.add(0.1, torch.tensor([float("nan"), 1.0]))
-        assert meter.count == 2
+        assert len(meter.rows) == 2
 
 
 def test_resumed_log_is_cut_back_and_never_padded(tmp_path: Path) -> None:
@@ -189,10 +192,36 @@ def test_one_figure_at_a_time_while_training_and_all_that_are_left_at_the_end(
     assert asked == [1, 2, 3]
 
 
-def test_a_name_that_is_no_text_is_logged(tmp_path: Path) -> None:
+def test_a_process_that_was_killed_while_it_drew_does_not_end_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit(*_: object) -> None:
+        raise BrokenProcessPool("a process was terminated abruptly")
+
+    complaints: list[str] = []
+    with contextlib.closing(drawing.Drawer(tmp_path, complaints.append, draw_epoch)) as drawer:
+        monkeypatch.setattr(drawer.pool, "submit", submit)
+        drawer.draw(1)
+    assert complaints == ["A figure could not be drawn: a process was terminated abruptly"]
+
+
+def test_a_name_that_is_no_text_is_logged_and_read_back(tmp_path: Path) -> None:
     with contextlib.closing(RunLog(tmp_path, "mnist5k")) as log:
         log("Run directory: r\udcff")
     assert "Run directory: r\\udcff" in (tmp_path / "log_mnist5k.txt").read_text()
+    config = json.loads((shutil.copytree(SHIPPED, tmp_path / "run") / "config.json").read_text())
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"command": "main.py --save-dir r\udcff"}))
+    assert run.read_run(tmp_path / "run").command == "main.py --save-dir r\udcff"
+
+
+def test_samples_of_a_large_data_set_are_read(tmp_path: Path) -> None:
+    """EMNIST's letters are 88,800."""
+    file = shutil.copytree(SHIPPED, tmp_path / "run") / "features" / "epoch_10.npz"
+    with np.load(file) as data:
+        arrays = dict(data)
+    sample = 80_000 + np.arange(len(arrays["train_labels"]))
+    np.savez(file, **arrays | {"train_sample": sample})
+    assert np.array_equal(run.read_run(tmp_path / "run").arrays["train_sample"], sample)
 
 
 def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -221,13 +250,16 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "gpu_name", lambda device: "a GPU, 80 GiB, CUDA 13.0")
     line = "Currently using GPU: 1 (a GPU, 80 GiB, CUDA 13.0)"
     assert hardware.choose_device(1, False) == (torch.device("cuda", 1), line)
-    monkeypatch.setenv("LOCAL_RANK", "4")
+    for name in utils.TORCHRUN:  # some of its variables are no torchrun
+        assert hardware.choose_device(1, False) == (torch.device("cuda", 1), line)
+        assert utils.processes() == (0, 1)
+        monkeypatch.setenv(name, "4")
+    assert utils.processes() == (4, 4)
     with pytest.raises(
         UserError, match="torchrun's local rank 4: the last CUDA device is number 1; use it or --use-cpu"
     ):
         hardware.choose_device(0, False)
     assert hardware.choose_precision("fp32", cpu) == ("fp32", "as asked for")
-    assert hardware.choose_precision("auto", cpu)[0] in ("fp32", "bf16")
 
 
 def test_tensorboard_counts_the_batches_of_an_epoch_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 import datasets
 from models import heads
-from training.fields import convert, declared, is_list, parse, types
+from training.fields import convert, declared, is_list, parse, takes_none, types
 from training.parser import Parser, argument, nearest, number, of_type, one_of
 from training.recipes import RECIPES, resolve
 from training.settings import (
@@ -101,7 +101,7 @@ def add_device_flags(parser: Any) -> None:
 
 
 def parse_device(text: str) -> tuple[int | str, None]:
-    """Return the index in cuda:INDEX, -1 for cpu, or mps or xpu; and None, where `parse_gpu` has a note."""
+    """Return the index in cuda:INDEX, -1 for cpu, or mps or xpu; and None, since there is never a note."""
     name, _, index = text.partition(":")
     if text == "cpu":
         return -1, None
@@ -186,7 +186,8 @@ def read_set(parser: Parser, words: list[str], given: dict[str, Any]) -> None:
         if name in flags:
             parser.error(f"argument --set: {word!r}: --{name.replace('_', '-')} sets it too, leave one of them out")
         try:
-            given[name] = parse(classes[name], name, text)
+            none = text.lower() == "none" and takes_none(classes[name], name)
+            given[name] = None if none else parse(classes[name], name, text)
         except ValueError as error:
             parser.error(f"argument --set: {word!r}: {error}")
 
@@ -199,7 +200,7 @@ def complete(given: dict[str, Any], resumed: bool) -> None:
         given["known_classes"] = tuple(sorted(given["known_classes"]))
     if given.get("animate") or given.get("regions"):
         given["plot"] = True
-    if "stepsize" in given and not resumed:
+    if given.get("stepsize") and not resumed:
         given.setdefault("schedule", "step")
         given.setdefault("gamma", RECIPES[given.get("recipe", "default")].gamma or 0.5)
 
@@ -222,7 +223,7 @@ def check_combinations(parser: Parser, request: Request) -> Request:
         wrong = f"--scale and --margin belong to --head {' or '.join(heads.with_margin())}"
     elif "gamma" in by_hand and "stepsize" not in by_hand and RECIPES[settings.recipe].schedule != "step":
         wrong = "--gamma needs --stepsize with this recipe, whose schedule has no steps"
-    elif "stepsize" in by_hand and resolved.schedule != "step":
+    elif settings.stepsize and resolved.schedule != "step":
         wrong = "--stepsize and --set schedule=one-cycle exclude each other"
     elif {"max_epoch", "max_iterations"} <= by_hand and None not in (settings.max_epoch, settings.max_iterations):
         wrong = "--max-epoch and --set max_iterations exclude each other: a run has one length"

@@ -18,7 +18,7 @@ from datasets import Digits
 from margin_heads import MarginHead
 from models.fourier import through_frequency
 from models.heads import HEADS
-from models.lenet_pp import MODELS, SoftmaxHead, spread_directions
+from models.lenet_pp import LeNetPP, SoftmaxHead, spread_directions
 from models.prelu import vectorize_prelu
 from training.batches import Batches, Warp
 from training.class_order import around_the_circle, confusions
@@ -38,15 +38,14 @@ class Training:
     epochs: int
     iterations: int
     epoch: int = 0  # the last that is finished
-    best: float = -1.0  # test accuracy so far, percent
+    best: float = -1.0  # best test accuracy so far, percent; -1 before the first
     elapsed: float = 0.0  # seconds, with earlier sessions
 
-    def steps(self, epoch: int, limit: int | None = None) -> tuple[Iterator[tuple[float, Tensor]], int]:
-        """Return an iterator that trains an epoch, or its first `limit` batches, and the number of batches; the last
-        epoch may be cut short. The iterator is that of `Trainer.train_epoch`."""
+    def steps(self, epoch: int) -> tuple[Iterator[tuple[float, Tensor]], int]:
+        """Return an iterator that trains an epoch, and the number of batches; the last epoch may be cut short. The
+        iterator is that of `Trainer.train_epoch`."""
         before = (epoch - 1) * len(self.batches)
         count = min(len(self.batches), self.iterations - before)
-        count = count if limit is None else min(count, limit)
         return self.trainer.train_epoch(itertools.islice(self.batches.epoch(epoch), count), before), count
 
 
@@ -121,14 +120,13 @@ def build_network(
     settings: Settings, num_classes: int, precision: Callable[[], AbstractContextManager[Any]]
 ) -> Network:
     """Return the network that resolved settings name, newly initialized, on the CPU."""
-    model = MODELS[settings.model](
+    model: Any = LeNetPP(
         feat_dim=settings.feat_dim,
         init=settings.init,
         feature_prelu=settings.feature_prelu,
         overlapping_pool=settings.overlapping_pool,
     )
-    to_layout: Any = model.to
-    to_layout(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)
     return Network(
         model=model,
         head=build_head(settings, num_classes),

@@ -61,32 +61,31 @@ def check(cls: Any, name: str, value: object) -> Any:
 
 def parse(cls: Any, name: str, text: str) -> Any:
     """Return a setting's value for a text; the ValueError for a wrong text says what the value must be."""
-    kind = types(cls)[name]
-    optional = isinstance(inspect.type_info(kind), inspect.UnionType)
-    if optional and text.lower() == "none":
-        return None
-    return check(cls, name, convert(text.split(",") if is_list(cls, name) else text, kind, strict=False))
+    value = convert(text.split(",") if is_list(cls, name) else text, types(cls)[name], strict=False)
+    return check(cls, name, value)
+
+
+def takes_none(cls: Any, name: str) -> bool:
+    """Return whether a setting can be without a value."""
+    return isinstance(inspect.type_info(types(cls)[name]), inspect.UnionType)
 
 
 def convert(value: object, kind: Any, strict: bool = True) -> Any:
     """Return a value in that type, read from a text unless `strict`; the ValueError says what it must be."""
     try:
         found = msgspec.convert(value, kind, strict=strict)
+        if isinstance(found, float) and not math.isfinite(found):
+            raise ValueError
     except Exception:  # a checkpoint's entry may be any object, with any error
-        raise ValueError(f"must be {in_words(kind)}") from None
-    if isinstance(found, float) and not math.isfinite(found):
-        raise ValueError(f"must be {in_words(kind)}")
+        raise ValueError(f"must be {in_words(inspect.type_info(kind))}") from None
     return found
 
 
-def in_words(kind: Any) -> str:
-    """Return a description of the values of a type."""
-    return _in_words(_plain(inspect.type_info(kind)))
-
-
-def _in_words(info: inspect.Type) -> str:
+def in_words(info: inspect.Type) -> str:
+    """Return a description of the values of a type, or of each value of a list."""
+    info = _plain(info)
     if isinstance(info, inspect.VarTupleType):
-        return _in_words(info.item_type)  # of each value
+        return in_words(info.item_type)
     if not isinstance(info, inspect.IntType | inspect.FloatType):
         return "true or false" if isinstance(info, inspect.BoolType) else "a text"
     what = "a whole number" if isinstance(info, inspect.IntType) else "a number"

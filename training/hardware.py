@@ -22,7 +22,7 @@ from models.lenet_pp import LeNetPP
 from training.arguments import Request
 from training.recipes import resolve
 from training.settings import SHOWN, Plan, take
-from utils import UserError, processes, say, usable_cores
+from utils import UserError, is_under_torchrun, processes, say, usable_cores
 
 UNTESTED = {"mps": "an Apple GPU", "xpu": "an Intel GPU"}  # nobody has run this code on them
 
@@ -42,8 +42,9 @@ def choose_device(gpu: int | str, use_cpu: bool) -> tuple[torch.device, str]:
         return cpu, "Currently using CPU"
     if isinstance(gpu, str):
         return untested_device(gpu)
-    asked = "torchrun's local rank" if "LOCAL_RANK" in os.environ else "--gpu"
-    gpu = int(os.environ.get("LOCAL_RANK", gpu))
+    asked = "--gpu"
+    if is_under_torchrun():
+        asked, gpu = "torchrun's local rank", int(os.environ["LOCAL_RANK"])
     with warnings.catch_warnings(record=True) as said:  # torch warns here if the driver is too old
         warnings.simplefilter("always")
         found = torch.cuda.is_available()
@@ -257,7 +258,8 @@ def plan_from(request: Request, plan: Plan, device: torch.device) -> Plan:
     if plan.regions and plan.settings.feat_dim != 2:
         count = plan.settings.feat_dim
         raise UserError(f"--regions needs two features; {request.resume} has {count}: leave it out")
-    if plan.threads is not None and plan.threads > max(usable_cores(), torch.get_num_threads()):
+    here = max(usable_cores(), torch.get_num_threads())
+    if plan.threads is not None and plan.threads > here and "threads" not in request.by_hand:
         say(f"Note: the run was made with {plan.threads} threads; here it continues with {torch.get_num_threads()}")
         plan = replace(plan, threads=torch.get_num_threads())
     return plan

@@ -6,7 +6,6 @@ is all that makes a run: its settings, how they are computed, and what it shows 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -126,15 +125,13 @@ class Plan:
     asked: Mapping[str, str] = field(default_factory=dict)
     why: Mapping[str, str] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, object]:
-        """Return what `plan_from_json` reads."""
-        return dataclasses.asdict(self)
+    def value(self, name: str) -> object:
+        """Return a setting's value, of what is trained or of how it is computed and shown."""
+        return getattr(self.settings if hasattr(self.settings, name) else self, name)
 
     def asked_for(self, name: str) -> object:
         """Return what was asked for under a setting's name, such as ``auto``; by default, the run's value."""
-        if name in self.asked:
-            return self.asked[name]
-        return getattr(self.settings if hasattr(self.settings, name) else self, name)
+        return self.asked[name] if name in self.asked else self.value(name)
 
 
 COMPUTED = ("compile", "convolutions", "deterministic", "threads")
@@ -158,7 +155,7 @@ def contradiction(settings: Settings) -> str | None:
     """Return what in resolved settings does not fit together, in words of the command line, or None."""
     known = settings.known_classes
     if known is not None and (len(known) < 2 or len(set(known)) < len(known)):
-        return f"--known-classes: name at least two different digits; got {' '.join(map(str, known))}"
+        return f"--known-classes: name at least two classes, each once; got {' '.join(map(str, known))}"
     if settings.stepsize is not None and sorted(set(settings.stepsize)) != list(settings.stepsize):
         return "--stepsize: the values must increase"
     if settings.class_order == "similar" and not has_a_circle(settings):
@@ -166,7 +163,7 @@ def contradiction(settings: Settings) -> str | None:
     if settings.schedule == "step" and (settings.stepsize is None or settings.gamma is None):
         return "--set schedule=step needs --stepsize and --gamma"
     if settings.max_epoch is None and settings.max_iterations is None:
-        return "--set max_epoch=none needs max_iterations"
+        return "a run needs max_epoch or max_iterations"
     row = HEADS[settings.head]
     if any(getattr(settings, name) is None and getattr(row, name) is not None for name in ("scale", "margin")):
         return "a margin head needs --scale and --margin"

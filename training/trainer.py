@@ -68,7 +68,8 @@ class Network:
         return torch.cat([weight, weight.new_zeros(len(weight), 1) if bias is None else bias.detach()[:, None]], dim=1)
 
     def features(self, images: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Return float32 features (B, D) of uint8 images (B, 28, 28), computed by `forward`, by default the model."""
+        """Return float32 features (B, D) of images (B, 28, 28), gray levels 0 to 255, computed by `forward` or else by
+        the model."""
         with self.precision():
             images = normalize(images, self.pixel_mean, self.pixel_std)
             return self.model(images) if forward is None else forward(images)
@@ -136,7 +137,8 @@ class Trainer(Network):
         return self.optimizer_model.param_groups[0]["lr"]
 
     def step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Train on uint8 images (B, 28, 28) and labels (B,) at the present rates; return their two losses, (2,)."""
+        """Train on images (B, 28, 28) of gray levels 0 to 255 and labels (B,) at the present rates; return their two
+        losses, (2,)."""
         features = self.features(images, self.forward)  # (B, D)
         logits = self.head(features, labels)  # (B, C)
         loss_xent = F.cross_entropy(logits, labels)

@@ -49,9 +49,9 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader]) -> None:
 def examples(run: Run) -> np.ndarray:
     """Return a test image of each class of a run that has one, uint8 (at most C, 28, 28). If its data set is missing,
     MNIST is replaced by mnist5k, and other data sets give no images."""
-    if datasets.is_there(run.data_set, data_root(run)):
+    if datasets.is_there(run.settings.dataset, data_root(run)):
         data = data_of(run)
-    elif run.data_set == "mnist":
+    elif run.settings.dataset == "mnist":
         data = datasets.load("mnist5k", data_root(run)).only(run.classes)
     else:
         return np.zeros((0, 28, 28), np.uint8)
