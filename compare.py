@@ -93,7 +93,7 @@ def given_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
 
 
 def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
-    """Return the rows that the flags ask for, after training what is missing, and why some runs failed, by name."""
+    """Train what is missing; return the rows, and why runs failed, by the name of their directory."""
     for source in comparison.unknowns:  # before hours of training
         load_unknown(source, comparison.data_root)
     wanted = list(comparison.plan())
@@ -123,13 +123,15 @@ def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], dev
     runs = [run for group in rows.values() for run in group]
     written: list[Path] = []
     if comparison.report or not comparison.open_set:
-        for run in progress(runs, "Metrics"):
+        for run in progress_bar(runs, len(runs), "Metrics", unit="run"):
             run.numbers = numbers_of(run)
     if not comparison.open_set:
         written += write_comparison(comparison, rows)
     scored: list[Scored] = []
     if comparison.unknowns or any(run.unseen for run in runs):
-        scored, unseen = score_runs(progress(runs, "Open set"), list(comparison.unknowns), device)
+        scored, unseen = score_runs(
+            progress_bar(runs, len(runs), "Open set", unit="run"), list(comparison.unknowns), device
+        )
         if not comparison.variants:  # a row becomes a mean over choices of digits, too
             rows = tables.by_row(dict.fromkeys(one.run for one in scored), aside=("seed", "known_classes"))
         written += write_open_set(comparison.out, scored, rows)
@@ -147,7 +149,7 @@ def numbers_of(run: Run) -> dict[str, float]:
         return metrics.summary(run.arrays)
     except ValueError as error:  # features that have left the finite, or lie on one point
         complain(f"compare.py: {run.path}: only the accuracy is known: {error}")
-        return {"accuracy": tables.accuracy_of(run)}
+        return {"accuracy": run.accuracy}
 
 
 def write_comparison(comparison: Comparison, rows: tables.Rows) -> list[Path]:
@@ -188,7 +190,7 @@ def seed_by_seed(rows: tables.Rows) -> list[str | pd.DataFrame]:
     """Return the tables that show every run: accuracy after its first epoch and after its last, and time."""
     shown: dict[str, tuple[Callable[[Run], float], int]] = {
         "Test accuracy in percent after the first epoch": (lambda run: read_epochs(run.path)[0].test_accuracy, 2),
-        "Test accuracy in percent after the last epoch": (tables.accuracy_of, 2),
+        "Test accuracy in percent after the last epoch": (lambda run: run.accuracy, 2),
         "Seconds of training, without evaluation and figures": (seconds_of, 1),
     }
     lines = tables.lines_of(rows, lambda run: {title: number(run) for title, (number, _) in shown.items()}, shown)
@@ -247,14 +249,14 @@ def write_unseen(out: Path, found: list[ToldApart], rows: tables.Rows) -> list[P
     runs = [run for run, *_ in found]
     tables.publish(out / "unseen.md", [*parts, provenance(runs)], shown=True)
     tables.write_csv(out / "unseen.csv", lines)
-    curve = draw_curve(out / "unseen_curve.png", lines, runs, ("EER", "EER (cos)", "rank-1 of 1", "rank-1 of 1 (cos)"))
-    named = lines.assign(loss=lines["loss"].map(drawable))
+    named = lines.assign(loss=lines["loss"].map(drawable), unknown=lines["unknown"].map(drawable))
+    curve = draw_curve(out / "unseen_curve.png", named, runs, ("EER", "EER (cos)", "rank-1 of 1", "rank-1 of 1 (cos)"))
     figure = draw_rows(out / "unseen.png", named, {name: UNSEEN[name] for name in UNSEEN_DRAWN})
     return [*curve, figure, out / "unseen.md", out / "unseen.csv"]
 
 
 def write_pages(comparison: Comparison, runs: list[Run], scored: list[Scored], failed: dict[str, str]) -> list[Path]:
-    """Write the film and the report, if asked for; return their paths, and add to what failed."""
+    """Write the film and the report, if asked for; return their paths. What cannot be written is added to `failed`."""
     out, regions = comparison.out, comparison.regions
     pages: dict[str, Callable[[], list[Path]]] = {}
     if comparison.animate:
@@ -287,11 +289,6 @@ def provenance(runs: Iterable[Run]) -> str:
     lengths = {(run.settings.recipe, run.epochs) for run in runs}
     recipes = [f"{recipe}, {count} epoch{'s' * (count > 1)}" for recipe, count in sorted(lengths)]
     return f"Recipe: {'; '.join(recipes)}. Seeds: {', '.join(map(str, seeds))}. Made on: {'; '.join(machines)}."
-
-
-def progress(runs: list[Run], title: str) -> Iterable[Run]:
-    """Return the same runs, with a bar on a terminal."""
-    return progress_bar(runs, len(runs), title, unit="run")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--run", type=Path, action="append", metavar="DIR", help=which)
     share = "percentage of real digits that may be called unknown (default: 1)"
     add("--reject", type=number(float, 0, 50), default=1.0, metavar="PERCENT", help=share)
-    add("--show", action="store_true", help="print the 28×28 pixels that the network saw")
+    add("--show", action="store_true", help="print what the network saw, as 14 lines of 28 characters")
     add("--json", action="store_true", help="print one JSON object per image, and nothing else")
     figure = f"draw the images among the features of the test set, in {FIGURE} or the next free name"
     add("--plot", action="store_true", help=figure)
@@ -67,6 +67,7 @@ import itertools
 import json
 from dataclasses import asdict, dataclass
 from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class Picture:
     seen: Seen
 
     def title(self, digit: int = 0) -> str:
-        """Return the name, with the number of the digit where it is not 0."""
+        """Return the name with its page and, for one of several digits, its number."""
         page = f", page {self.page}" if self.page else ""
         return f"{self.name}{page}" + (f" ({digit} of {len(self.seen.several)})" if digit else "")
 
@@ -100,13 +101,15 @@ def look_at(names: list[str]) -> tuple[list[Picture], bool]:
     """Return what was found in each image, and whether all images could be read."""
     pictures: list[Picture] = []
     all_read = True
-    found = {printable(name): (name, source) for name, source in sources(names)}
-    for shown, (name, source) in progress_bar(found.items(), len(found), "Images", unit="image"):
+    found: dict[str, Path | BytesIO] = {}
+    for name, source in sources(names):
+        found.setdefault(printable(name), source)
+    for name, source in progress_bar(found.items(), len(found), "Images", unit="image"):
         page = None
         try:
             for page, pixels in read_pages(source):
                 try:
-                    pictures.append(Picture(shown, page, see(pixels)))
+                    pictures.append(Picture(name, page, see(pixels)))
                 except BadImage as error:
                     all_read = _refuse(name, page, error)
         except BadImage as error:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import itertools
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from training.recipes import RECIPES
 from training.settings import Settings
 from utils import printable
 
+TAKEN = {"known", "unseen digits"}  # names of images in the results
 OTHERS = [name for name in HEADS if name != "softmax"]
 Loss = tuple[str | None, bool]  # the head, None for the recipe's, and whether the center loss is added
 LOSSES: dict[str, Loss] = {
@@ -123,7 +125,7 @@ class Comparison:
         """Return a variant with all its flags."""
         name, flags = read_variant(text)
         of_margin_heads, flags = take_margin_flags([*self.more, *flags])
-        return Variant(name, flags, of_margin_heads, RECIPES[parse_arguments(flags).plan.settings.recipe])
+        return Variant(name, flags, of_margin_heads, parse_arguments(flags))
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,11 @@ class Variant:
     name: str
     flags: list[str]  # of main.py
     of_margin_heads: list[str]  # further flags, which only margin heads take
-    recipe: Settings
+    request: Request  # of `flags`
+
+    @property
+    def recipe(self) -> Settings:
+        return RECIPES[self.request.plan.settings.recipe]
 
 
 def read_variant(text: str) -> tuple[str, list[str]]:
@@ -151,7 +157,7 @@ def slug(text: str) -> str:
 
 def name_of(source: str) -> str:
     """Return the name of a source of unknown images in tables and figures; a folder has its own name."""
-    path = Path(source)
+    path = Path(os.path.abspath(source))
     return printable((path.parent if path.name == "raw" else path).name)
 
 
@@ -171,7 +177,6 @@ def parse_comparison(argv: list[str]) -> Comparison:
     more += ["--gpu", str(gpu)] if gpu else []
     more += ["--use-cpu"] if args.use_cpu else []
     given = parse_arguments(take_margin_flags(more)[1])
-    check_flags_of_main(parser, args, more)
     asked: dict[str, Any] = vars(args) | {
         "losses": args.losses or (["center"] if args.weights_cent or args.variants else ["softmax", "center"]),
         "seeds": args.seeds or [1],
@@ -249,6 +254,8 @@ def check_own_flags(parser: Parser, args: argparse.Namespace, more: list[str]) -
     names = [name_of(source) for source in args.unknowns]
     if len(set(names)) < len(names):
         parser.error(f"--unknowns: two of them would be called {max(names, key=names.count)}; rename a folder")
+    if taken := TAKEN & {*names}:
+        parser.error(f"--unknowns: {taken.pop()!r} has another meaning in the results; rename the folder")
     try:
         names = [read_variant(variant)[0] for variant in args.variants]
     except ValueError as error:  # from shlex
@@ -257,18 +264,12 @@ def check_own_flags(parser: Parser, args: argparse.Namespace, more: list[str]) -
         parser.error(f"--variants: two of them are called {max(names, key=names.count)!r}; give them different names")
 
 
-def check_flags_of_main(parser: Parser, args: argparse.Namespace, more: list[str]) -> None:
-    """End with a message about flags that main.py refuses or compare.py sets itself, or runs that have no regions."""
-    variants = [take_margin_flags([*more, *read_variant(variant)[1]])[1] for variant in args.variants or [""]]
-    for given in map(parse_arguments, variants):
-        refuse_ours(parser, given, args.open_set)
-        if args.regions and given.plan.settings.feat_dim != 2:
-            parser.error("--regions needs --feat-dim 2: regions are drawn in a plane")
-
-
 def check_plan(parser: Parser, comparison: Comparison) -> None:
-    """End with a message if flags need a margin head and no run has one, or if main.py would refuse a run."""
+    """End with a message about flags that main.py refuses or compare.py sets itself, or that suit no run."""
     for variant in map(comparison.read, comparison.variants or [""]):
+        refuse_ours(parser, variant.request, comparison.open_set)
+        if comparison.regions and variant.request.plan.settings.feat_dim != 2:
+            parser.error("--regions needs --feat-dim 2: regions are drawn in a plane")
         heads = {LOSSES[loss][0] or variant.recipe.head for loss in comparison.losses}
         if variant.of_margin_heads and not heads & {*with_margin()}:
             parser.error("--scale and --margin need a loss with a margin head, such as --losses arcface")

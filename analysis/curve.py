@@ -53,8 +53,8 @@ def draw_curve(path: Path, lines: pd.DataFrame, runs: Sequence[Run], numbers: Se
 
 
 def draw_rows(path: Path, lines: pd.DataFrame, numbers: Mapping[str, Metric]) -> Path:
-    """Draw numbers of unseen classes, a panel for each number and set of unknown images, with a dot for each run;
-    return the file.
+    """Draw numbers of unseen classes, a panel for each number and set of unknown images, with a dot for each run
+    that did not collapse; return the file.
 
     Args:
         path: the PNG file.
@@ -78,8 +78,10 @@ def draw_rows(path: Path, lines: pd.DataFrame, numbers: Mapping[str, Metric]) ->
 
 
 def draw_dots(ax: Axes, rows: Sequence[Row], number: str) -> None:
-    """Draw one number, the first row on top: a dot for each run, and the mean."""
+    """Draw one number, the first row on top: a dot for each run, and the mean; runs that collapsed are left out."""
     for at, row in enumerate(rows):
+        if row.collapsed == len(row.every):
+            continue
         values = row.numbers[number].tolist()
         mean, std = mean_and_std(values)
         ax.plot(values, [at] * len(values), ".", color="gray", ms=3, alpha=0.6)
@@ -107,7 +109,7 @@ def draw_panel(ax: Axes, rows: Sequence[Row], number: str) -> None:
     wide = is_wide(values)  # logarithmic, with 0 at the left edge
     if wide:
         ax.set_xscale("symlog", linthresh=min(value for value in values if value > 0))
-    crowded = _closest(_decades(values) if wide else values) < CROWDED
+    crowded = len(values) > 1 and _closest(_decades(values) if wide else values) < CROWDED
     ax.set_xticks(values, [f"{value:g}" for value in values], rotation=60 if crowded else 0)
     ax.minorticks_off()
     ax.grid(True, linewidth=0.4, alpha=0.4)

@@ -28,7 +28,7 @@ class Epoch:
     axis: str  # what the axes show
 
 
-def read_epochs(run: Path, epochs: Sequence[int], batches: Sequence[int] = ()) -> Iterator[Epoch]:
+def read_moments(run: Path, epochs: Sequence[int], batches: Sequence[int] = ()) -> Iterator[Epoch]:
     """Yield a run's features after these batches of its first epoch, then after these epochs. The principal components
     are those of the last epoch."""
     record = read_config(run)
@@ -46,7 +46,7 @@ def read_epochs(run: Path, epochs: Sequence[int], batches: Sequence[int] = ()) -
 
 def read_epoch(run: Path, epoch: int) -> Epoch:
     """Return the features after one epoch of a run."""
-    return next(read_epochs(run, [epoch]))
+    return next(read_moments(run, [epoch]))
 
 
 def axis_labels(axis: str) -> tuple[str, str]:
@@ -92,8 +92,8 @@ def limits(points: list[np.ndarray]) -> tuple[tuple[float, float], tuple[float, 
     return (middle[0] - half, middle[0] + half), (middle[1] - half, middle[1] + half)
 
 
-def regions_of(epoch: Epoch) -> list[plane.Region]:
-    """Return the region of each class.
+def regions_of(epoch: Epoch) -> dict[str, list[plane.Array]]:
+    """Return the `regions` of the classes.
 
     Raises:
         UserError: unless the run has two features.
@@ -102,4 +102,5 @@ def regions_of(epoch: Epoch) -> list[plane.Region]:
     if settings.feat_dim != 2:
         raise UserError(f"{epoch.record.path}: --regions needs a run with two features; it has {settings.feat_dim}")
     points = np.concatenate([epoch.points["test_features"], epoch.arrays["centers"]])
-    return plane.regions(epoch.arrays, reach=10 * float(np.abs(points[np.isfinite(points)]).max(initial=0.0)))
+    head, centers, border = epoch.arrays["head"], epoch.arrays["centers"], plane.border_of(epoch.arrays)
+    return plane.regions(head, centers, border, reach=10 * float(np.abs(points[np.isfinite(points)]).max(initial=0.0)))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.epochs import Epoch, limits, read_epochs
+from analysis.epochs import Epoch, limits, read_moments
 from analysis.plots import SMALL, canvas, draw_part
 from rundir.features import kept_features, sample_of
 from utils import UserError, atomically, complain
@@ -30,7 +30,7 @@ def animate(runs: list[Path], path: Path, regions: bool = False) -> list[Path]:
     Raises:
         UserError: if the runs keep fewer than 2 frames.
     """
-    moments = [read_epochs(run, kept_features(run), kept_features(run, "batch")) for run in runs]
+    moments = [read_moments(run, kept_features(run), kept_features(run, "batch")) for run in runs]
     rows = [{(epoch.number, epoch.batch): _thin(epoch) for epoch in row} for row in moments]
     frames = sorted(set().union(*rows))
     if len(frames) < 2:

@@ -11,9 +11,7 @@ from scipy import ndimage
 from scipy.sparse import csgraph
 
 from analysis import page_lines, paper
-from analysis.image_files import BadImage, from_gray
-
-__all__ = ["BadImage", "Seen", "from_gray", "see", "to_digit"]
+from analysis.image_files import BadImage
 
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
 READING = 1  # raise it when a change here turns an image into another digit: runs are then calibrated again
@@ -36,11 +34,6 @@ class Seen:
     digit: np.ndarray
     several: tuple[np.ndarray, ...] = ()
     looks_like: str = ""
-
-
-def to_digit(pixels: np.ndarray) -> np.ndarray:
-    """Return the whole drawing in a picture as one digit of MNIST, uint8 (28, 28); see `see`."""
-    return see(pixels).digit
 
 
 def see(pixels: np.ndarray) -> Seen:

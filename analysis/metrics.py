@@ -44,13 +44,13 @@ def has_collapsed(percent: float, classes: int) -> bool:
 # ---------------------------------------------------------------- classes
 
 
-def class_means(features: Array, labels: Labels) -> Array:
-    """Return the mean feature of each class (C, D), where C is the largest label + 1.
+def class_means(features: Array, labels: Labels, classes: int = 0) -> Array:
+    """Return the mean feature of each class (C, D), where C is the largest label + 1, but at least `classes`.
 
     Raises:
         ValueError: if a class has no sample.
     """
-    counts = np.bincount(labels)
+    counts = np.bincount(labels, minlength=classes)
     if (counts == 0).any():
         raise ValueError(f"every class must have samples; class {int(np.argmin(counts))} has none")
     sums = np.zeros((len(counts), features.shape[1]))
@@ -90,7 +90,8 @@ def silhouette(features: Array, labels: Labels) -> float:
 
 def drift(train_features: Array, train_labels: Labels, features: Array, labels: Labels) -> float:
     """Return mean_j ‖m_j − m_j(train)‖ / mean_{j<k} ‖m_j(train) − m_k(train)‖ with the class means m."""
-    train, test = class_means(train_features, train_labels), class_means(features, labels)
+    train = class_means(train_features, train_labels)
+    test = class_means(features, labels, len(train))
     return _ratio(float(np.linalg.norm(test - train, axis=1).mean()), mean_gap(train))
 
 
@@ -110,20 +111,13 @@ def _ratio(a: float, b: float) -> float:
 # ---------------------------------------------------------------- pairs
 
 
-def verification(features: Array, labels: Labels, metric: str) -> dict[str, float]:
-    """Return EER and TAR at FAR 1e-2 and 1e-3, in percent, over all pairs of at most 2,000 samples.
+def verification(features: Array, labels: Labels) -> dict[str, float]:
+    """Return EER and TAR at FAR 1e-2 and 1e-3, in percent, over all pairs of at most 2,000 of the features (N, D).
 
     The samples of a set are always the same. A pair is accepted if its distance is small enough.
-
-    Args:
-        features: (N, D).
-        labels: (N,).
-        metric: ``euclidean``, or ``cosine`` for the distance between the directions of features.
     """
     chosen = np.random.default_rng(0).permutation(len(labels))[:VERIFICATION_SAMPLES]
     features, labels = features[chosen], labels[chosen]
-    if metric == "cosine":
-        features = normalize(features)  # on the unit sphere, Euclidean distance and cosine give the same order
     pairs = np.triu_indices(len(labels), 1)
     genuine = labels[pairs[0]] == labels[pairs[1]]
     return equal_error_and_acceptance(genuine, -pairwise_distances(features)[pairs])
@@ -136,18 +130,15 @@ def equal_error_and_acceptance(genuine: NDArray[np.bool_], scores: Array) -> dic
     thresholds. TAR is the largest whose FAR does not exceed the limit.
     """
     far, tar, _ = roc_curve(genuine, scores, drop_intermediate=False)
-    gap = far - (1 - tar)  # rises from -1 to 1
-    after = int(np.argmax(gap >= 0))
-    share = -gap[after - 1] / (gap[after] - gap[after - 1])
-    eer = far[after - 1] + share * (far[after] - far[after - 1])
+    eer = np.interp(0, far - (1 - tar), far)  # the difference rises from -1 to 1
     limits = {name: tar[far <= limit].max() for name, limit in (("TAR@1e-2", 1e-2), ("TAR@1e-3", 1e-3))}
     return {name: 100 * float(rate) for name, rate in {"EER": eer, **limits}.items()}
 
 
 def verification_both_ways(features: Array, labels: Labels) -> dict[str, float]:
     """Return `verification` by distance, and by angle with names that end in ``(cos)``."""
-    by_angle = verification(features, labels, "cosine")
-    return verification(features, labels, "euclidean") | {f"{name} (cos)": rate for name, rate in by_angle.items()}
+    by_angle = verification(normalize(features), labels)  # on the unit sphere distance and cosine give the same order
+    return verification(features, labels) | {f"{name} (cos)": rate for name, rate in by_angle.items()}
 
 
 # ---------------------------------------------------------------- known and unknown classes

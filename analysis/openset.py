@@ -22,7 +22,7 @@ from rundir.run import Run
 from training.trainer import Network
 from utils import UserError, complain
 
-UNSEEN = "unseen digits"
+NEVER_SEEN = "unseen digits"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) ->
         data, unknown = load_data(run), {name_of(source): load(source, data_root(run)) for source in sources}
         if run.unseen:
             never = data.only(run.unseen)
-            unknown = {UNSEEN: (never.test_images, never.test_labels)} | unknown
+            unknown = {NEVER_SEEN: (never.test_images, never.test_labels)} | unknown
         network, digits, means = load_network(run, device), data_of(run), class_means_of(run)
         features, logits = evaluated(run, network, digits.test_images, device)
         known = metrics.known_scores(features, logits, run.arrays["centers"], means)

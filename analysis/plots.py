@@ -1,4 +1,4 @@
-"""Figures of run directories: arrays in, files out."""
+"""Figures of runs, as PNG files."""
 
 from __future__ import annotations
 
@@ -139,10 +139,8 @@ def shade(ax: Axes, epoch: Epoch, size: float) -> None:
     from matplotlib.colors import to_rgba
 
     colors = colors_of(epoch.record.classes)
-    found = regions_of(epoch)
     dashes = {"linewidth": 0.7 * size**0.5, "linestyle": "dashed", "zorder": 0.5}
-    for part, alpha, edge in (("taken", 0.10, "none"), ("known", 0.16, "black")):
-        polygons = [getattr(one, part) for one in found]
+    for polygons, alpha, edge in zip(regions_of(epoch).values(), (0.10, 0.16), ("none", "black"), strict=True):
         fills = [to_rgba(color, alpha) for polygon, color in zip(polygons, colors, strict=True) if len(polygon)]
         there = [polygon for polygon in polygons if len(polygon)]
         ax.add_collection(PolyCollection(there, facecolors=fills, edgecolors=edge, **dashes), autolim=False)
@@ -233,8 +231,8 @@ def _inset(ax: Axes, read: Epoch, part: str, square: Mapping[str, Any]) -> None:
     """Show the features again at the widest panel's scale: where they hide the fewest, in the middle or a corner."""
     there = ax.transLimits.transform(read.points[f"{part}_features"])  # from 0 to 1 in the panel
     corners = np.array([(0.39, 0.4), (0.02, 0.76), (0.76, 0.76), (0.76, 0.02)])
-    hidden = [((there >= corner) & (there <= corner + 0.22)).all(axis=1).sum() for corner in corners]
-    inset = ax.inset_axes((*corners[np.argmin(hidden)], 0.22, 0.22), xticks=[], yticks=[], **square)
+    covered = [((there >= corner) & (there <= corner + 0.22)).all(axis=1).sum() for corner in corners]
+    inset = ax.inset_axes((*corners[np.argmin(covered)], 0.22, 0.22), xticks=[], yticks=[], **square)
     colors = np.array(colors_of(read.record.classes))[read.arrays[f"{part}_labels"]]
     x, y = read.points[f"{part}_features"].T
     inset.scatter(x, y, s=0.5, c=colors, linewidths=0, rasterized=True)

@@ -41,14 +41,12 @@ def draw(run: Run, listed: Sequence[Listed], threshold: float, path: Path) -> No
             for center in read.points["centers"]:
                 ax.add_patch(Circle(center, threshold, fill=False, ls=":", lw=0.9, ec="0.35"))
             ax.plot([], [], ls=":", lw=0.9, color="0.35", label="beyond: unknown")
-        for number, (x, y) in enumerate(points, 1):
-            star: dict[str, Any] = {"edgecolors": "black", "linewidths": 1.1, "zorder": 5}
-            label = "your digits" if number == 1 else None
-            ax.scatter(x, y, s=190, marker="*", c="white", label=label, **star)
-            if len(points) <= LISTED:
-                box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
-                how: dict[str, Any] = {"fontsize": 9, "fontweight": "bold", "zorder": 6, "bbox": box}
-                ax.annotate(str(number), (x, y), xytext=(6, 5), textcoords="offset points", **how)
+        star: dict[str, Any] = {"edgecolors": "black", "linewidths": 1.1, "zorder": 5}
+        ax.scatter(*points.T, s=190, marker="*", c="white", label="your digits", **star)
+        for number, place in enumerate(points if len(points) <= LISTED else [], 1):
+            box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
+            how: dict[str, Any] = {"fontsize": 9, "fontweight": "bold", "zorder": 6, "bbox": box}
+            ax.annotate(str(number), place, xytext=(6, 5), textcoords="offset points", **how)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, ncols=side_by_side, **plots.CLOSE)
         _list(beside, listed)
         plots.save(figure, path, dpi=150)

@@ -12,7 +12,8 @@ import msgspec
 import numpy as np
 import torch
 
-from analysis.find_digit import READING, BadImage, from_gray, to_digit
+from analysis.find_digit import READING, see
+from analysis.image_files import BadImage, from_gray
 from rundir.network import held_out_of, load_network
 from rundir.run import Run
 from training.trainer import Evaluation
@@ -50,7 +51,7 @@ class Reader:
     """A finished run, ready to read digits.
 
     An image is unknown if its feature lies farther from the center of the predicted digit than all but `reject`
-    percent of the digits that the run held out of training (main.py --hold-out), which are prepared with `to_digit`
+    percent of the digits that the run held out of training (main.py --hold-out), which are prepared with `see`
     like a person's own image. A run without held-out digits is calibrated on digits it was trained on. These lie
     closer, so more new images are unknown.
 
@@ -65,11 +66,11 @@ class Reader:
         self.centers = run.arrays["centers"]
         if not np.isfinite(self.centers).all():
             raise UserError(f"{run.path}: has centers that are not finite; it cannot read digits")
-        self.calibration = self._calibrate(run)
+        self.calibration, self.reject = self._calibrate(run), reject
         self.threshold = float(np.quantile(self.calibration.distances, 1 - reject / 100))
 
     def read(self, digits: np.ndarray) -> list[Prediction]:
-        """Return the prediction for each digit, uint8 (N, 28, 28) as `to_digit` returns them."""
+        """Return the prediction for each digit, uint8 (N, 28, 28) as in `Seen`."""
         found, distances = self._evaluate(digits)
         features = found.features.cpu().numpy()
         shares, labels = found.logits.softmax(dim=1).cpu().topk(2, dim=1)
@@ -110,7 +111,7 @@ class Reader:
         digits = []
         for image in progress_bar(images[chosen], len(chosen), "Calibrating, once for this run", unit="digit"):
             with contextlib.suppress(BadImage):
-                digits.append(to_digit(from_gray(image)))
+                digits.append(see(from_gray(image)).digit)
         _, distances = self._evaluate(np.array(digits))
         made = Calibration(key, len(held) > 0, np.sort(distances).round(4).tolist())
         with contextlib.suppress(OSError), atomically(run.path / FILE) as unfinished:  # the run may be read-only

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,43 +10,37 @@ REJECT = 1.0  # percent of the training digits beyond the border
 CORNERS = 72  # of a polygon that stands for a circle
 
 
-@dataclass(frozen=True)
-class Region:
-    """The part of the plane that is classified as one class, and the part of it that is known: convex polygons (n, 2),
-    possibly empty."""
-
-    taken: Array
-    known: Array
-
-
-def regions(arrays: dict[str, np.ndarray], reach: float) -> list[Region]:
-    """Return the region of each class, for two features.
-
-    A feature is unknown if it lies farther from the center of its class than all but `REJECT` percent of the training
-    digits. predict.py has the same rule, but measures held-out digits prepared like a person's own image; these lie
-    farther out.
+def regions(head: Array, centers: Array, border: float, reach: float) -> dict[str, list[Array]]:
+    """Return the regions of the classes, for two features: ``taken``, the part of the plane that is classified as each
+    class, and ``known``, the part of it within the border of the unknown: convex polygons (n, 2), possibly empty.
 
     Args:
-        arrays: as in features/epoch_N.npz, with its ``head``.
+        head: the matrix of `Network.decision`, (C, 3).
+        centers: (C, 2).
+        border: distance from the center of its class beyond which a feature is unknown.
         reach: regions are cut off where x or y is farther from 0.
     """
-    head, centers = arrays["head"].astype(float), arrays["centers"].astype(float)
-    border = border_of(arrays)
+    head, centers = head.astype(float), centers.astype(float)
     angles = np.arange(CORNERS) * (2 * np.pi / CORNERS)
     circle = border * np.column_stack([np.cos(angles), np.sin(angles)]) / np.cos(np.pi / CORNERS)
     square = reach * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-    found = []
+    found: dict[str, list[Array]] = {"taken": [], "known": []}
     for label in range(len(head)):
         taken: Array = square
         known: Array = circle + centers[label]
         for other in np.delete(np.arange(len(head)), label):
             taken, known = (clip(polygon, head[label] - head[other]) for polygon in (taken, known))
-        found.append(Region(taken, known))
+        found["taken"].append(taken)
+        found["known"].append(known)
     return found
 
 
 def border_of(arrays: dict[str, np.ndarray]) -> float:
-    """Return the distance from the predicted center beyond which `REJECT` percent of an epoch's training digits lie."""
+    """Return the distance from the predicted center beyond which `REJECT` percent of an epoch's training digits lie,
+    for the arrays of features/epoch_N.npz.
+
+    predict.py has the same rule, but measures held-out digits prepared like a person's own image; these lie farther
+    out."""
     own = arrays["centers"][arrays["train_predictions"]].astype(float)
     distances = np.linalg.norm(arrays["train_features"].astype(float) - own, axis=1)
     distances = distances[np.isfinite(distances)]  # features are kept in float16, whose largest number is 65,504

@@ -133,7 +133,7 @@ def facts_of(number: int, run: Run, name: str) -> dict[str, Any]:
         "dataset": {"name": run.dataset, "train": run.train, "test": run.test},
         "settings": settings_of(run),
         "numbers": run.numbers,
-        "wrong_count": len(wrong),
+        "wrong_count": int((arrays["test_labels"] != arrays["test_predictions"]).sum()),
         "wrong": listed(wrong[np.argsort(-scores[wrong], kind="stable")][:WRONG]),
         "ambiguous": listed(right[np.argsort(scores[right], kind="stable")][:AMBIGUOUS]),
         "confusion": [

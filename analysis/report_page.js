@@ -4,7 +4,7 @@ const {epochs: EPOCHS, sheet_row: ROW, palettes: PALETTES} = FACTS;
 const $ = (id) => document.getElementById(id);
 const STEPS = ["50", "90", "99", "99.9", "99.99"];  // percent; the confidences in the legend
 let panels = [];
-let first = new Map();  // run → the panel that stands for its ranges
+let ranged = new Map();  // run → the panel that stands for its ranges
 let hidden = new Set();
 let rest = 0;
 let picked = null;  // {sheet, place}
@@ -27,13 +27,13 @@ window.startReport = (found) => {
   for (const panel of panels) {
     panel.home = [panel.x_range.start, panel.x_range.end, panel.y_range.start, panel.y_range.end];
   }
-  first = new Map(panels.map((panel) => [panel.run, panel]));
-  for (const panel of first.values()) {
+  ranged = new Map(panels.map((panel) => [panel.run, panel]));
+  for (const panel of ranged.values()) {
     for (const range of [panel.x_range, panel.y_range]) {
       for (const end of ["start", "end"]) range.properties[end].change.connect(() => link(panel));
     }
   }
-  const same = $("same"), widths = [...first.values()].map(({home}) => home[1] - home[0]);
+  const same = $("same"), widths = [...ranged.values()].map(({home}) => home[1] - home[0]);
   if (same && Math.max(...widths) <= 3 * Math.min(...widths)) {  // one scale, unless a run is too small for it
     same.checked = true;
     rescale(true);
@@ -176,7 +176,6 @@ function restore() {
   const [sheet, place] = (state.get("image") ?? "").split(":");
   const there = panels.find((panel) => panel.sheet === sheet)?.source.data.place.indexOf(place ? Number(place) : -1) ?? -1;
   picked = there >= 0 ? {sheet, place: Number(place)} : null;
-  for (const panel of panels) panel.filled = null;
   show(EPOCHS[$("epoch").value]);
 }
 
@@ -373,7 +372,7 @@ function link(moved) {
   const share = (value, a, b) => (value - a) / (b - a);
   const [x0, x1, y0, y1] = moved.home;
   const u = [share(moved.x_range.start, x0, x1), share(moved.x_range.end, x0, x1), share(moved.y_range.start, y0, y1), share(moved.y_range.end, y0, y1)];
-  for (const panel of first.values()) if (panel !== moved) place(panel, u);
+  for (const panel of ranged.values()) if (panel !== moved) place(panel, u);
   linking = false;
 }
 function place(panel, u) {
@@ -382,11 +381,11 @@ function place(panel, u) {
   panel.y_range.setv({start: y0 + u[2] * (y1 - y0), end: y0 + u[3] * (y1 - y0)});
 }
 function rescale(same) {
-  for (const panel of first.values()) panel.own ??= panel.home;
-  const boxes = [...first.values()].map((panel) => panel.own);
+  for (const panel of ranged.values()) panel.own ??= panel.home;
+  const boxes = [...ranged.values()].map((panel) => panel.own);
   const widest = Math.max(...boxes.flatMap((box) => box.map(Math.abs)));
   linking = true;
-  for (const panel of first.values()) {
+  for (const panel of ranged.values()) {
     panel.home = same ? [-widest, widest, -widest, widest] : panel.own;
     place(panel, [0, 1, 0, 1]);
     const [x0, x1, y0, y1] = panel.home;

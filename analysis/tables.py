@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.metrics import Metric, accuracy, has_collapsed
+from analysis.metrics import Metric, has_collapsed
 from analysis.plots import loss_name
 from rundir.run import Run
 from training.settings import Settings
@@ -79,15 +79,10 @@ def marks(groups: Iterable[Sequence[Run]]) -> list[str]:
 # ---------------------------------------------------------------- lines, one per run
 
 
-def accuracy_of(run: Run) -> float:
-    """Return a run's test accuracy after its last epoch, in percent."""
-    return accuracy(run.arrays["test_predictions"], run.arrays["test_labels"])
-
-
 def line_of(run: Run) -> dict[str, object]:
     """Return the columns of a line besides row labels and numbers."""
     known = " ".join(map(str, run.settings.known_classes or ()))
-    collapsed = int(has_collapsed(accuracy_of(run), len(run.classes)))
+    collapsed = int(has_collapsed(run.accuracy, len(run.classes)))
     return {"seed": run.settings.seed, "known": known, "run": str(run.path), "collapsed": collapsed}
 
 

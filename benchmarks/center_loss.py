@@ -14,7 +14,7 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
+import timeit
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,15 +63,6 @@ def make_step(name: str, num_classes: int, feat_dim: int, batch: int) -> Callabl
     return step
 
 
-def seconds_of(step: Callable[[], None], at_least: float) -> float:
-    """Return the seconds of a step, from as many steps as fill `at_least` seconds."""
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < at_least or count == 0:
-        step()
-        count += 1
-    return (time.perf_counter() - start) / count
-
-
 def peak_of_this_process() -> float:
     """Return MiB, from Linux (getrusage would give the parent's peak to a child)."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -111,7 +102,8 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in names}
         for _ in range(args.rounds):
             for name, step in steps.items():
-                times[name].append(1e3 * seconds_of(step, 0.2))
+                count, seconds = timeit.Timer(step).autorange()  # for at least 0.2 seconds
+                times[name].append(1e3 * seconds / count)
         del steps
         columns = {}
         for name in names:

@@ -4,8 +4,8 @@
     python benchmarks/gpu.py --out results --only tests steps   # one part or two a command
     python benchmarks/gpu.py --out results --rehearse           # the same parts on the CPU with a few digits
 
-Each part is a process of its own with a limit below ten minutes, and has a page of its own in the folder, which is
-written as the part goes on: what hangs or fails loses nothing else. MNIST may be gzipped.
+Each part is a process of its own with a limit below ten minutes (an hour with --rehearse), and has a page of its own
+in the folder, which is written as the part goes on: what hangs or fails loses nothing else. MNIST may be gzipped.
 """
 
 from __future__ import annotations

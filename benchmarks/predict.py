@@ -13,7 +13,6 @@ import contextlib
 import io
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from analysis import metrics, openset, plots
-from analysis.find_digit import BadImage, from_gray, to_digit
-from analysis.image_files import read_pages
+from analysis import openset, plots
+from analysis.find_digit import see
+from analysis.image_files import BadImage, from_gray, read_pages
 from analysis.reader import Prediction, Reader
 from benchmarks.timing import command, machine
 from rundir.network import data_of, data_root
@@ -46,7 +45,7 @@ def inverted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def colored(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Return it in one color on a ground of another, at least 120 of 441 away."""
+    """Return it in one color on a ground of another, at least 120 away (black and white are 441 apart)."""
     ink = ground = np.zeros(3)
     while np.linalg.norm(ink - ground) < 120:
         ink, ground = rng.uniform(0, 255, (2, 3))
@@ -83,18 +82,18 @@ CHANGES: dict[str, Change] = {
 
 
 def through_a_file(image: Image.Image) -> np.ndarray:
-    """Return what predict.py makes of the image, saved as a JPEG."""
+    """Return the pixels of an image that was saved as a JPEG, as predict.py reads them."""
     file = io.BytesIO()
     image.convert("RGB").save(file, "JPEG", quality=85)
-    return to_digit(next(read_pages(file))[1])
+    return next(read_pages(file))[1]
 
 
-def read(reader: Reader, pictures: list[Callable[[], np.ndarray]]) -> list[Prediction | None]:
+def read(reader: Reader, pictures: list[np.ndarray]) -> list[Prediction | None]:
     """Return what the run makes of each picture, None for one that is refused."""
     digits: dict[int, np.ndarray] = {}
     for number, picture in enumerate(pictures):
         with contextlib.suppress(BadImage):
-            digits[number] = picture()
+            digits[number] = see(picture).digit
     found = dict(zip(digits, reader.read(np.array(list(digits.values()))), strict=True))
     return [found.get(number) for number in range(len(pictures))]
 
@@ -115,9 +114,8 @@ def main() -> None:
     data = data_of(run)
     print(command("predict.py"))
     settings = run.settings
-    accuracy = metrics.accuracy(run.arrays["test_predictions"], run.arrays["test_labels"])
     print(f"Run: {plots.loss_name(settings)}, {settings.recipe} recipe, {run.epochs} epochs, seed {settings.seed},")
-    print(f"{len(data.train_labels)} training images, test accuracy {accuracy:.2f} %")
+    print(f"{len(data.train_labels)} training images, test accuracy {run.accuracy:.2f} %")
     print(machine())
     calibration = reader.calibration
     print(
@@ -132,7 +130,7 @@ def main() -> None:
     for name, change in CHANGES.items():
         rng = np.random.default_rng(0)
         changed = [change(Image.fromarray(data.test_images[index].numpy()), rng) for index in chosen.tolist()]
-        found = read(reader, [partial(through_a_file, image) for image in changed])
+        found = read(reader, [through_a_file(image) for image in changed])
         labels = [data.classes[label] for label in data.test_labels[chosen].tolist()]
         right = [one is not None and one.digit == label for one, label in zip(found, labels, strict=True)]
         known = [one is not None and one.known for one in found]
@@ -141,9 +139,7 @@ def main() -> None:
         print(f"{name:45}{percent[0]:7.1f}%{percent[1]:9.1f}%{percent[2]:27.1f}%")
 
     letters = openset.load_unknown(args.letters, data_root(run))[0].numpy()
-    found = [
-        one for one in read(reader, [partial(to_digit, from_gray(letter)) for letter in letters]) if one is not None
-    ]
+    found = [one for one in read(reader, [from_gray(letter) for letter in letters]) if one is not None]
     unknown = 100 * np.mean([not one.known for one in found])
     refused = f"{len(letters) - len(found)} empty ones refused"
     print(f"\n{args.letters}: {unknown:.1f} % of {len(found)} called unknown; {refused}")

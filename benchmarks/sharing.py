@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from analysis.tables import plus_minus
 from benchmarks.timing import beside, command, machine
 from rundir.log import read_epochs
+from training.parser import number
 from utils import ROOT
 
 SETTINGS = {  # the first is main.py's own; a count of 300,000 turns is the library's
@@ -66,7 +67,7 @@ def shown(taken: list[float], limit: float, epochs: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="turns of each (default: 3)")
-    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="of a run, 2 or more (default: 2)")
+    parser.add_argument("--epochs", type=number(int, 2), default=2, metavar="N", help="of a run (default: 2)")
     parser.add_argument("--limit", type=float, default=120, metavar="SECONDS", help="of a run (default: 120)")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="NAME")
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS), metavar="NAME")

@@ -33,8 +33,8 @@ from training.settings import plan_from_json
 NEEDED = ("epoch", "best", "elapsed", "sizes", "tail", "checksums", "head", "center_loss")
 
 
-def slim(path: Path, to: Path, epochs: int) -> None:
-    """Write the copy's config, table of epochs and checkpoint, to be read in float32."""
+def slim(path: Path, to: Path, epochs: int) -> dict[str, Any]:
+    """Write the copy's config, table of epochs and checkpoint, to be read in float32; return the config."""
     config = json.loads((path / "config.json").read_text())
     flags = re.sub(r"^.*?main\.py|--save-dir \S+|--overwrite", "", config["command"]).split()
     config["command"] = " ".join(["python main.py", *flags])
@@ -51,6 +51,7 @@ def slim(path: Path, to: Path, epochs: int) -> None:
     kept |= {name: getattr(checkpoint, name, None) or checkpoint.states[name] for name in NEEDED}
     kept["model"] = {name: value.half() for name, value in checkpoint.states["model"].items()}
     save_checkpoint(kept, to / "checkpoint.pt")
+    return config
 
 
 def main(argv: list[str]) -> int:
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
     run, to, cpu = read_run(args.run), args.to, torch.device("cpu")
     data = data_of(run)
     to.mkdir(parents=True, exist_ok=True)
-    slim(run.path, to, run.epochs)
+    config = slim(run.path, to, run.epochs)
 
     # The features under the weights as they are kept.
     network, sample = load_network(read_config(to), cpu), sample_of(len(data.train_labels))
@@ -72,8 +73,6 @@ def main(argv: list[str]) -> int:
     save_features(to, f"epoch_{run.epochs}", centers, network.decision(), {"train": sample}, train=train, test=test)
     reader = Reader(read_run(to), cpu)  # leaves calibration.json
 
-    before = 100 * float((run.arrays["test_predictions"] == run.arrays["test_labels"]).mean())
-    config = json.loads((to / "config.json").read_text())
     size = sum(one.stat().st_size for one in to.rglob("*") if one.is_file())
     kept = f"{test.accuracy:.2f} % as kept here (half precision, read in float32)"
     (to / "README.md").write_text(f"""# {loss_name(run.settings)}
@@ -85,7 +84,7 @@ held out to set the threshold of the unknown).
 |---|---|
 | trained with | `{config["command"]}` |
 | seed, commit | {run.settings.seed}, {(config["git_commit"] or "unknown")[:10]} |
-| test accuracy | {before:.2f} % as trained ({run.settings.precision}), {kept} |
+| test accuracy | {run.accuracy:.2f} % as trained ({run.settings.precision}), {kept} |
 | unknown | what lies over {reader.threshold:.2f} from its center, as 1 % of the held-out digits do |
 | size | {size / 1e6:.2f} MB |
 | made by | `python benchmarks/ship.py`, `bash benchmarks/published.sh shipped` |

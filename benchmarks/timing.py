@@ -22,12 +22,12 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 def machine() -> str:
     """Return processor, instruction sets, threads and versions."""
+    flags: list[str] = []
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split()
-        sets = ", ".join(name for name in INSTRUCTIONS if name in flags)
-        threads = f"{torch.get_num_threads()} threads"
-        return f"{processor_name()} ({sets}), {threads}; Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{processor_name()}; Python {platform.python_version()}, torch {torch.__version__}"
+    sets, threads = ", ".join(name for name in INSTRUCTIONS if name in flags), f"{torch.get_num_threads()} threads"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{processor_name()} ({sets or 'no AVX2'}), {threads}; {versions}"
 
 
 def command(program: str) -> str:

@@ -62,6 +62,11 @@ class Run:
         """The features of the last epoch, see `read_features`."""
         return read_features(self.path, f"epoch_{self.epochs}", len(self.classes), self.settings.feat_dim)
 
+    @property
+    def accuracy(self) -> float:
+        """The test accuracy after the last epoch, in percent."""
+        return 100 * float(np.mean(self.arrays["test_predictions"] == self.arrays["test_labels"]))
+
 
 def read_run(path: Path) -> Run:
     """Return the finished run in a directory.

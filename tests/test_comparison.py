@@ -46,6 +46,7 @@ def test_plan_of_a_sweep_and_of_the_open_set() -> None:
         (["--jobs", "0"], "must be a whole number at least 1"),
         (["--runs", "a", "--seeds", "1"], "leave out --losses, --weights-cent, --seeds, --variants and --"),
         (["--unknowns", "a/letters", "b/letters/raw"], "two of them would be called letters"),
+        (["--unknowns", "a/known"], "'known' has another meaning in the results; rename the folder"),
         (["--", "--scale", "20"], "--scale and --margin need a loss with a margin head"),
         (["--losses", "arcface", "--", "--scale", "no"], "must be a number above 0"),
         (["--", "--max-epoch", "0"], "must be a whole number at least 1"),

@@ -58,6 +58,7 @@ def test_it_draws_mean_and_deviation_of_those_that_did_not_collapse(tmp_path: Pa
     assert curve.caption(rows[:3]) == said
     assert curve.draw_curve(tmp_path / "curve.png", lines, runs, ["accuracy"]) == [tmp_path / "curve.png"]
     assert (tmp_path / "curve.png").stat().st_size > 5_000
+    curve.draw_panel(Figure().add_subplot(), rows[3:], "accuracy")  # all collapsed: an empty panel
     assert curve.draw_curve(tmp_path / "none.png", lines, runs[:2], ["accuracy"]) == []
     assert not (tmp_path / "none.png").exists()
 
@@ -69,12 +70,12 @@ def test_rows_are_drawn_with_every_run_and_the_mean_of_those_that_stood(
     monkeypatch.setattr(curve, "save", lambda figure, path, dpi: drawn.append(figure))
     lines = pd.DataFrame(
         {
-            "loss": ["softmax", "softmax", "center", "center"],
+            "loss": ["softmax", "softmax", "center", "center", "λ = 200"],
             "unknown": "letters",
-            "seed": [1, 2, 1, 2],
+            "seed": [1, 2, 1, 2, 1],
             "known": "",
-            "collapsed": [0, 0, 0, 1],
-            "EER": [10.0, 12.0, 7.0, 50.0],
+            "collapsed": [0, 0, 0, 1, 1],
+            "EER": [10.0, 12.0, 7.0, 50.0, 50.0],
         }
     )
     curve.draw_rows(tmp_path / "unseen.png", lines, {"EER": UNSEEN["EER"]})
@@ -83,4 +84,4 @@ def test_rows_are_drawn_with_every_run_and_the_mean_of_those_that_stood(
     assert [line.get_xdata().tolist() for line in dots] == [[10, 12], [7]]
     assert means == [11, 7]
     assert ax.get_title() == "letters\nEER ↓"
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["softmax", "center"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["softmax", "center", "λ = 200"]

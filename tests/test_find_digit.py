@@ -10,7 +10,8 @@ from conftest import read_image
 from PIL import Image, ImageDraw
 
 import datasets
-from analysis.find_digit import BadImage, from_gray, see, to_digit
+from analysis.find_digit import see
+from analysis.image_files import BadImage, from_gray
 
 
 def picture(digit: np.ndarray, side: int, ink: tuple[int, ...], ground: tuple[int, ...]) -> Image.Image:
@@ -41,7 +42,7 @@ def test_a_picture_becomes_the_digit_that_was_drawn(
     for number in range(0, 1000, 100):
         digit = mnist5k.test_images[number].numpy()
         picture(digit, side, ink, ground).save(tmp_path / "picture.png")
-        found = to_digit(read_image(tmp_path / "picture.png"))
+        found = see(read_image(tmp_path / "picture.png")).digit
         assert found.shape == (28, 28)
         assert found.dtype == np.uint8
         assert likeness(found, digit) > 0.9
@@ -54,7 +55,7 @@ def test_position_and_margin_do_not_matter(mnist5k: datasets.Digits, tmp_path: P
         sheet = Image.new("RGB", (300, 300), (255, 255, 255))
         sheet.paste(drawn, place)
         sheet.save(tmp_path / "sheet.png")
-        found.append(to_digit(read_image(tmp_path / "sheet.png")))
+        found.append(see(read_image(tmp_path / "sheet.png")).digit)
     assert np.abs(np.subtract(*found, dtype=int)).mean() < 1
 
 
@@ -62,7 +63,7 @@ def test_a_pen_stroke_is_as_strong_as_mnists(tmp_path: Path) -> None:
     sheet = Image.new("L", (400, 500), 240)
     ImageDraw.Draw(sheet).line([(200, 40), (200, 460)], fill=30, width=3)
     sheet.save(tmp_path / "one.jpg")
-    found = to_digit(read_image(tmp_path / "one.jpg"))
+    found = see(read_image(tmp_path / "one.jpg")).digit
     assert found.max() == 255
     assert 1 <= (found[14] > 128).sum() <= 4  # pixels across the stroke
 
@@ -80,9 +81,9 @@ def test_gray_palette_transparent_and_deep_images_are_the_same_digit(tmp_path: P
     for name, image in images.items():
         image.save(tmp_path / name)
     turned.save(tmp_path / "turned.png", exif=exif)
-    wanted = to_digit(read_image(tmp_path / "gray.png"))
+    wanted = see(read_image(tmp_path / "gray.png")).digit
     for name in (*images, "turned.png"):
-        found = to_digit(read_image(tmp_path / name))
+        found = see(read_image(tmp_path / name)).digit
         assert np.abs(found.astype(int) - wanted).mean() < 3, name
 
 
@@ -93,7 +94,7 @@ def test_a_shadow_and_specks_are_not_the_digit(mnist5k: datasets.Digits, tmp_pat
     pixels = (drawn * shadow).astype(np.uint8)
     pixels[4:7, 190:193] = 0
     Image.fromarray(pixels).save(tmp_path / "photo.jpg", quality=80)
-    found = to_digit(read_image(tmp_path / "photo.jpg"))
+    found = see(read_image(tmp_path / "photo.jpg")).digit
     assert likeness(found, digit) > 0.9
 
 
@@ -104,7 +105,7 @@ def test_a_small_digit_on_a_large_sheet_is_found(mnist5k: datasets.Digits, tmp_p
         sheet = Image.new("RGB", (700, 700), (240, 240, 235))
         sheet.paste(picture(digit, round(700 * share), (20, 20, 90), (240, 240, 235)), (300, 200))
         sheet.save(tmp_path / "sheet.png")
-        assert likeness(to_digit(read_image(tmp_path / "sheet.png")), digit) > 0.85
+        assert likeness(see(read_image(tmp_path / "sheet.png")).digit, digit) > 0.85
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "L"])
@@ -112,7 +113,7 @@ def test_a_thin_line_survives_a_large_scan(tmp_path: Path, mode: str) -> None:
     sheet = Image.new("L", (2500, 2500), 255)
     ImageDraw.Draw(sheet).ellipse([900, 400, 1600, 2100], outline=0, width=9)
     sheet.convert(mode).save(tmp_path / "scan.png")
-    found = to_digit(read_image(tmp_path / "scan.png"))
+    found = see(read_image(tmp_path / "scan.png")).digit
     middle = found[14] > 100
     assert middle.any()
     assert not middle[12:16].any()  # a ring
@@ -131,7 +132,7 @@ def test_bad_images_are_refused_in_one_line(tmp_path: Path) -> None:
         ("half.png", "cannot be read"),
     ):
         with pytest.raises(BadImage, match=reason) as refused:
-            to_digit(read_image(tmp_path / name))
+            see(read_image(tmp_path / name))
         assert "\n" not in str(refused.value)
 
 
@@ -146,7 +147,7 @@ def test_a_sheet_of_paper_on_a_darker_table(mnist5k: datasets.Digits, tmp_path: 
         table.paste(paper, (150, 120), paper)
         table.save(tmp_path / "photo.jpg", quality=85)
         turned_digit = np.asarray(Image.fromarray(digit).rotate(turned, resample=Image.Resampling.BICUBIC))
-        assert likeness(to_digit(read_image(tmp_path / "photo.jpg")), turned_digit) > 0.8, number
+        assert likeness(see(read_image(tmp_path / "photo.jpg")).digit, turned_digit) > 0.8, number
 
 
 def test_a_bold_digit_is_not_a_sheet_of_paper() -> None:
@@ -155,7 +156,7 @@ def test_a_bold_digit_is_not_a_sheet_of_paper() -> None:
         getattr(ImageDraw.Draw(sheet), shape)(corners, fill=0)
         if shape == "ellipse":
             ImageDraw.Draw(sheet).ellipse([44, 40, 56, 60], fill=255)
-        found = to_digit(from_gray(np.asarray(sheet, np.float32)))
+        found = see(from_gray(np.asarray(sheet, np.float32))).digit
         assert (found > 128).sum() > 100
 
 

@@ -29,7 +29,8 @@ import compare
 import main
 import predict
 from analysis import report_figures
-from analysis.find_digit import BadImage, to_digit
+from analysis.find_digit import see
+from analysis.image_files import BadImage
 from datasets import Digits
 from idx import DataError, read_idx
 from rundir.checkpoint import load_checkpoint, load_state
@@ -290,7 +291,7 @@ def fuzz_picture(data: st.DataObject, path: Path, run: Path) -> Callable[[], obj
     kind = data.draw(st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"]))
     Image.fromarray(np.arange(900, dtype=np.uint8).reshape(30, 30)).save(file, kind)
     (path / "picture").write_bytes(damaged_bytes(data, file.getvalue()))
-    return lambda: to_digit(read_image(path / "picture"))
+    return lambda: see(read_image(path / "picture")).digit
 
 
 FUZZERS = [fuzz_config, fuzz_csv, fuzz_features, fuzz_checkpoint, fuzz_idx, fuzz_picture]

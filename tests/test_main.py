@@ -21,7 +21,7 @@ from kill_and_resume import differences
 from matplotlib.figure import Figure
 from PIL import Image
 
-from analysis.epochs import read_epoch, read_epochs
+from analysis.epochs import read_epoch, read_moments
 from analysis.plots import COLORS, draw_part
 from benchmarks import ship
 from rundir.checkpoint import load_checkpoint
@@ -148,7 +148,7 @@ def test_the_film_shows_the_way_through_the_first_epoch(plotted: tuple[Path, str
         accuracy = [np.mean(one[f"{part}_predictions"] == one[f"{part}_labels"]) for one in (early, end)]
         assert accuracy[0] < accuracy[1] - 0.2
     ax = Figure().add_subplot()
-    draw_part(ax, next(read_epochs(plotted[0], [2], [8])), "train")
+    draw_part(ax, next(read_moments(plotted[0], [2], [8])), "train")
     assert "1,000 of 4,000 training images, batch 8 of epoch 1" in " ".join(ax.get_title().split())
 
 

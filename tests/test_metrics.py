@@ -80,17 +80,23 @@ def test_limits_of_false_acceptance() -> None:
 
 def test_verification_sees_directions_or_places() -> None:
     rays = np.array([[1.0, 0], [10, 0], [0, 1], [0, 10]])  # one direction per class, different lengths
-    assert metrics.verification(rays, LABELS, "cosine")["EER"] == pytest.approx(0)
-    assert metrics.verification(rays, LABELS, "euclidean")["EER"] > 20
+    assert metrics.verification_both_ways(rays, LABELS)["EER (cos)"] == pytest.approx(0)
+    assert metrics.verification(rays, LABELS)["EER"] > 20
     spots = np.array([[1.0, 1], [1.1, 1], [10, 10], [10, 10.1]])  # one place per class, one direction for all
-    assert metrics.verification(spots, LABELS, "euclidean")["EER"] == pytest.approx(0)
+    assert metrics.verification(spots, LABELS)["EER"] == pytest.approx(0)
+
+
+def test_a_test_set_that_lacks_a_class_is_named() -> None:
+    train, labels = np.array([[0.0, 0], [1, 1], [2, 0]]), np.array([0, 1, 2])
+    with pytest.raises(ValueError, match="class 2 has none"):
+        metrics.drift(train, labels, train[:2], labels[:2])
 
 
 def test_verification_of_many_samples_is_a_fixed_part_of_them() -> None:
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 10, 5_000)
     features = rng.normal(size=(5_000, 2)) + 3 * labels[:, None]
-    once, again = (metrics.verification(features, labels, "euclidean") for _ in range(2))
+    once, again = (metrics.verification(features, labels) for _ in range(2))
     assert once == again
     assert 2 < once["EER"] < 40
 

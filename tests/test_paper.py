@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 import datasets
-from analysis.find_digit import BadImage, from_gray, see
+from analysis.find_digit import see
+from analysis.image_files import BadImage, from_gray
 from analysis.reader import Reader
 from rundir.run import read_run
 

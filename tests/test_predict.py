@@ -21,8 +21,8 @@ from test_find_digit import picture
 
 import datasets
 import predict as program
-from analysis.find_digit import BadImage, from_gray, to_digit
-from analysis.image_files import sources
+from analysis.find_digit import see
+from analysis.image_files import BadImage, from_gray, sources
 from analysis.reader import Reader
 from rundir.run import read_run
 from training import hardware
@@ -240,7 +240,7 @@ def test_digits_it_never_saw_are_unknown_more_often(run: Path, mnist5k: datasets
     reader = Reader(read_run(run), torch.device("cpu"), reject=5)
     images = [from_gray(image) for image in mnist5k.test_images[::4].numpy()]
     labels = mnist5k.test_labels[::4].numpy()
-    known = np.array([one.known for one in reader.read(np.array([to_digit(image) for image in images]))])
+    known = np.array([one.known for one in reader.read(np.array([see(image).digit for image in images]))])
     seen = np.isin(labels, [0, 1, 7])
     assert known[seen].mean() > 0.8
     assert known[~seen].mean() < 0.5
@@ -251,6 +251,8 @@ def test_stdin(run: Path, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run_here(program.main, "--run", run, "-")
     assert done.returncode == 0, done.stderr
     assert "stdin: 1 (" in done.stdout
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=BytesIO((drawn / "1-0.jpg").read_bytes())))
+    assert run_here(program.main, "--run", run, "-", "-").stdout == done.stdout
 
 
 @pytest.mark.parametrize("loss", ["softmax", "center"])

@@ -56,14 +56,17 @@ def test_a_feature_lies_in_the_region_of_its_prediction(number: int) -> None:
     assert torch.equal((torch.cat([features, ones], 1) @ decision.T).argmax(dim=1), predicted)
 
     arrays = some_arrays(decision.numpy())
-    found = regions(arrays, reach=100)
+    border = border_of(arrays)
+    found = regions(arrays["head"], arrays["centers"], border, reach=100)
     distances = np.linalg.norm(features.numpy() - arrays["centers"][predicted], axis=1)
-    inside = distances < border_of(arrays)
-    clear = np.abs(distances - border_of(arrays)) > 0.02  # the circle is a polygon
-    for label, one in enumerate(found):
+    inside = distances < border
+    clear = np.abs(distances - border) > 0.02  # the circle is a polygon
+    for label in range(len(decision)):
         mine = predicted.numpy() == label
-        taken = Outline(one.taken).contains_points(features) if len(one.taken) else np.zeros(len(features), bool)
-        known = Outline(one.known).contains_points(features) if len(one.known) else np.zeros(len(features), bool)
+        taken, known = (
+            Outline(shapes[label]).contains_points(features) if len(shapes[label]) else np.zeros(len(features), bool)
+            for shapes in found.values()
+        )
         assert (taken == mine).mean() > 0.999  # all but features on a line
         assert (known == (mine & inside))[clear].mean() > 0.999
 
@@ -110,7 +113,7 @@ def test_figures_show_them(run_main: RunMain, tmp_path: Path) -> None:
     epoch = read_epoch(tmp_path / "run", 1)
     network = load_network(read_run(tmp_path / "run"), torch.device("cpu"))
     np.testing.assert_allclose(epoch.arrays["head"], network.decision().numpy(), rtol=1e-6)
-    assert len(regions_of(epoch)) == 3
+    assert [len(shapes) for shapes in regions_of(epoch).values()] == [3, 3]
     done = run_here(compare.main, "--runs", tmp_path / "run", "--out", tmp_path / "plain")
     assert done.returncode == 0, done.stderr
     done = run_here(compare.main, "--runs", tmp_path / "run", "--regions", "--out", tmp_path / "shaded")
@@ -120,9 +123,9 @@ def test_figures_show_them(run_main: RunMain, tmp_path: Path) -> None:
     ax = Figure().add_subplot()
     draw_part(ax, epoch, "test", regions=True)
     drawn = [one.get_paths() for one in ax.collections if isinstance(one, PolyCollection)]
-    for paths, key in zip(drawn, ("taken", "known"), strict=True):
-        for path, region in zip(paths, regions_of(epoch), strict=True):
-            np.testing.assert_allclose(path.vertices[:-1], getattr(region, key))
+    for paths, shapes in zip(drawn, regions_of(epoch).values(), strict=True):
+        for path, shape in zip(paths, shapes, strict=True):
+            np.testing.assert_allclose(path.vertices[:-1], shape)
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     assert max(right - left, top - bottom) < 100, "unbounded regions do not set the scale"
 

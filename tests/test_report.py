@@ -320,10 +320,10 @@ def test_regions_are_those_of_the_head(page: Any, compared: Path) -> None:
     shown = "() => plot.renderers.filter((r) => r.glyph.type === 'Patches').map((r) => r.data_source.data)"
     taken, known = page.evaluate(shown)
     regions = plots.regions_of(plots.read_epoch(compared / "runs" / "center-1", 2))
-    for columns, key in ((taken, "taken"), (known, "known")):
+    for columns, shapes in zip((taken, known), regions.values(), strict=True):
         assert columns["digit"] == [1, 3, 8]
-        for xs, ys, region in zip(columns["xs"], columns["ys"], regions, strict=True):
-            np.testing.assert_allclose(np.array([xs, ys]).T, getattr(region, key), atol=1e-3)
+        for xs, ys, shape in zip(columns["xs"], columns["ys"], shapes, strict=True):
+            np.testing.assert_allclose(np.array([xs, ys]).T, shape, atol=1e-3)
     page.locator("#regions").uncheck()
     assert all(len(one["xs"]) == 0 for one in page.evaluate(shown))
 
@@ -440,9 +440,8 @@ def test_runs_of_many_kinds_in_one_page(tmp_path: Path) -> None:
     page = write_report(tmp_path / "report.html", runs, scored)[0].read_text()
     assert "<script>alert" not in page
     assert "python main.py <b>" not in page
-    sheets = set(re.findall(r'class="sheet" data-name="(.*?)"', page))
-    expected = ("train-138-1200", "train-138-1050", "train-0123-1600", "test-138-300", "test-0123-400")
-    assert sheets == {name.replace("-", "-mnist5k-", 1) for name in expected}
+    sheets = re.findall(r'class="sheet" data-name="(.*?)-\w+"', page)  # of three training and two test sets
+    assert (sheets.count("train"), sheets.count("test")) == (3, 2)
     facts = json.loads(re.search(r'id="facts">(.*?)</script>', page).group(1))  # type: ignore[union-attr]
     assert [len(run["epochs"]) for run in facts["runs"]] == [1, 3, 20, 2]
     assert facts["runs"][2]["epochs"][-1] == 30

@@ -23,7 +23,7 @@ def made_up(correct: float = 100.0, epochs: int = 1, name: str = "", **settings)
     return run
 
 
-def lines_of(rows: tables.Rows, accuracy: Callable[[Run], float] = tables.accuracy_of) -> pd.DataFrame:
+def lines_of(rows: tables.Rows, accuracy: Callable[[Run], float] = lambda run: run.accuracy) -> pd.DataFrame:
     """Return lines with the accuracy only, by default the run's."""
     return tables.lines_of(rows, lambda run: {"accuracy": accuracy(run)}, ["accuracy"])
 

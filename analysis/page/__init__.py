@@ -13,6 +13,7 @@ import datasets
 from analysis.epochs import limits, loss_name
 from analysis.palette import ON_DARK, colors_of
 from analysis.reader import Reader
+from analysis.regions import regions
 from models.heads import HEADS
 from models.lenet_pp import LeNetPP
 from rundir.network import data_of, data_root
@@ -47,8 +48,8 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader]) -> None:
 
 
 def examples(run: Run) -> np.ndarray:
-    """Return a test image of each class of a run that has one, uint8 (at most C, 28, 28). If its data set is missing,
-    MNIST is replaced by mnist5k, and other data sets give no images."""
+    """Return a test image of each class, uint8 (at most C, 28, 28); a class without one is left out. If the data set is
+    missing, MNIST is replaced by mnist5k, and other data sets give no images."""
     if datasets.is_there(run.settings.dataset, data_root(run)):
         data = data_of(run)
     elif run.settings.dataset == "mnist":
@@ -60,7 +61,7 @@ def examples(run: Run) -> np.ndarray:
 
 def network_of(run: Run, reader: Reader) -> dict[str, object]:
     """Return a network for the page: weights in half precision, the points of the plane, the border of the unknown."""
-    model, head = reader.network.model, reader.network.head
+    model = reader.network.model
     assert isinstance(model, LeNetPP)
     convolutions = [layer for layer in model.stages if isinstance(layer, torch.nn.Conv2d)]
     slopes = [layer.weight.item() for layer in model.stages if isinstance(layer, torch.nn.PReLU)]
@@ -74,10 +75,10 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
     around = np.concatenate([corners, reader.centers - reach, reader.centers + reach])
     middle, half = (around.max(0) + around.min(0)) / 2, 0.52 * np.ptp(around, axis=0).max()
     (left, bottom), (right, top) = middle - half, middle + half
-    accuracy = 100 * float((run.arrays["test_predictions"] == labels).mean())
+    head = reader.network.decision().numpy()  # (C, 3)
+    shapes = regions(head, reader.centers, reader.threshold, reach=float(np.abs([left, right, bottom, top]).max()))
     return {
-        "name": loss_name(run.settings),
-        "about": f"{run.dataset}, {run.epochs} epochs, test accuracy {accuracy:.2f} %",
+        "about": f"{run.dataset}, {run.epochs} epochs, test accuracy {run.accuracy:.2f} %",
         "classes": list(run.classes),
         "colors": {"light": colors_of(run.classes), "dark": colors_of(run.classes, ON_DARK)},
         "weights": _base64(weights.tobytes()),
@@ -88,11 +89,13 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
         "featureSlope": model.fc_prelu.weight.item() if isinstance(model.fc_prelu, torch.nn.PReLU) else None,
         "mean": run.settings.pixel_mean,
         "std": run.settings.pixel_std,
-        "head": reader.network.decision().tolist(),  # (C, 3)
-        "cosine": head.s if HEADS[run.settings.head].cosine else None,
+        "head": head.tolist(),
+        "cosine": reader.network.head.s if HEADS[run.settings.head].cosine else None,
         "centers": reader.centers.astype(float).round(4).tolist(),
         "threshold": reader.threshold,
+        "reject": reader.reject,
         "heldOut": reader.calibration.held_out,
+        "regions": {part: [shape.round(4).tolist() for shape in every] for part, every in shapes.items()},
         "limits": [float(end) for end in (left, right, bottom, top)],
         "points": np.column_stack([features[chosen].round(3), labels[chosen]]).tolist(),
     }

@@ -217,7 +217,6 @@ function centered(ink, w, h) {
 // ---------------------------------------------------------------- the network
 
 const LAYERS = [[28, 1, 32], [28, 32, 32], [14, 32, 64], [14, 64, 64], [7, 64, 128], [7, 128, 128]]; // side, in, out
-const width = (side) => (side + 3) & ~3;
 let wasm, work, networks;
 
 // Half-precision numbers → float32.
