@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +35,6 @@ with contextlib.suppress(ImportError):
     hypothesis.settings.register_profile("seeded", derandomize=True, database=None)
     hypothesis.settings.load_profile("seeded")
 
-
-RunMain = Callable[..., subprocess.CompletedProcess[str]]
 TWO_DIGITS = "-d mnist5k --use-cpu --known-classes 0 1 --hold-out 600".split()  # 200 images to train on
 
 # A module goes to one process (loadscope), since its tests share what was trained: the long ones first, so that
@@ -141,12 +138,11 @@ def run_here(program: Callable[[list[str]], int], *arguments: object) -> subproc
     return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
 
-@pytest.fixture(scope="session")
-def run_main() -> RunMain:
+def run_main(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run main.py with these arguments, in this process."""
     import main
 
-    return partial(run_here, main.main)
+    return run_here(main.main, *arguments)
 
 
 def spawn(program: str, *arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:

@@ -300,6 +300,26 @@ def test_open_set_keeps_the_rows_that_variants_name(compared: tuple[Path, str], 
     assert [(row["loss"], row["n"]) for row in rows(tmp_path / "open_set.csv")] == [("fourier", "1"), ("direct", "1")]
 
 
+def test_a_sweep_over_weights_and_rows_with_names(compared: tuple[Path, str], tmp_path: Path) -> None:
+    """Of runs that lie beside --out."""
+    for path in compared[0].glob("runs/*/"):
+        shutil.copytree(path, tmp_path / path.name)
+    words = ("--weights-cent", 0, 0.1, "--seeds", 1, 2, "--out", tmp_path / "sweep", *QUICK)
+    done = run_here(compare.main, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4 runs, 4 already trained" in done.stdout
+    assert (tmp_path / "sweep" / "lambda_sweep.png").stat().st_size > 10_000
+    shown = [
+        line[1:3] for line in cells((tmp_path / "sweep" / "seeds.md").read_text()) if line[0].startswith("softmax")
+    ]
+    accuracies = [f"{read_run(tmp_path / f'softmax-{seed}').accuracy:.2f}" for seed in (1, 2)]
+    assert accuracies in shown
+    words = ("--variants", "one: ", "other: --lr-cent 0.5", "--out", tmp_path / "variants", *QUICK)
+    done = run_here(compare.main, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [row["loss"] for row in rows(tmp_path / "variants" / "comparison.csv")] == ["one", "other"]
+
+
 def test_a_curve_where_one_number_varies(compared: tuple[Path, str], tmp_path: Path) -> None:
     runs = [read_run(compared[0] / "runs" / f"center-{seed}") for seed in (1, 2) for _ in range(3)]
     for run, rate in zip(runs, [0.1, 0.5, 1.0] * 2, strict=True):

@@ -48,10 +48,8 @@ RUNS = (
     "--recipe paper",
     "--head arcface --precision tf32",
     "--center-update gradient --precision fp32",
-    "--head cosface --weight-cent 0.1",
     "--feat-dim 3 --deterministic",
     "--recipe accurate",
-    "--hold-out 10 --set rotation=10 scaling=0.1 shearing=0.1",
 )
 
 

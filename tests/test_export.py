@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import RunMain, run_here
+from conftest import run_here, run_main
 
 import datasets
 import predict
@@ -24,7 +24,7 @@ KINDS = {  # runs trained here, besides the shipped one
 
 
 @pytest.fixture(params=["shipped", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS)])
-def run(request: pytest.FixtureRequest, run_main: RunMain, tmp_path: Path) -> Path:
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param == "shipped":
         return ROOT / "models" / "shipped" / "center"
     words = "-d mnist5k --use-cpu --known-classes 1 3 8 --hold-out 900 --max-epoch 1 --batch-size 128".split()

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, RunMain, rows, run_here, write_idx
+from conftest import ROOT, rows, run_here, run_main, write_idx
 from PIL import Image
 
 import predict
@@ -243,7 +243,7 @@ def test_names_of_files_as_people_have_them(tmp_path: Path) -> None:
     assert expected.classes == (4, 5, 6)
 
 
-def test_data_that_changed_after_the_training_are_refused(run_main: RunMain, tmp_path: Path) -> None:
+def test_data_that_changed_after_the_training_are_refused(tmp_path: Path) -> None:
     raw, run = write_data(tmp_path / "own", (4, 5, 6)), tmp_path / "run"
     words = ["--dataset", raw, "--max-epoch", 1, "--batch-size", 200, "--use-cpu"]
     done = run_main(*words, "--save-dir", run)

@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_DIGITS, RunMain, read_image, run_here
+from conftest import TWO_DIGITS, read_image, run_here, run_main
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import compare
-import main
 import predict
 from analysis import report_figures
 from analysis.find_digit import see
@@ -47,7 +46,7 @@ SECONDS = 60  # limit for a case, which needs less than one second
 
 
 @pytest.fixture(scope="module")
-def run(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of one epoch on two digits."""
     path = tmp_path_factory.mktemp("hostile") / "run"
     done = run_main(*TWO_DIGITS, "--max-epoch", 1, "--batch-size", 100, "--save-dir", path)
@@ -75,7 +74,7 @@ LINKS = {
 
 @pytest.mark.parametrize("name", LINKS)
 @pytest.mark.parametrize("flag", ["--resume", "--overwrite"])
-def test_links_are_refused(run: Path, run_main: RunMain, tmp_path: Path, name: str, flag: str) -> None:
+def test_links_are_refused(run: Path, tmp_path: Path, name: str, flag: str) -> None:
     path, outside = shutil.copytree(run, tmp_path / "run"), tmp_path / "outside"
     outside.mkdir()
     (outside / "file").write_text("keep me")
@@ -93,7 +92,7 @@ def test_links_are_refused(run: Path, run_main: RunMain, tmp_path: Path, name: s
     ]
 
 
-def test_names_that_were_planted_for_temporaries_are_not_followed(run: Path, run_main: RunMain, tmp_path: Path) -> None:
+def test_names_that_were_planted_for_temporaries_are_not_followed(run: Path, tmp_path: Path) -> None:
     path, outside = tmp_path / "run", tmp_path / "outside"
     path.mkdir()
     outside.write_text("keep me")
@@ -346,7 +345,7 @@ def test_a_config_that_is_no_config_is_one_line(run: Path, tmp_path: Path, conte
     path = shutil.copytree(run, tmp_path / "run")
     (path / "config.json").write_bytes(content)
     for done in (
-        run_here(main.main, "--resume", path),
+        run_main("--resume", path),
         run_here(compare.main, "--runs", path, "--out", tmp_path / "c"),
     ):
         assert done.returncode == 2
@@ -359,7 +358,7 @@ def test_a_config_of_gigabytes_is_not_read(run: Path, tmp_path: Path) -> None:
     path = shutil.copytree(run, tmp_path / "run")
     with open(path / "config.json", "wb") as file:
         file.truncate(3 << 30)  # a hole: nothing is written
-    done = run_here(main.main, "--resume", path)
+    done = run_main("--resume", path)
     assert done.returncode == 2
     assert "larger than 1 MiB" in done.stderr
 
@@ -369,7 +368,7 @@ def test_a_folder_where_a_table_should_be(run: Path, tmp_path: Path, name: str) 
     path = shutil.copytree(run, tmp_path / "run")
     (path / name).unlink()
     (path / name).mkdir()
-    done = run_here(main.main, "--resume", path)
+    done = run_main("--resume", path)
     assert done.returncode == 2
     assert f"{name}: is a folder" in done.stderr
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TWO_DIGITS, rows, run_here, spawn, started, wait_until
+from conftest import ROOT, TWO_DIGITS, rows, run_here, run_main, spawn, started, wait_until
 from kill_and_resume import differences
 from matplotlib.figure import Figure
 from PIL import Image
@@ -170,7 +170,7 @@ def test_a_small_copy_of_a_run_reads_like_the_run(plotted: tuple[Path, str], tmp
         pytest.param("--known-classes 0 3 4 9 --recipe accurate", marks=pytest.mark.slow),
     ],
 )
-def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: Path, flags: str) -> None:
+def test_resumed_run_equals_one_that_was_never_interrupted(tmp_path: Path, flags: str) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     common = (*SHORT, "--hold-out", 600, "--max-epoch", 2, "--print-freq", 7, *flags.split(), "--seed", 5)
     assert run_main(*common, "--save-dir", whole, "--plot").returncode == 0
@@ -188,7 +188,7 @@ def test_resumed_run_equals_one_that_was_never_interrupted(run_main, tmp_path: P
     assert not differences(whole, parts)
 
 
-def test_known_classes_keep_their_names(run_main, tmp_path: Path) -> None:
+def test_known_classes_keep_their_names(tmp_path: Path) -> None:
     done = run_main(
         *SHORT,
         *"--max-epoch 1 --known-classes 9 2 4 --head arcface --feat-dim 3 --weight-cent 0.01".split(),
@@ -205,7 +205,7 @@ def test_known_classes_keep_their_names(run_main, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "test" / "epoch_1.png").stat().st_size > 10_000
 
 
-def test_words_of_the_widely_copied_repository(run_main, tmp_path: Path) -> None:
+def test_words_of_the_widely_copied_repository(tmp_path: Path) -> None:
     """Softmax alone under the reference recipe, one dimension, in a directory that exists."""
     (tmp_path / "notes.txt").write_text("keep me")
     done = run_main(
@@ -226,7 +226,7 @@ def test_signals_that_end_a_command(name: str, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().err == "\nInterrupted.\n"
 
 
-def test_divergence_stops_the_run(run_main, tmp_path: Path) -> None:
+def test_divergence_stops_the_run(tmp_path: Path) -> None:
     done = run_main(
         *SHORT,
         *"--max-epoch 2 --known-classes 0 1 --recipe reference --lr-model 1e6 --print-freq 2".split(),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import RunMain, opened, run_here
+from conftest import ROOT, opened, run_here, run_main
 from PIL import Image, ImageDraw
 
 import datasets
@@ -31,7 +31,7 @@ RUNS = {  # together with a shipped network they have every layer that a network
 
 
 @pytest.fixture(scope="module")
-def runs(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("page")
     for name, flags in RUNS.items():
         done = run_main("-d", "mnist5k", "--use-cpu", *flags, "--save-dir", folder / name)
@@ -206,6 +206,16 @@ def test_examples_and_the_keyboard(page: Any) -> None:
     for key in (" ", *["ArrowUp"] * 15):
         page.keyboard.press(key)
     wait_for_answer(page, "from its center")
+
+
+@pytest.mark.parametrize(("letters", "answer"), [("WEF", "Unknown"), ("AHM", "Taken for 4")])
+def test_the_page_that_comes_with_the_code(browser: Any, letters: str, answer: str) -> None:
+    with opened(browser, ROOT / "docs" / "draw.html", reduced_motion="reduce") as page:
+        for letter in letters:
+            page.get_by_role("button", name=f"Watch the letter {letter} being drawn").click()
+            wait_for_answer(page, answer)
+            page.get_by_role("button", name="Clear").click()
+            wait_for_answer(page, "Draw a digit")
 
 
 def test_a_run_with_more_features_has_no_plane(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, RunMain, wait_until
+from conftest import ROOT, run_main, wait_until
 from parallel_worker import train_both_recipes
 
 from utils import TORCHRUN as TORCHRUN_SETS
@@ -47,7 +47,7 @@ def test_twenty_steps_in_float64_are_those_of_one_process(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_an_epoch_of_digits_by_two_processes(tmp_path: Path, run_main: RunMain) -> None:
+def test_an_epoch_of_digits_by_two_processes(tmp_path: Path) -> None:
     accuracy = {}
     gentle = "--max-epoch 1 --batch-size 64 --lr-model 0.02 --known-classes 0 1 3 6".split()
     gentle += "--set head_init=spread center_init=head center_hold=0.25 warmup=0.2".split()  # learns fast at that rate
@@ -89,7 +89,7 @@ def test_bad_input_is_said_once(tmp_path: Path) -> None:
     assert done.stderr.count("main.py: error:") == 1
 
 
-def test_a_process_that_dies_ends_the_job(tmp_path: Path, run_main: RunMain) -> None:
+def test_a_process_that_dies_ends_the_job(tmp_path: Path) -> None:
     if not Path("/proc/self/environ").exists():
         pytest.skip("needs /proc to find the second process")
     path = tmp_path / "run"

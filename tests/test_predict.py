@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import read_image, run_here
+from conftest import read_image, run_here, run_main
 from PIL import Image
 from test_find_digit import picture
 
@@ -29,7 +29,7 @@ from training import hardware
 
 
 @pytest.fixture(scope="module")
-def run(run_main, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on three digits with 150 training images held out."""
     path = tmp_path_factory.mktemp("runs") / "held-out"
     known = ("--known-classes", 0, 1, 7, "--hold-out", 150)
@@ -99,6 +99,13 @@ def test_for_programs(run: Path, drawn: Path) -> None:
     assert [one["digit"] for one in found] == [1, 7]
     assert all(one["known"] and not one["several"] and len(one["feature"]) == 2 for one in found)
     assert all(one["confidence"] + one["second_confidence"] <= 100.001 for one in found)
+
+
+def test_the_network_that_comes_with_the_code(drawn: Path) -> None:
+    done = predict(drawn / "1-0.jpg")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"{program.SHIPPED / 'center'}: unknown means farther than ")
+    assert f"{drawn / '1-0.jpg'}: 1 (" in done.stdout
 
 
 def test_what_the_network_saw(run: Path, drawn: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import RunMain, run_here
+from conftest import run_here, run_main
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.path import Path as Outline
@@ -104,7 +104,7 @@ def test_clipping() -> None:
     assert np.array_equal(clip(square, np.array([0.0, 0, 1])), square)
 
 
-def test_figures_show_them(run_main: RunMain, tmp_path: Path) -> None:
+def test_figures_show_them(tmp_path: Path) -> None:
     words = ["-d", "mnist5k", "--use-cpu", "--known-classes", "0", "1", "4", "--max-epoch", "1", "--batch-size", "128"]
     done = run_main(*words, "--regions", "--save-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr

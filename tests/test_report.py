@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import RunMain, opened, run_here
+from conftest import opened, run_here, run_main
 from PIL import Image
 
 import compare
@@ -38,7 +38,7 @@ HELPERS = """() => {
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory, run_main: RunMain) -> Path:
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of two epochs on three digits, their film and their report."""
     out = tmp_path_factory.mktemp("report") / "compare"
     for name, weight in (("softmax-1", 0), ("center-1", 0.1)):

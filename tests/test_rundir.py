@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TWO_DIGITS, RunMain
 
 import datasets
 import utils
@@ -144,11 +143,9 @@ def test_unfinished_file_leaves_the_old_one(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
-def test_an_entry_of_a_checkpoint_that_is_something_else_is_one_line(run_main: RunMain, tmp_path: Path) -> None:
-    words = [*TWO_DIGITS, "--max-epoch", 1, "--batch-size", 50]
-    assert run_main(*words, "--save-dir", tmp_path / "run").returncode == 0
-    file = tmp_path / "run" / "checkpoint.pt"
-    state = torch.load(file, weights_only=True)
+def test_an_entry_of_a_checkpoint_that_is_something_else_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "checkpoint.pt"
+    state = torch.load(SHIPPED / "checkpoint.pt", weights_only=True)
     for name, odd in (
         ("sizes", torch.zeros(3)),
         ("tail", torch.zeros(3)),
@@ -156,7 +153,7 @@ def test_an_entry_of_a_checkpoint_that_is_something_else_is_one_line(run_main: R
         ("sizes", {"log": 0, "batches": 0}),
         ("tail", {"log": "", "batches": "", "epoch": ""}),
         ("best", float("nan")),
-        ("epoch", 7),
+        ("epoch", 11),
         ("checksums", [1]),
         ("asked", torch.zeros(3)),
     ):
@@ -177,6 +174,18 @@ def test_figures_are_drawn_from_a_folder_with_modules_of_the_same_names(
         drawer.draw(10)
     assert complaints == []
     assert (tmp_path / "run" / "test" / "epoch_10.png").exists()
+
+
+def test_a_figure_that_cannot_be_drawn_is_logged(tmp_path: Path) -> None:
+    path = shutil.copytree(SHIPPED, tmp_path / "run")
+    (path / "test").write_text("in the way")
+    complaints: list[str] = []
+    with contextlib.closing(drawing.Drawer(path, complaints.append, draw_epoch)) as drawer:
+        drawer.draw_missing()
+    (complaint,) = complaints
+    assert complaint.startswith("A figure could not be drawn: ")
+    assert (path / "train" / "epoch_10.png").exists()
+    assert (path / "test").read_text() == "in the way"
 
 
 def test_one_figure_at_a_time_while_training_and_all_that_are_left_at_the_end(

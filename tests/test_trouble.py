@@ -16,11 +16,11 @@ import pytest
 import torch
 from conftest import (
     TWO_DIGITS,
-    RunMain,
     full_disk,
     is_anywhere_running,
     read_image,
     run_here,
+    run_main,
     spawn,
     started,
     wait_until,
@@ -38,7 +38,7 @@ QUICK = [*TWO_DIGITS, "--batch-size", "100"]
 
 
 @pytest.fixture(scope="module")
-def run(run_main: RunMain, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two epochs on two digits, with the features of both."""
     path = tmp_path_factory.mktemp("trouble") / "run"
     done = run_main(*QUICK, "--max-epoch", 2, "--plot", "--save-dir", path)
@@ -124,7 +124,7 @@ def test_interrupted_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_trainings_started_at_once_have_a_directory_each(run_main: RunMain, tmp_path: Path) -> None:
+def test_two_trainings_started_at_once_have_a_directory_each(tmp_path: Path) -> None:
     words = [*QUICK, "--max-epoch", 1, "--save-dir", tmp_path / "run"]
     both = [started("main.py", *words) for _ in range(2)]
     errors = [process.communicate()[1] for process in both]
@@ -148,7 +148,7 @@ def test_what_a_comparison_writes_beside_its_runs_follows_no_link(
     assert (tmp_path / "center-1.out").read_text() == "trained\n"
 
 
-def test_a_finished_run_that_is_resumed_is_only_read(run: Path, run_main: RunMain, tmp_path: Path) -> None:
+def test_a_finished_run_that_is_resumed_is_only_read(run: Path, tmp_path: Path) -> None:
     path = shutil.copytree(run, tmp_path / "run")
     with open(path / "batches.csv", "a") as file:
         file.write("a line of mine\n")
@@ -201,7 +201,7 @@ def test_numbers_that_are_no_gray_levels(tmp_path: Path) -> None:
     assert np.isfinite(read_image(tmp_path / "float.tiff")).all()
 
 
-def test_digits_that_the_data_lack(run_main: RunMain, mnist5k, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digits_that_the_data_lack(mnist5k, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.load", lambda *_: mnist5k.only((3, 5)))
     done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 3, 7, "--save-dir", tmp_path / "run")
     assert done.returncode == 2
@@ -241,7 +241,7 @@ def test_a_disk_that_is_full_while_drawing(run: Path, tmp_path: Path, flags: tup
     "flags",
     ["--max-epoch 1000000 --stop-after 1", "--head arcface --scale 1e6 --max-epoch 1"],
 )
-def test_extreme_settings(run_main: RunMain, tmp_path: Path, flags: str) -> None:
+def test_extreme_settings(tmp_path: Path, flags: str) -> None:
     done = run_main(*QUICK, *flags.split(), "--save-dir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
