@@ -12,9 +12,8 @@ Recognition, ECCV 2016. Needs torch and nothing else. MIT license.
 from __future__ import annotations
 
 import math
-import operator
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from numbers import Integral
 
 import torch
 import torch.distributed as dist
@@ -24,14 +23,10 @@ from torch import Tensor, nn
 _LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def _whole(name: str, value: object, low: int | None = None) -> None:
+def _whole(name: str, value: object, low: float = -math.inf) -> None:
     """Raise ValueError unless a value is a whole number of at least `low`."""
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = None
-    if number is None or (low is not None and number < low):
-        least = "" if low is None else f" of at least {low}"
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        least = f" of at least {low}" if math.isfinite(low) else ""
         raise ValueError(f"{name} must be a whole number{least}; got {value!r}")
 
 
@@ -58,7 +53,7 @@ class CenterLoss(nn.Module):
       ``c_j <- c_j - alpha * Δc_j``.
 
     Loss scaling, or any factor on the loss, multiplies both gradients; ``weight`` multiplies only that of the features.
-    A class that is absent from the batch keeps its center.
+    Under SGD without momentum and weight decay, a class that is absent from the batch keeps its center.
 
     Args:
         num_classes: number of classes C, at least 1.
@@ -70,7 +65,7 @@ class CenterLoss(nn.Module):
         half: whether to multiply by the ½ of eq. 2; by default only with ``update="paper"``.
         reduction: ``"mean"`` or ``"sum"`` over the batch.
         init: ``"normal"`` (standard normal), ``"zeros"``, ``"circle"`` (evenly spaced on a circle in the first two
-            dimensions), or a tensor of shape (C, D).
+            dimensions), or an array or tensor of shape (C, D).
         radius: radius of that circle, in feature units.
         sparse: whether the centers get a sparse gradient: a step then costs O(B·D), not O(C·D). Works with
             ``torch.optim.SGD`` without momentum and weight decay, and with ``SparseAdam``.
@@ -80,18 +75,18 @@ class CenterLoss(nn.Module):
             ``cross_entropy``, whose default is -100; by default (``None``) every sample counts.
 
     Attributes:
-        centers: ``nn.Parameter`` (C, D), float32 unless the module is converted.
+        centers: ``nn.Parameter`` (C, D). Keep them in float32: in bfloat16 small steps are lost.
         last_value: the loss of the last call without ``weight``, a detached scalar; NaN before the first call. Calls
             under ``torch.compile`` set it; calls inside a transform of torch.func or from an exported program do not.
 
     Under DistributedDataParallel wrap the loss as well as the network. With ``sparse=True`` do not wrap it, because it
-    exchanges the rows itself: start it from the same centers in every process. The centers then stay the same in
-    every process.
+    exchanges the rows itself, over the default process group: start it from the same centers in every process. The
+    centers then stay the same in every process.
 
-    With ``sparse=True`` or ``update="paper"`` they are the centers that one process with all the samples would have.
-    Otherwise this holds if all batches have the same size and no sample is ignored, since DistributedDataParallel
-    takes the mean of the processes' means; the mean loss and the gradients are then those of one process, too. With
-    ``reduction="sum"`` and ``update="gradient"`` the centers move by the mean of the processes' sums.
+    With ``update="paper"``, and with ``sparse=True`` and the mean, they are the centers that one process with all the
+    samples would have. Otherwise this holds if all batches have the same size and no sample is ignored, since
+    DistributedDataParallel takes the mean of the processes' means; the mean loss and the gradients are then those of
+    one process, too. With ``reduction="sum"`` and ``update="gradient"`` the centers move by the mean of their sums.
 
     Raises:
         ValueError: for an argument outside its range.
@@ -142,8 +137,8 @@ class CenterLoss(nn.Module):
         """Return ``weight`` times the center loss of a batch, a scalar.
 
         Args:
-            features: floating point, (B, D) or (B, D, 1, 1), any range. Half precision is converted to float32 first.
-                An empty batch gives 0.
+            features: floating point, (B, D) or (B, D, 1, 1). Half precision is converted to float32 first. An empty
+                batch gives 0.
             labels: integer, (B,), in [0, C).
 
         Raises:
@@ -153,29 +148,28 @@ class CenterLoss(nn.Module):
         """
         features, labels = self._checked(features, labels)
         dtype = torch.promote_types(torch.promote_types(features.dtype, self.centers.dtype), torch.float32)
-        with _without_autocast(features.device):
-            features = features.to(dtype)
-            classes, k = labels, self._factor(max(labels.numel(), 1))
-            if self.ignore_index is not None:  # put ignored samples on a center, in an extra class C
-                kept = labels != self.ignore_index
-                k = self._factor(kept.sum().clamp(min=1).to(dtype))
-                labels = torch.where(kept, labels, 0)
-                classes = torch.where(kept, labels, self.num_classes)
-            centers = self._gather(labels).to(dtype)  # (B, D)
-            if self.ignore_index is not None:
-                features = torch.where(kept.unsqueeze(1), features, centers.detach())
+        features = features.to(dtype)
+        classes, k = labels, self._factor(max(labels.numel(), 1))
+        if self.ignore_index is not None:  # put ignored samples on a center, in an extra class C
+            kept = labels != self.ignore_index
+            k = self._factor(kept.sum().clamp(min=1).to(dtype))
+            classes = torch.where(kept, labels, self.num_classes)
+            labels = _without_ignored(labels, kept)
+        centers = self._gather(labels).to(dtype)  # (B, D)
+        if self.ignore_index is not None:
+            features = torch.where(kept.unsqueeze(1), features, centers.detach())
 
-            # The gradient of the features: eq. 2, and by autograd eq. 3. mse_loss sums the squares in one pass.
-            alone = self.update == "gradient" and self.weight == 1 and not self._exchanges()
-            value = k * F.mse_loss(features, centers if alone else centers.detach(), reduction="sum")
-            if torch._C._functorch.maybe_current_level() is None:  # values inside a transform of torch.func do not last
-                self.last_value = value.detach()
-            if alone:
-                return value
+        # The gradient of the features: eq. 2, and by autograd eq. 3. mse_loss sums the squares in one pass.
+        alone = self.update == "gradient" and self.weight == 1 and not self._exchanges()
+        value = k * F.mse_loss(features, centers if alone else centers.detach(), reduction="sum")
+        if not _is_transformed():
+            self.last_value = value.detach()
+        if alone:
+            return value
 
-            # The gradient of the centers: a term that has it, and whose value is 0.
-            felt = self.weight * value if self.weight else (0 * features).sum()  # 0 even where the value overflows
-            return felt + self._pull(features.detach(), centers, classes, k)
+        # The gradient of the centers: a term that has it, and whose value is 0.
+        felt = self.weight * value if self.weight else (0 * features).sum()  # 0 even where the value overflows
+        return felt + self._pull(features.detach(), centers, classes, k) if torch.is_grad_enabled() else felt
 
     def _factor(self, count: int | Tensor) -> float | Tensor:
         """Return k of eq. 2 for this number of samples, times ½ if wanted."""
@@ -186,9 +180,9 @@ class CenterLoss(nn.Module):
         """Return 0, with the gradient that the centers receive."""
         gap = centers.detach() - features  # (B, D)
         if self._exchanges():
-            gap, labels = _all_gather_batch(gap, labels)  # (sum of B, D)
+            gap, labels = _all_gather_batch(gap, labels, self.num_classes)
             kept = labels != self.num_classes
-            centers = self._gather(torch.where(kept, labels, 0)).to(gap.dtype)
+            centers = self._gather(_without_ignored(labels, kept)).to(gap.dtype)
             # Every process applies all rows: their mean, or like DistributedDataParallel the mean of the sums.
             k = self._factor(kept.sum().clamp(min=1).to(gap.dtype)) if self.reduction == "mean" else k / _world_size()
         if self.update == "gradient":
@@ -201,7 +195,7 @@ class CenterLoss(nn.Module):
 
     def _exchanges(self) -> bool:
         """Return whether processes exchange their batches here: eq. 4 needs the counts of the global batch, and
-        DistributedDataParallel does not reduce sparse gradients."""
+        DistributedDataParallel reduces no sparse gradient but that of an embedding."""
         wanted = self.exchange and (self.update == "paper" or self.sparse)
         return wanted and torch.is_grad_enabled() and self.centers.requires_grad and _world_size() > 1
 
@@ -213,12 +207,14 @@ class CenterLoss(nn.Module):
         try:
             return F.embedding(labels, self.centers, sparse=self.sparse)
         except IndexError:
+            if _is_transformed():
+                raise ValueError(f"labels must lie in [0, {self.num_classes})") from None
             wrong = int(labels[(labels < 0) | (labels >= self.num_classes)][0])
             hint = f"; ignore_index={wrong} leaves such samples out" if wrong == -100 else ""
             raise ValueError(f"labels must lie in [0, {self.num_classes}); got {wrong}{hint}") from None
 
     def _checked(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features as (B, D) and labels as int32 or int64, or raise ValueError."""
+        """Return features as (B, D) and labels as int64, or raise ValueError."""
         for name, given in (("features", features), ("labels", labels)):
             if not isinstance(given, Tensor):
                 raise ValueError(f"{name} must be a tensor; got {type(given).__name__}: torch.as_tensor makes one")
@@ -239,19 +235,21 @@ class CenterLoss(nn.Module):
             devices = f"{features.device}, {labels.device} and {self.centers.device}"
             hint = "move the loss with center_loss.to(device)"
             raise ValueError(f"features, labels and centers must be on one device; got {devices}: {hint}")
-        return features, labels if labels.dtype in (torch.int64, torch.int32) else labels.long()
+        return features, labels.long()
 
     def extra_repr(self) -> str:
         return (
             f"num_classes={self.num_classes}, feat_dim={self.feat_dim}, update={self.update!r}, "
-            f"weight={self.weight}, half={self.has_half}, reduction={self.reduction!r}, sparse={self.sparse}"
+            f"weight={self.weight}, half={self.has_half}, reduction={self.reduction!r}, sparse={self.sparse}, "
+            f"exchange={self.exchange}, ignore_index={self.ignore_index}"
         )
 
 
 def _initial_centers(num_classes: int, feat_dim: int, init: str | Tensor, radius: float) -> Tensor:
     _whole("num_classes", num_classes, 1)
     _whole("feat_dim", feat_dim, 1)
-    if isinstance(init, Tensor):
+    if not isinstance(init, str):
+        init = torch.as_tensor(init)
         if init.shape != (num_classes, feat_dim):
             want = f"(num_classes, feat_dim) = ({num_classes}, {feat_dim})"
             raise ValueError(f"init must have shape {want}; got {tuple(init.shape)}")
@@ -272,29 +270,31 @@ def _initial_centers(num_classes: int, feat_dim: int, init: str | Tensor, radius
     raise ValueError(f"init must be 'normal', 'zeros', 'circle' or a tensor; got {init!r}")
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context without autocast."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+def _is_transformed() -> bool:
+    """Return whether this runs inside a transform of torch.func, whose values cannot be read and do not last."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
+def _without_ignored(labels: Tensor, kept: Tensor) -> Tensor:
+    """Return labels with the largest kept one in place of the others: so a sparse gradient has no further row."""
+    return torch.where(kept, labels, F.pad(torch.where(kept, labels, 0), (0, 1)).amax())
 
 
 def _world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _all_gather_batch(gap: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the rows of all processes: (B_1 + … + B_P, D) and their labels.
+def _all_gather_batch(gap: Tensor, labels: Tensor, nothing: int) -> tuple[Tensor, Tensor]:
+    """Return the rows and labels of all P processes, (P·B, D) and (P·B,), where B is the largest of their batches;
+    smaller ones are filled up with rows of the class `nothing`.
 
-    Costs O(P·B·D), whatever C is. Batches may differ in size: reading the sizes is a step's only synchronization.
+    Costs O(P·B·D), whatever C is. Reading the largest B is a step's only synchronization.
     """
-    sizes = [labels.new_empty(1) for _ in range(_world_size())]
-    dist.all_gather(sizes, labels.new_tensor([labels.numel()]))
-    counts = [int(size) for size in sizes]
-    longest = max(counts)
-    gaps = [gap.new_empty(longest, gap.shape[1]) for _ in counts]
-    dist.all_gather(gaps, F.pad(gap, (0, 0, 0, longest - len(gap))).contiguous())
-    all_labels = [labels.new_empty(longest) for _ in counts]
-    dist.all_gather(all_labels, F.pad(labels, (0, longest - len(labels))))
-    gap = torch.cat([rows[:n] for rows, n in zip(gaps, counts, strict=True)])
-    return gap, torch.cat([rows[:n] for rows, n in zip(all_labels, counts, strict=True)])
+    largest = labels.new_tensor(labels.numel())
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    missing = int(largest) - labels.numel()
+    gathered = []
+    for rows in (F.pad(gap, (0, 0, 0, missing)), F.pad(labels, (0, missing), value=nothing)):
+        gathered.append(torch.cat([rows] * _world_size()))
+        dist.all_gather_into_tensor(gathered[-1], rows.contiguous())
+    return gathered[0], gathered[1]

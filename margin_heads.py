@@ -23,7 +23,6 @@ _LABEL_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 # A feature is divided by sqrt(|x|² + 1e-6), not by |x|: at x = 0 the cosines are 0 and their
 # gradient is at most 1000. Beyond |x| = 1 the difference is about the rounding of float32.
 _NORM_EPSILON = 1e-3
-_LARGE = 1e15  # larger features are scaled down first: their squares could overflow float32
 _MIN_SIN_SQUARED = 1e-7  # lower bound of 1 - cos²θ: sqrt has no finite slope at 0
 
 
@@ -72,15 +71,19 @@ class MarginHead(nn.Module):
         with _without_autocast(features.device):
             dtype = torch.promote_types(torch.promote_types(features.dtype, self.weight.dtype), torch.float32)
             features = features.to(dtype)
-            largest = features.detach().abs().amax(dim=1, keepdim=True)
-            features = features / torch.where(largest > _LARGE, largest, 1)  # cosines depend on the direction alone
-            length = (features.square().sum(dim=1, keepdim=True) + _NORM_EPSILON**2).sqrt()
-            cosine = F.linear(features / length, F.normalize(self.weight.to(dtype))).clamp(-1, 1)
+            scale = features.detach().abs().amax(dim=1, keepdim=True).clamp_min(1)  # the squares could overflow
+            features = features / scale
+            length = (features.square().sum(dim=1, keepdim=True) + (_NORM_EPSILON / scale) ** 2).sqrt()
+            weight = F.normalize(self.weight.to(dtype), eps=_NORM_EPSILON)
+            cosine = F.linear(features / length, weight).clamp(-1, 1)
             if labels is None:
                 return self.s * cosine
             index = labels.long().unsqueeze(1)  # (B, 1)
-            target = self.with_margin(cosine.gather(1, index))
-            return self.s * cosine.scatter(1, index, target)
+            try:
+                target = cosine.gather(1, index)
+            except RuntimeError as error:
+                raise ValueError(f"labels must lie in [0, {self.num_classes}): {error}") from error
+            return self.s * cosine.scatter(1, index, self.with_margin(target))
 
     def _check(self, features: Tensor, labels: Tensor | None) -> None:
         """Raise ValueError for input that `forward` does not take."""
@@ -102,12 +105,6 @@ class MarginHead(nn.Module):
             raise ValueError(f"labels must have shape ({features.shape[0]},); got {tuple(labels.shape)}")
         if labels.dtype not in _LABEL_DTYPES:
             raise ValueError(f"labels must be integers (int64, int32, int16, int8 or uint8); got {labels.dtype}")
-        transformed = torch._C._functorch.maybe_current_level() is not None  # by torch.func: no value can be read
-        if labels.device.type == "cpu" and labels.numel() and not (torch.compiler.is_compiling() or transformed):
-            low, high = (int(bound) for bound in labels.aminmax())
-            if low < 0 or high >= self.num_classes:
-                wrong = high if high >= self.num_classes else low
-                raise ValueError(f"labels must lie in [0, {self.num_classes}); got {wrong}")
 
     def with_margin(self, cosine: Tensor) -> Tensor:
         """Return the target's logit before scaling, for its cosine in [-1, 1], any shape."""

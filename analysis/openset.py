@@ -118,10 +118,8 @@ def class_means_of(run: Run) -> np.ndarray:
         UserError: if features or centers are not finite, or a class has no features.
     """
     features, centers = (run.arrays[name].astype(float) for name in ("train_features", "centers"))
-    for array, what in ((features, "training features"), (centers, "centers")):
-        if not np.isfinite(array).all():
-            why = "that are not numbers" if np.isnan(array).any() else "beyond 65,504, the largest that is kept"
-            raise UserError(f"{run.path}: has {what} {why}; it cannot be scored")
+    if not (np.isfinite(features).all() and np.isfinite(centers).all()):
+        raise UserError(f"{run.path}: has features or centers that are not finite; it cannot be scored")
     try:
         return metrics.class_means(features, run.arrays["train_labels"].astype(int))
     except ValueError as error:

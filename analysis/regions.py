@@ -43,7 +43,7 @@ def border_of(arrays: dict[str, np.ndarray]) -> float:
     out."""
     own = arrays["centers"][arrays["train_predictions"]].astype(float)
     distances = np.linalg.norm(arrays["train_features"].astype(float) - own, axis=1)
-    distances = distances[np.isfinite(distances)]  # features are kept in float16, whose largest number is 65,504
+    distances = distances[np.isfinite(distances)]
     return float(np.quantile(distances, 1 - REJECT / 100)) if len(distances) else 0.0
 
 

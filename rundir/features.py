@@ -50,8 +50,10 @@ def save_features(
     }
     arrays |= {f"{part}_sample": sample.astype(np.int32) for part, sample in samples.items()}
     for key, evaluation in evaluations.items():
-        with np.errstate(over="ignore"):  # beyond float16 a feature becomes infinite; the readers report it
-            arrays[f"{key}_features"] = evaluation.features.cpu().numpy().astype(np.float16)
+        features = evaluation.features.cpu().numpy()
+        with np.errstate(over="ignore"):
+            half = features.astype(np.float16)
+        arrays[f"{key}_features"] = half if np.isfinite(half).all() else features  # half ends at 65,504
         arrays[f"{key}_labels"] = evaluation.labels.cpu().numpy().astype(np.uint8)
         arrays[f"{key}_predictions"] = evaluation.predictions.cpu().numpy().astype(np.uint8)
         arrays[f"{key}_scores"] = evaluation.scores.float().cpu().numpy()

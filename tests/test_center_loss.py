@@ -186,6 +186,7 @@ def test_inits() -> None:
     torch.testing.assert_close(circle.norm(dim=1), torch.full((4,), 5.0))
     torch.testing.assert_close(circle[1], torch.tensor([0.0, 5.0, 0.0]), atol=1e-6, rtol=0)
     given_centers = torch.arange(12.0).reshape(4, 3)
+    assert torch.equal(CenterLoss(4, 3, init=given_centers.numpy()).centers, given_centers)
     centers = CenterLoss(4, 3, init=given_centers).centers
     assert torch.equal(centers, given_centers)
     assert centers.data_ptr() != given_centers.data_ptr()
@@ -240,6 +241,8 @@ def test_last_value_outlives_a_transform() -> None:
     features = torch.randn(4, 2)
     torch.testing.assert_close(torch.compile(slope)(features), slope(features))
     torch.export.export(loss, (features, labels)).module()(features, labels)
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 10\)$"):
+        torch.func.vmap(of_one)(features, labels + 8)
     assert float(loss.last_value) == pytest.approx(before)
 
 
@@ -338,6 +341,18 @@ def test_all_ignored_is_nothing() -> None:
     value, _, moved = called(loss, torch.randn(3, 2), torch.full((3,), -100))
     assert value == 0
     assert torch.equal(moved, torch.zeros(10, 2))
+
+
+def test_ignored_samples_move_no_center_under_sparse_adam() -> None:
+    """It moves every class that has a row in the gradient, be it 0."""
+    loss = CenterLoss(3, 2, sparse=True, ignore_index=-100, init="zeros")
+    optimizer = torch.optim.SparseAdam(loss.parameters(), lr=0.1)
+    for labels in ([0, 1], [1, -100]):
+        optimizer.zero_grad()
+        before = loss.centers.detach().clone()
+        loss(torch.ones(2, 2), torch.tensor(labels)).backward()
+        optimizer.step()
+    assert torch.equal(loss.centers[0], before[0])
 
 
 def test_a_label_out_of_range_is_no_ignored_one() -> None:

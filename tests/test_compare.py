@@ -334,17 +334,12 @@ def test_a_curve_where_one_number_varies(compared: tuple[Path, str], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("array", "value", "message"),
-    [
-        ("train_features", np.nan, "has training features that are not numbers; it cannot be scored"),
-        ("train_features", np.inf, "has training features beyond 65,504, the largest that is kept; it cannot be"),
-        ("centers", np.nan, "has centers that are not numbers; it cannot be scored"),
-    ],
+    ("array", "value"), [("train_features", np.nan), ("train_features", np.inf), ("centers", np.nan)]
 )
-def test_what_is_not_finite_is_not_scored(compared: tuple[Path, str], array: str, value: float, message: str) -> None:
+def test_what_is_not_finite_is_not_scored(compared: tuple[Path, str], array: str, value: float) -> None:
     run = read_run(compared[0] / "runs" / "center-1")
     run.arrays[array][0, 0] = value
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match="has features or centers that are not finite; it cannot be scored"):
         openset.score_runs([run], [], torch.device("cpu"))
 
 

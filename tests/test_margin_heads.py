@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from margin_heads import ArcFace, CosFace, MarginHead
 
@@ -135,13 +136,30 @@ def test_float32_inside_autocast(kind, dtype: torch.dtype) -> None:
         (lambda: CosFace()(torch.randn(3, 2), [0, 1, 2]), "labels must be a tensor; got list: torch.as_tensor"),
         (lambda: CosFace()(torch.randn(3, 2).numpy()), "features must be a tensor; got ndarray"),
         (lambda: ArcFace()(torch.randn(3, 2), torch.ones(3, device="meta").long()), "labels .* meta and cpu: move"),
-        (lambda: CosFace()(torch.randn(2, 2), torch.tensor([0, 10])), r"labels must lie in \[0, 10\); got 10"),
-        (lambda: ArcFace()(torch.randn(2, 2), torch.tensor([-1, 3])), r"labels must lie in \[0, 10\); got -1"),
+        (
+            lambda: CosFace()(torch.randn(2, 2), torch.tensor([0, 10])),
+            r"labels must lie in \[0, 10\): index 10 is out of bounds",
+        ),
+        (
+            lambda: ArcFace()(torch.randn(2, 2), torch.tensor([-1, 3])),
+            r"labels must lie in \[0, 10\): index -1 is out of bounds",
+        ),
     ],
 )
 def test_bad_input(make, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_it_can_be_traced_and_a_weight_of_zero_has_a_finite_slope(kind) -> None:
+    head, labels = kind(3, 4), torch.arange(4)
+    with torch.no_grad():
+        head.weight[0] = 0
+    traced = make_fx(head)(torch.randn(4, 3), labels)
+    features = torch.randn(4, 3)
+    torch.testing.assert_close(traced(features, labels), head(features, labels))
+    head(features).sum().backward()
+    assert head.weight.grad.abs().max() < 1e6
 
 
 def test_features_whose_squares_leave_float32(kind) -> None:

@@ -20,9 +20,11 @@ import utils
 from analysis.draw import draw_epoch
 from rundir import checkpoint, directory, drawing, events, network, run
 from rundir.epoch import Figures
+from rundir.features import read_features, save_features
 from rundir.log import LossMeter, RunLog, read_epochs
 from training import hardware
 from training.settings import Plan
+from training.trainer import Evaluation
 from utils import ROOT, UserError
 
 SHIPPED = ROOT / "models" / "shipped" / "center"
@@ -221,6 +223,17 @@ def test_a_name_that_is_no_text_is_logged_and_read_back(tmp_path: Path) -> None:
     config = json.loads((shutil.copytree(SHIPPED, tmp_path / "run") / "config.json").read_text())
     (tmp_path / "run" / "config.json").write_text(json.dumps(config | {"command": "main.py --save-dir r\udcff"}))
     assert run.read_run(tmp_path / "run").command == "main.py --save-dir r\udcff"
+
+
+@pytest.mark.parametrize(("largest", "kept"), [(1.0, np.float16), (1e5, np.float32)])
+def test_features_are_kept_in_half_precision_if_they_fit(tmp_path: Path, largest: float, kept: type) -> None:
+    """With a margin head alone nothing keeps them small."""
+    labels, features = torch.arange(10), torch.full((10, 2), largest)
+    found = Evaluation(features, torch.zeros(10, 10), labels, labels, torch.ones(10), 0.0, 10.0)
+    save_features(tmp_path, "epoch_1", torch.zeros(10, 2), torch.zeros(10, 3), {}, train=found, test=found)
+    arrays = read_features(tmp_path, "epoch_1", 10, 2)
+    assert arrays["test_features"].dtype == kept
+    assert arrays["test_features"].max() == largest
 
 
 def test_samples_of_a_large_data_set_are_read(tmp_path: Path) -> None:
