@@ -113,6 +113,7 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, file: Path, fragment: str = "", **how: Any) -> Iterator[Any]:
     """Open a page from disk; at the end nothing has come from a network or gone wrong."""
     page = browser.new_page(**({"viewport": {"width": 1280, "height": 1000}} | how))
+    page.set_default_timeout(600_000)  # milliseconds, on a slow, busy machine
     complaints, requests = [], []
     page.on(
         "console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None

@@ -52,7 +52,7 @@ def file(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(browser: Any, file: Path) -> Iterator[Any]:
     with opened(browser, file) as page:
-        page.wait_for_function("!busy", timeout=60_000)  # the second thread has its networks
+        page.wait_for_function("!busy")  # the second thread has its networks
         yield page
 
 
@@ -147,9 +147,7 @@ def draw_with_the_mouse(page: Any, across: float = 0.5, down: float = 0.8) -> No
 
 
 def wait_for_answer(page: Any, text: str) -> None:
-    page.wait_for_function(
-        "(text) => document.getElementById('verdict').textContent.includes(text)", arg=text, timeout=60_000
-    )
+    page.wait_for_function("(text) => document.getElementById('verdict').textContent.includes(text)", arg=text)
 
 
 def test_a_person_draws_looks_switches_and_clears(page: Any, runs: list[Path]) -> None:
