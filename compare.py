@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
-from analysis.comparison import Comparison, parse_comparison
+from analysis.comparison import KNOWN, Comparison, parse_comparison
 
 if __name__ == "__main__":
     COMPARISON = parse_comparison(sys.argv[1:])
@@ -216,7 +216,7 @@ def write_open_set(out: Path, scored: list[Scored], rows: tables.Rows) -> list[P
         named = {"loss": name, "unknown": one.unknowns, "score": one.score}
         table.append(named | tables.line_of(one.run) | one.numbers())
         if drawn.setdefault(name, one.run) is one.run:
-            shown = panels.setdefault(drawable(name), {}).setdefault(one.score, {"known": one.known})
+            shown = panels.setdefault(drawable(name), {}).setdefault(one.score, {KNOWN: one.known})
             shown[drawable(one.unknowns)] = one.unknown
     lines, labels = pd.DataFrame(table), ("loss", "unknown", "score")
     intro = "Known: the test images of the classes trained on. Mean ± standard deviation over n runs, in percent."

@@ -21,7 +21,7 @@ from training.recipes import RECIPES
 from training.settings import Settings
 from utils import printable
 
-TAKEN = {"known", "unseen digits"}  # names of images in the results
+KNOWN, NEVER_SEEN = "known", "unseen digits"  # names of images in the results
 OTHERS = [name for name in HEADS if name != "softmax"]
 Loss = tuple[str | None, bool]  # the head, None for the recipe's, and whether the center loss is added
 LOSSES: dict[str, Loss] = {
@@ -254,7 +254,7 @@ def check_own_flags(parser: Parser, args: argparse.Namespace, more: list[str]) -
     names = [name_of(source) for source in args.unknowns]
     if len(set(names)) < len(names):
         parser.error(f"--unknowns: two of them would be called {max(names, key=names.count)}; rename a folder")
-    if taken := TAKEN & {*names}:
+    if taken := {KNOWN, NEVER_SEEN} & {*names}:
         parser.error(f"--unknowns: {taken.pop()!r} has another meaning in the results; rename the folder")
     try:
         names = [read_variant(variant)[0] for variant in args.variants]

@@ -14,15 +14,13 @@ from torch import Tensor
 
 import datasets
 from analysis import metrics
-from analysis.comparison import name_of
+from analysis.comparison import NEVER_SEEN, name_of
 from analysis.unseen import unseen_classes
 from idx import DataError, as_images, read_idx
 from rundir.network import data_of, data_root, load_data, load_network
 from rundir.run import Run
 from training.trainer import Network
 from utils import UserError, complain
-
-NEVER_SEEN = "unseen digits"
 
 
 @dataclass(frozen=True)

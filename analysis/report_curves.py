@@ -9,6 +9,7 @@ import pandas as pd
 from bokeh.models import HoverTool, PanTool, ResetTool, WheelZoomTool
 
 from analysis import plots
+from analysis.comparison import KNOWN
 from analysis.openset import Scored
 from analysis.palette import COLORS
 from analysis.report_figures import empty_figure
@@ -73,7 +74,7 @@ def histograms(runs: list[Run], names: list[str], scored: list[Scored]) -> dict[
     """Return a histogram for each score of each run, with known and unknown samples."""
     panels: dict[tuple[int, str], dict[str, np.ndarray]] = {}
     for part in scored:
-        panels.setdefault((runs.index(part.run), part.score), {"known": part.known})[part.unknowns] = part.unknown
+        panels.setdefault((runs.index(part.run), part.score), {KNOWN: part.known})[part.unknowns] = part.unknown
     figures = {}
     order_of = list(dict.fromkeys(score for _, score in panels))
     for (number, score), values in sorted(panels.items(), key=lambda item: (order_of.index(item[0][1]), item[0][0])):

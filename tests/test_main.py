@@ -248,13 +248,19 @@ def test_divergence_stops_the_run(tmp_path: Path) -> None:
         (["--batch", "32"], "batch_size", 32),
         (["-d", "MNIST"], "dataset", "mnist"),
         (["--set", "clip=none"], "clip", None),
-        (["--set", "clip=3", "--set", "shift=0", "clip=1"], "clip", 1.0),
+        (["--set", "clip=3", "--set", "clip=1"], "clip", 1.0),
+        (["--set", "known_classes=none"], "known_classes", None),
     ],
 )
 def test_what_people_type_is_understood(words: list[str], name: str, value: object) -> None:
     request = parse_arguments(words)
     assert getattr(request.plan.settings, name) == value
-    assert name in request.by_hand
+    assert request.by_hand == {name}
+
+
+def test_set_can_be_given_more_than_once() -> None:
+    request = parse_arguments(["--set", "clip=none", "--set", "warmup=0.1", "shift=0"])
+    assert (request.plan.settings.clip, request.plan.settings.warmup, request.plan.settings.shift) == (None, 0.1, 0)
 
 
 def test_devices_in_one_word() -> None:
