@@ -87,6 +87,7 @@ film() { # 0.1 h: README: docs/figures/learning.gif. 2 runs of 2 epochs
 
 open_set() { # 1.8 h: docs/reproduction/open_set.md. 20 runs of 10 epochs and 5 of 30 on six digits
     $PYTHON compare.py --open-set --out $OUT/open-set -- -d mnist
+    cp $OUT/open-set/{open_set.{png,md,csv},open_set_runs.csv,unseen.{md,csv}} docs/results/open_set
     $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-warped -- -d mnist --set $WARP
     $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-long -- -d mnist --max-epoch 30 --set $WARP
     $PYTHON compare.py --open-set --losses center --out $OUT/open-set-accurate -- -d mnist --recipe accurate --max-epoch 10
