@@ -83,10 +83,10 @@ class CenterLoss(nn.Module):
     exchanges the rows itself, over the default process group: start it from the same centers in every process. The
     centers then stay the same in every process.
 
-    With ``update="paper"``, and with ``sparse=True`` and the mean, they are the centers that one process with all the
-    samples would have. Otherwise this holds if all batches have the same size and no sample is ignored, since
-    DistributedDataParallel takes the mean of the processes' means; the mean loss and the gradients are then those of
-    one process, too. With ``reduction="sum"`` and ``update="gradient"`` the centers move by the mean of their sums.
+    They are the centers of one process with all the samples: always with ``update="paper"``, and with ``sparse=True``
+    and the mean; otherwise if all batches have the same size and no sample is ignored, since DistributedDataParallel
+    takes the mean of the processes' means. The mean loss and the gradients are then those of one process, too. With
+    ``reduction="sum"`` and ``update="gradient"`` the centers move by the mean of their sums.
 
     Raises:
         ValueError: for an argument outside its range.

@@ -42,7 +42,7 @@ from rundir.run import Run, read_run
 from training.hardware import choose_device
 from utils import UserError, complain, progress_bar, run_command, say
 
-COLUMNS = 6  # of a figure with one for every run; more runs get one for each row of the table
+COLUMNS = 6  # up to so many runs have a column each in a figure; of more, each row of the table has one
 UNSEEN_DRAWN = ("EER", "EER (cos)", "rank-1 of 10", "rank-1 of 10 (cos)")
 PAIRED = {name: metrics.METRICS[name] for name in ("accuracy", "nearest-center accuracy", "EER", "EER (cos)")}
 
@@ -70,7 +70,11 @@ def compare(comparison: Comparison) -> int:
     try:
         device, _ = choose_device(comparison.gpu, comparison.use_cpu)
         rows, failed = given_rows(comparison) if comparison.runs else trained_rows(comparison)
-        return write(comparison, rows, failed, device)
+        if rows:
+            write(comparison, rows, failed, device)
+        for name, reason in failed.items():
+            complain(f"compare.py: {name} failed: {reason}")
+        return 1 if failed else 0
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Continue with the same command") from None
     finally:
@@ -97,29 +101,31 @@ def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     for source in comparison.unknowns:  # before hours of training
         load_unknown(source, comparison.data_root)
     wanted = list(comparison.plan())
-    out, every_epoch = comparison.out, comparison.animate or comparison.report
-    missing = sweep.find(wanted, out / "runs", sorted(out.parent.glob("*/")), every_epoch)
+    out = comparison.out
+    missing = sweep.find(wanted, out / "runs", sorted(out.parent.glob("*/")))
     count = len({one.path for one in wanted})
     say(f"{count} run{'s' * (count > 1)}, {count - len(missing)} already trained")
     failed = sweep.train(missing, comparison.jobs)
     broken = {one.path for one in missing if one.path.name in failed}
     found = [(one, read_run(one.path)) for one in wanted if one.path not in broken]
-    if not found:
-        raise UserError(f"no run to compare: {'; '.join(failed.values())}")
     if not comparison.variants:
         return tables.by_row([run for _, run in found]), failed
     rows: tables.Rows = {}
     for one, run in found:
         rows.setdefault(one.row, []).append(run)
     marks = tables.marks(rows.values())
-    return {name + mark: group for (name, group), mark in zip(rows.items(), marks, strict=True)}, failed
+    marked = (
+        (name if mark[2:] in name else name + mark, group)
+        for (name, group), mark in zip(rows.items(), marks, strict=True)
+    )
+    return dict(marked), failed
 
 
 # ---------------------------------------------------------------- what is made of them
 
 
-def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], device: torch.device) -> int:
-    """Write and print what was asked for of the runs; return the exit status."""
+def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], device: torch.device) -> None:
+    """Write and print what was asked for of the runs."""
     runs = [run for group in rows.values() for run in group]
     written: list[Path] = []
     if comparison.report or not comparison.open_set:
@@ -138,16 +144,13 @@ def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], dev
         written += write_unseen(comparison.out, unseen, rows)
     written += write_pages(comparison, runs, scored, failed)
     say("Wrote " + ", ".join(map(str, written)))
-    for name, reason in failed.items():
-        complain(f"compare.py: {name} failed: {reason}")
-    return 1 if failed else 0
 
 
 def numbers_of(run: Run) -> dict[str, float]:
     """Return the run's metrics, on the test set."""
     try:
         return metrics.summary(run.arrays)
-    except ValueError as error:  # features that have left the finite, or lie on one point
+    except ValueError as error:  # features that are not finite, or a class without images
         complain(f"compare.py: {run.path}: only the accuracy is known: {error}")
         return {"accuracy": run.accuracy}
 
@@ -206,7 +209,7 @@ def seconds_of(run: Run) -> float:
 
 
 def write_open_set(out: Path, scored: list[Scored], rows: tables.Rows) -> list[Path]:
-    """Write open_set.png, .md, .csv and open_set_runs.csv, one line per `Scored`; return their paths."""
+    """Write open_set.png, .md, .csv, and open_set_runs.csv, which has a line for each `Scored`; return their paths."""
     row_of = {run: name for name, group in rows.items() for run in group}
     panels: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     drawn: dict[str, Run] = {}  # the first of each row

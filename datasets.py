@@ -88,11 +88,13 @@ class Digits:
         """Return the samples of these classes, relabeled 0, 1, … in the order given.
 
         Raises:
-            DataError: if the data set lacks one of them.
+            DataError: if the data set lacks one of them, or if its test set lacks all of them.
         """
         check_known(classes, self.classes, self.name)
         new_label = self.train_labels.new_tensor([classes.index(c) if c in classes else -1 for c in self.classes])
         train, test = new_label[self.train_labels], new_label[self.test_labels]
+        if not (test >= 0).any():
+            raise DataError(f"{self.name}: has no test images of the classes {', '.join(map(str, classes))}")
         parts = (self.train_images[train >= 0], train[train >= 0], self.test_images[test >= 0], test[test >= 0])
         return Digits(self.name, tuple(classes), *parts, self.checksums, self.folder)
 
@@ -117,7 +119,8 @@ class Digits:
             number = share + (label < rest)
             there = (self.train_labels == label).nonzero()[:, 0]
             if number >= len(there):
-                raise DataError(f"--hold-out {count}: class {self.classes[label]} has {len(there)} training images")
+                class_ = f"class {self.classes[label]}, which has {len(there)}"
+                raise DataError(f"--hold-out {count}: would take {number} images of {class_}; one must be left")
             held[there[len(there) - number :]] = True
         kept = replace(self, train_images=self.train_images[~held], train_labels=self.train_labels[~held])
         return kept, self.train_images[held], self.train_labels[held]
@@ -162,7 +165,7 @@ def named(text: str) -> str:
     """
     if text.lower() in NAMES:
         return text.lower()
-    if Path(text).is_dir():
+    if os.path.isdir(text):  # Path.is_dir raises for a name that is too long
         return str(Path(text).resolve())
     raise ValueError(f"must be one of {', '.join(NAMES)}, or a folder with four IDX files")
 

@@ -57,7 +57,7 @@ def train(request: Request) -> int:
     device, device_line = choose_device(request.gpu, request.use_cpu)
     with ExitStack() as held, Group(device) as group:
         # The run to resume, if any; no other process may write in its directory.
-        checkpoint = group.agree(partial(take_up, request, held))
+        checkpoint = group.agree(partial(lock_and_load, request, held))
 
         # Data: verified, on the CPU.
         lines = [device_line]
@@ -103,7 +103,7 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
             meter = LossMeter(log, epoch, count, plan.settings.weight_cent, plan.print_freq)
             for lr, losses in progress_bar(steps, count, f"Epoch {epoch}/{training.epochs}"):
                 if not meter.add(lr, losses):
-                    raise Diverged(epoch, len(meter.rows), how_to_go_on(directory))
+                    raise Diverged(epoch, len(meter.rows))
                 start += figures.add_batch(training, epoch, meter.batch)  # which is no training
             training.epoch, training.elapsed = epoch, time.monotonic() - began
             if isinstance(log, RunLog):
@@ -117,7 +117,7 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
         say(f"Stopped after epoch {training.epoch} of {training.epochs}. {how_to_go_on(directory)}")
 
 
-def take_up(request: Request, held: ExitStack) -> checkpoints.Checkpoint | None:
+def lock_and_load(request: Request, held: ExitStack) -> checkpoints.Checkpoint | None:
     """Lock the run to resume and return its checkpoint; for a new run, check its directory and return None."""
     if request.plan.tensorboard:
         require_tensorboard()

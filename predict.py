@@ -13,6 +13,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the loading of modules without a traceback
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -48,13 +49,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     gpu = "index of the CUDA device; -1 is the CPU (default: 0)"
     add("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help=gpu)
     add("--use-cpu", action="store_true", help="use the CPU even if there is a GPU")
-    args = parser.parse_intermixed_args(argv)
+    args, unknown = parser.parse_known_intermixed_args(argv)
+    if unknown:
+        parser.error(parser.unknown(unknown[0]))
     if not args.images and not args.page and not args.export:
         parser.error("name at least one image, or --page, or --export")
     if args.run and len(args.run) > 1 and not args.page:
-        parser.error("--run: give one run to read images; only --page takes several")
+        parser.error("--run: give one run; only --page takes several")
     for flag, path in (("--page", args.page), ("--export", args.export)):
-        if path and (not path.name or path.is_dir() or not path.parent.is_dir()):
+        if path and (not path.name or os.path.isdir(path) or not os.path.isdir(path.parent)):
             parser.error(f"{flag} {path}: name a file in an existing folder")
     args.runs = args.run or [SHIPPED / name for name in (("softmax", "center") if args.page else ("center",))]
     return args
@@ -135,7 +138,7 @@ def predict(args: argparse.Namespace) -> int:
     if note:
         complain(note.split(";")[0])
     device, line = choose_device(gpu, args.use_cpu or gpu < 0)
-    if gpu >= 0 and "does not run here" in line:
+    if "does not run here" in line:
         complain(f"predict.py: {line}")
     readers = [Reader(run, device, args.reject) for run in runs]
     if args.page:
@@ -160,11 +163,11 @@ def tell(args: argparse.Namespace, run: Run, reader: Reader, pictures: list[Pict
     answers = [list(itertools.islice(found, 1 + len(one.seen.several))) for one in pictures]
     if not args.json:
         calibration = reader.calibration
-        which = "held-out training digits"
+        which = "held-out training digits are"
         if not calibration.held_out:
-            which = "digits that it was trained on (it has none held out, see --hold-out)"
-        share = f"like {args.reject:g} % of {len(calibration.distances)} {which}"
-        say(f"{run.path}: unknown means farther than {reader.threshold:.2f} from the center, {share}")
+            which = "digits that it was trained on are (it has none held out, see --hold-out)"
+        share = f"{args.reject:g} % of {len(calibration.distances)} {which}"
+        say(f"{run.path}: unknown means farther than {reader.threshold:.2f} from the center of its class; {share}")
     listed: list[Listed] = []
     for picture, (whole, *several) in zip(pictures, answers, strict=True):
         seen, title = picture.seen, picture.title()
@@ -200,7 +203,7 @@ def draw(run: Run, listed: list[Listed], reader: Reader, quiet: bool) -> None:
 
 
 def _name(prediction: Prediction) -> str:
-    return str(prediction.digit) if prediction.known else f"unknown, nearest to {prediction.digit}"
+    return str(prediction.digit) if prediction.known else f"unknown, most like {prediction.digit}"
 
 
 def in_words(prediction: Prediction, looks_like: str = "") -> str:

@@ -66,20 +66,27 @@ def run_command(name: str, work: Callable[[], int]) -> int:
     except OSError as error:  # for example, a full disk
         return _end(f"{name}: stopped: {error.filename or 'output'}: {error.strerror or error}", 1)
     except KeyboardInterrupt as interrupt:
+        if processes()[0]:
+            return 130
         if previous:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to end
         if previous.get(signal.SIGINT) is signal.SIG_DFL:  # this is a program, and it ends here
             del previous[signal.SIGINT]
         print(file=sys.stderr)  # ends the line in which the terminal shows ^C
         return _end(f"Interrupted. {interrupt}".rstrip(), 130)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        rank, count = processes()
+        reason = str(error).strip().partition("\n")[0]
         if type(error).__name__ == "OutOfMemoryError":
             smaller = "a smaller --batch-size or " if name == "main.py" else ""
             return _end(f"{name}: stopped: the GPU's memory is full; try {smaller}--use-cpu", 1)
-        rank, count = processes()
+        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in reason:
+            smaller = "; try a smaller --batch-size" if name == "main.py" else ""
+            return _end(f"{name}: stopped: the memory is full{smaller}", 1)
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            return _end(f"{name}: stopped: torch.compile: {reason}; leave out --compile", 1)
         if count == 1:
             raise
-        reason = str(error).strip().splitlines()[0]
         return _end(f"{name}: stopped: process {rank}: {reason}", 1)
     finally:
         for number, handler in previous.items():
@@ -167,8 +174,8 @@ def say(line: str) -> None:
 
 
 def complain(line: str) -> None:
-    """Print a line on stderr."""
-    print(printable(line), file=sys.stderr)
+    """Print a line on stderr, above any progress bar."""
+    tqdm.write(printable(line), file=sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -200,10 +207,8 @@ def usable_cores() -> int:
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # variables that say how OpenMP's threads wait
 LOOK = 0.2  # seconds between two measurements
-BUSY, QUIET = (
-    0.1,
-    0.02,
-)  # share of its time that a thread waits for a core: above, others use the cores; below, they are free
+BUSY = 0.1  # share of its time that a thread waits for a core: above, others use the cores
+QUIET = 0.02  # below, they are free
 CALM = 2.0  # seconds for which the cores must be free
 
 
@@ -284,11 +289,13 @@ def _hold_threads(torch: Any, threads: int) -> Callable[[], None]:
     return release
 
 
-def command_line(*words: object) -> str:
-    """Return a command that a person can type in the current folder, with the interpreter that runs now."""
-    python = Path(sys.executable)
-    if python.is_relative_to(Path.cwd()):
-        python = python.relative_to(Path.cwd())
-    elif shutil.which("python") == str(python):
+def command_line(script: str, *words: object) -> str:
+    """Return a command that a person can type in the current folder, with the interpreter that runs now; `script` is
+    one of this project's."""
+    python, path = (
+        path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        for path in (Path(sys.executable), ROOT / script)
+    )
+    if shutil.which("python") == str(python):
         python = Path("python")
-    return shlex.join([str(python), *map(str, words)])
+    return shlex.join(map(str, [python, path, *words]))

@@ -93,7 +93,7 @@ class Comparison:
     animate: bool
     report: bool
     regions: bool
-    gpu: int
+    gpu: int | str
     use_cpu: bool
     more: Sequence[str]  # flags of main.py
     data_root: Path
@@ -278,7 +278,7 @@ def check_plan(parser: Parser, comparison: Comparison) -> None:
 
 
 def take_margin_flags(more: list[str]) -> tuple[list[str], list[str]]:
-    """Return the flags that softmax does not take, --scale and --margin with their values, and all other flags."""
+    """Split flags in two: --scale and --margin with their values, which only margin heads take; and all others."""
     parser = Parser(add_help=False, allow_abbrev=False)
     for flag in ("--scale", "--margin"):
         parser.add_argument(flag)

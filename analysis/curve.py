@@ -42,18 +42,19 @@ def draw_curve(path: Path, lines: pd.DataFrame, runs: Sequence[Run], numbers: Se
     parts = list(lines.groupby("unknown", sort=False)) if "unknown" in lines else [("", lines)]
     with canvas(3.0 * len(numbers), 2.6 * len(parts) + 0.4, SMALL | {"axes.titlesize": 8}) as figure:
         axes = figure.subplots(len(parts), len(numbers), squeeze=False)
+        drawn: list[Row] = []
         for of_part, (unknown, part) in zip(axes, parts, strict=True):
-            rows = sorted(rows_of(part, [setting]), key=lambda row: row.labels)
+            drawn += (rows := sorted(rows_of(part, [setting]), key=lambda row: row.labels))
             for ax, number in zip(of_part, numbers, strict=True):
                 draw_panel(ax, rows, number)
                 ax.set_title(f"{number}, {unknown}" if unknown else number)
-        figure.supxlabel(f"{NAMES.get(setting, setting)}\n{caption(rows)}", fontsize=8)
+        figure.supxlabel(f"{NAMES.get(setting, setting)}\n{caption(drawn)}", fontsize=8)
         save(figure, path, dpi=200)
     return [path]
 
 
 def draw_rows(path: Path, lines: pd.DataFrame, numbers: Mapping[str, Metric]) -> Path:
-    """Draw numbers of unseen classes, a panel for each number and set of unknown images, with a dot for each run
+    """Draw numbers of unseen classes, a panel for each number and set of unknown images, with a dot for each seed
     that did not collapse; return the file.
 
     Args:
@@ -65,20 +66,21 @@ def draw_rows(path: Path, lines: pd.DataFrame, numbers: Mapping[str, Metric]) ->
     count = lines["loss"].nunique()
     with canvas(1.8 + 1.7 * len(numbers), len(parts) * (0.2 * count + 0.7) + 0.3, SMALL) as figure:
         axes = figure.subplots(len(parts), len(numbers), squeeze=False)
+        drawn: list[Row] = []
         for of_part, (unknown, part) in zip(axes, parts, strict=True):
-            rows = list(rows_of(part))
+            drawn += (rows := list(rows_of(part)))
             for ax, (number, metric) in zip(of_part, numbers.items(), strict=True):
                 draw_dots(ax, rows, number)
                 names = [row.labels[0] for row in rows] if ax is of_part[0] else [""] * len(rows)
                 ax.set_yticks(range(len(rows)), names)
                 ax.set_title(f"{unknown}\n{number} {metric.better}")
-        figure.supxlabel(caption(rows), fontsize=8)
+        figure.supxlabel(caption(drawn), fontsize=8)
         save(figure, path, dpi=200)
     return path
 
 
 def draw_dots(ax: Axes, rows: Sequence[Row], number: str) -> None:
-    """Draw one number, the first row on top: a dot for each run, and the mean; runs that collapsed are left out."""
+    """Draw one number, the first row on top: a dot for each seed, and the mean; runs that collapsed are left out."""
     for at, row in enumerate(rows):
         if row.collapsed == len(row.every):
             continue

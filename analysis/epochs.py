@@ -22,7 +22,7 @@ class Epoch:
 
     record: Run
     number: int  # of finished epochs
-    batch: int  # of batches after them: features are kept after some of the first epoch
+    batch: int  # batches trained since then; 0 unless this is within the first epoch
     arrays: dict[str, np.ndarray]  # as in features/epoch_N.npz
     points: dict[str, np.ndarray]  # train_features, test_features and centers in two dimensions
     axis: str  # what the axes show
@@ -79,6 +79,17 @@ def loss_name(settings: Settings) -> str:
     """Return the name of the losses of a run, for titles and tables."""
     name, weight = HEADS[settings.head].label, settings.weight_cent
     return f"{name} + center loss (λ = {weight:g})" if weight > 0 else f"{name} only (λ = 0)"
+
+
+def name_runs(runs: list[Run]) -> list[str]:
+    """Return the name of each run on a page: its loss, with seed, folder or number if names would be equal."""
+    losses = [loss_name(run.settings) for run in runs]
+    seeds = [f"{loss}, seed {run.settings.seed}" for loss, run in zip(losses, runs, strict=True)]
+    folders = [f"{loss}, {run.path.name}" for loss, run in zip(losses, runs, strict=True)]
+    for names in (losses, seeds, folders):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({number})" for number, name in enumerate(folders, 1)]
 
 
 def limits(points: list[np.ndarray]) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -14,7 +14,8 @@ from analysis import page_lines, paper
 from analysis.image_files import BadImage
 
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
-READING = 1  # raise it when a change here turns an image into another digit: runs are then calibrated again
+READING = 2  # raise it when a change here, in paper.py, page_lines.py or image_files.py makes other digits of images:
+# runs are then calibrated again
 PAGE = 64  # pixels of the shorter side from which a picture may show lines and frames of a page
 GAP = 0.2  # of the tallest digit's height: the vertical distance from which parts are different digits
 FAINT = 25.0  # the least distance between ink and ground; black and white are 441 apart
@@ -82,7 +83,7 @@ def _digit_of(contrast: np.ndarray, threshold: float, mask: np.ndarray) -> np.nd
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     strong = float(np.quantile(contrast[mask], 0.9))
-    near = ndimage.binary_dilation(mask, iterations=1)
+    near = ndimage.binary_dilation(mask)
     ink = np.clip((contrast - 0.3 * threshold) / (strong - 0.3 * threshold), 0, 1) * near
     ink, mask = ink[box], mask[box]
 

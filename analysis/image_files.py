@@ -22,6 +22,7 @@ LARGEST = 512  # pixels of the longer side; larger images are scaled down first
 PIXELS, SIDES = 50_000_000, 20_000  # limits of an image and of its longer side, above any photograph
 PAGED = ("TIFF", "GIF", "PNG", "WEBP")  # not a phone's JPEG (MPO), whose second image is the same
 HEIC = {".heic", ".heif", ".hif"}
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # videos have others
 DEPTH = 3  # levels of folders that are searched, as in train/7/image.png
 OWN = re.compile(r"predictions(-\d+)?\.png")  # figures of predict.py
 
@@ -51,12 +52,14 @@ def _inside(folder: Path, depth: int) -> Iterator[Path]:
     """Yield the images in a folder, or in its subfolders if it has none; report the skipped files on stderr."""
     suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     there: list[Path] = []
-    with contextlib.suppress(OSError):  # opening the folder reports it
+    try:
         there = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    except OSError as error:
+        complain(f"predict.py: {folder}: cannot be read: {error.strerror}")
     if any(file.suffix.lower() in HEIC for file in there) and heic_is_known():
         suffixes |= HEIC
-    folders = [one for one in there if one.is_dir() and not one.is_symlink()]
-    files = [one for one in there if not one.is_dir()]
+    folders = [one for one in there if os.path.isdir(one) and not one.is_symlink()]
+    files = [one for one in there if one not in folders]
     images = [file for file in files if file.suffix.lower() in suffixes and not _own(file)]
     other = set(files) - set(images)
     kinds = sorted({file.name if _own(file) else file.suffix.lower().strip(".") or file.name for file in other})
@@ -83,8 +86,8 @@ def _own(file: Path) -> bool:
 
 
 def read_pages(source: Path | io.BytesIO) -> Generator[tuple[int | None, np.ndarray], None, None]:
-    """Yield an image of any mode as RGB, float32 (H, W, 3) in [0, 255], upright, the longer side at most 512: each
-    page of a TIFF or frame of an animation with its number from 1; a single image has no number.
+    """Yield each page of a TIFF and each frame of an animation, with its number from 1; a single image has no number.
+    Pixels are RGB, float32 (H, W, 3) in [0, 255], upright, the longer side at most 512.
 
     Raises:
         BadImage: at the first page that cannot be read.
@@ -144,7 +147,7 @@ def _open(source: Path | io.BytesIO) -> Image.Image:
         else:
             with source.open("rb") as file:
                 start = file.read(12)
-        if start[4:8] != b"ftyp":
+        if start[4:8] != b"ftyp" or start[8:12] not in HEIC_BRANDS:
             raise
         if not heic_is_known():
             raise BadImage("HEIC: pip install pillow-heif to read it, or save it as JPEG") from None

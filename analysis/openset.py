@@ -61,8 +61,9 @@ def load_unknown(source: str, root: Path) -> Unknown:
         return data.test_images, data.test_labels
     file = _image_file(Path(source))
     images = as_images(file, read_idx(file))
-    beside = file.with_name(file.name.replace("images", "labels").replace("idx3", "idx1"))
-    return images, read_idx(beside, (len(images),)).long() if beside.is_file() else None
+    name = file.name.removesuffix(".gz").replace("images", "labels").replace("idx3", "idx1")
+    beside = [path for path in (file.with_name(name), file.with_name(f"{name}.gz")) if path.is_file()]
+    return images, read_idx(beside[0], (len(images),)).long() if beside else None
 
 
 def _image_file(folder: Path) -> Path:

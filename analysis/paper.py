@@ -159,6 +159,8 @@ def sheet(mask: np.ndarray, solid: bool = True) -> Box | None:
         return None
     if whole.sum() - areas.max() < 4 or (solid and areas.max() < 0.5 * whole.sum()):  # empty, or a frame
         return None
+    if solid and _is_zero(whole, parts != 1 + int(areas.argmax())):
+        return None
     rows, columns = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
     while not whole[top:bottom, left:right].all():  # the sheet is turned: cut the side that shows most of the table
@@ -170,6 +172,15 @@ def sheet(mask: np.ndarray, solid: bool = True) -> Box | None:
             return None
     rim = 1 + min(bottom - top, right - left) // 40  # the blurred edge of the paper
     return np.s_[top + rim : bottom - rim, left + rim : right - rim]
+
+
+def _is_zero(whole: np.ndarray, rest: np.ndarray) -> bool:
+    """Return whether the hole of a shape is solid and equally far from all four sides, as in a bold 0."""
+    hole = whole & rest
+    box, around = ndimage.find_objects(hole.astype(int))[0], ndimage.find_objects(whole.astype(int))[0]
+    margins = [margin for a, b in zip(box, around, strict=True) for margin in (a.start - b.start, b.stop - a.stop)]
+    solid = hole.sum() > max(0.1 * whole.sum(), 0.8 * smallest_box(hole))
+    return solid and max(margins) <= 1.3 * min(margins) + 1
 
 
 def smallest_box(mask: np.ndarray) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import textwrap
@@ -64,6 +65,7 @@ def scatter(
     rings = hidden(math.sqrt(150 * size / math.pi) / side, features, labels, centers, across)
     _centers(ax, centers, classes, size, rings)
     ax.set_aspect("equal", adjustable="datalim")
+    ax.locator_params(steps=[1, 2, 5, 10])  # 7.5 has a longer label than 5 and 10
     ax.grid(True, linewidth=0.4, alpha=0.4)
     ax.set_axisbelow(True)
 
@@ -253,28 +255,31 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
         panels: run → score → set of samples → values (N,); the known samples come first.
     """
     scores = list(next(iter(panels.values())))
+    names = dict.fromkeys(name for run in panels.values() for sets in run.values() for name in sets)
+    colors = dict(zip(names, itertools.cycle(COLORS)))
     with canvas(3.2 * len(panels), 1.7 * len(scores) + 0.6, SMALL | {"axes.titlesize": 8}) as figure:
         axes = figure.subplots(len(scores), len(panels), squeeze=False)
         for score, row in zip(scores, axes, strict=True):
             bins = score_bins(values for run in panels.values() for values in run[score].values())
             for ax, run in zip(row, panels.values(), strict=True):
-                _histogram(ax, run[score], bins)
+                _histogram(ax, run[score], bins, colors)
                 ax.set(xlabel=SCORE_AXES.get(score, score), ylabel="density" if ax is row[0] else "", yticks=[])
         for ax, name in zip(axes[0], panels, strict=True):
             ax.set_title(name)
-        handles, labels = axes[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", frameon=False, ncols=len(labels))
+        legends = [dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) for ax in axes[0]]
+        handles = {label: handle for legend in legends for label, handle in legend.items()}
+        figure.legend(handles.values(), handles, loc="outside lower center", frameon=False, ncols=len(handles))
         save(figure, path, dpi=200)
 
 
-def _histogram(ax: Axes, sets: Mapping[str, np.ndarray], bins: Any) -> None:
+def _histogram(ax: Axes, sets: Mapping[str, np.ndarray], bins: Any, colors: Mapping[str, str]) -> None:
     from analysis.metrics import open_set  # imports scikit-learn, which drawing an epoch does not need
 
     said = []
     (_, known), *_ = sets.items()
     for number, (name, values) in enumerate(sets.items()):
         style: dict[str, Any] = {"histtype": "step", "lw": 1.2} if number else {"histtype": "stepfilled", "alpha": 0.5}
-        ax.hist(np.clip(values, bins[0], bins[-1]), bins, density=True, color=COLORS[number], label=name, **style)
+        ax.hist(np.clip(values, bins[0], bins[-1]), bins, density=True, color=colors[name], label=name, **style)
         if number:
             auroc = open_set(known, np.ones(len(known), bool), values)["AUROC"]
             said.append(f"{name}: AUROC {auroc:.1f} %, n = {len(values):,}")

@@ -50,10 +50,10 @@ class Calibration:
 class Reader:
     """A finished run, ready to read digits.
 
-    An image is unknown if its feature lies farther from the center of the predicted digit than all but `reject`
-    percent of the digits that the run held out of training (main.py --hold-out), which are prepared with `see`
-    like a person's own image. A run without held-out digits is calibrated on digits it was trained on. These lie
-    closer, so more new images are unknown.
+    An image is unknown if its feature lies farther from the center of the predicted digit than the threshold, which
+    `reject` percent of the digits that the run held out of training (main.py --hold-out) exceed. These are prepared
+    with `see`, like a person's own image. A run without held-out digits is calibrated on digits it was trained on.
+    These lie closer, so more new images are unknown.
 
     Raises:
         UserError: if the run is damaged, or its centers are not finite.

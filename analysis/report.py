@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader
 from sklearn.metrics import confusion_matrix
 
 from analysis import metrics, palette
-from analysis.epochs import loss_name
+from analysis.epochs import loss_name, name_runs
 from analysis.openset import Scored
 from analysis.report_curves import curves, histograms
 from analysis.report_figures import LABELS, PARTS, SHEET, panels, sample, shown_epochs
@@ -91,17 +91,6 @@ def page_facts(runs: list[Run]) -> dict[str, Any]:
             for theme, colors in (("light", palette.COLORS), ("dark", palette.ON_DARK))
         },
     }
-
-
-def name_runs(runs: list[Run]) -> list[str]:
-    """Return the name of each run on the page: its loss, with seed, folder or number if names would be equal."""
-    losses = [loss_name(run.settings) for run in runs]
-    seeds = [f"{loss}, seed {run.settings.seed}" for loss, run in zip(losses, runs, strict=True)]
-    folders = [f"{loss}, {run.path.name}" for loss, run in zip(losses, runs, strict=True)]
-    for names in (losses, seeds, folders):
-        if len(set(names)) == len(names):
-            return names
-    return [f"{name} ({number})" for number, name in enumerate(folders, 1)]
 
 
 # ---------------------------------------------------------------- text beside the figures

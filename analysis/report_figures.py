@@ -59,7 +59,7 @@ window.lassoed(sheet, places);
 CLICK = """
 const i = source.selected.indices[0];
 source.selected.indices = [];
-if (i !== undefined) window.choose(sheet, source.data.place[i]);
+if (i !== undefined) window.clicked(sheet, source.data.place[i]);
 """
 
 

@@ -265,9 +265,10 @@ function toggle(button) {
 // ---------------------------------------------------------------- one image
 
 // Mark one image in every panel that holds it.
-let chosenAt = 0;
-window.choose = (sheet, place) => { picked = {sheet, place}; chosenAt = performance.now(); mark(); remember(); };
-window.tapped = () => setTimeout(() => { if (performance.now() - chosenAt > 80) letGo(); }, 60);  // beside the points
+let hit = false;  // whether the tap that is being handled is on a point
+window.choose = (sheet, place) => { picked = {sheet, place}; mark(); remember(); };
+window.clicked = (sheet, place) => { hit = true; window.choose(sheet, place); };
+window.tapped = () => setTimeout(() => { if (!hit) letGo(); hit = false; });  // after `clicked`
 function letGo() {
   if (picked === null) return;
   picked = null;

@@ -19,10 +19,10 @@ from tqdm import tqdm
 import datasets
 from analysis.comparison import Wanted
 from rundir.directory import is_being_trained
-from rundir.run import epochs_of, is_finished, keeps_every_epoch, progress_of, read_config
+from rundir.run import epochs_of, is_finished, keeps_features, progress_of, read_config
 from training.arguments import Request, parse_arguments
 from training.recipes import resolve
-from training.settings import Settings
+from training.settings import COMPUTED, Settings
 from utils import ROOT, UserError, hours, say, usable_cores
 
 MAIN = ROOT / "main.py"
@@ -37,13 +37,13 @@ def request_of(flags: tuple[str, ...]) -> Request:
     return parse_arguments(list(flags))
 
 
-def asked_for(flags: Sequence[str], dataset: str = "auto") -> tuple[Settings, tuple[str, str, bool]]:
-    """Return the settings that flags of main.py lead to, and --compile, --convolutions and --deterministic. `dataset`
-    counts if the flags leave the data set open."""
+def asked_for(flags: Sequence[str], dataset: str = "auto") -> tuple[Settings, dict[str, object]]:
+    """Return the settings that flags of main.py lead to, and how they are computed. `dataset` counts if the flags leave
+    the data set open."""
     request = request_of(tuple(flags))
-    plan, settings = request.plan, request.plan.settings
+    settings = request.plan.settings
     dataset = dataset if settings.dataset == "auto" else settings.dataset
-    return resolve(settings, request.by_hand, dataset), (plan.compile, plan.convolutions, plan.deterministic)
+    return resolve(settings, request.by_hand, dataset), {name: request.plan.value(name) for name in COMPUTED}
 
 
 def is_that_run(path: Path, flags: Sequence[str]) -> bool:
@@ -57,29 +57,28 @@ def is_that_run(path: Path, flags: Sequence[str]) -> bool:
         dataset = "mnist" if datasets.is_there("mnist", Path(request.plan.data_root)) else dataset
         if dataset != "mnist" and plan.asked_for("dataset") != "auto":
             return False
-    settings, (compile, convolutions, deterministic) = asked_for(flags, dataset)
-    if settings.precision == plan.asked_for("precision"):
-        settings = replace(settings, precision=plan.settings.precision)
-    compiled_so = (compile, plan.compile) == ("auto", "off") or compile in (plan.compile, plan.asked_for("compile"))
-    computed_so = compiled_so and convolutions in ("auto", plan.convolutions) and deterministic == plan.deterministic
-    return computed_so and settings == plan.settings
+    settings, computed = asked_for(flags, dataset)
+    wanted = computed | {"precision": settings.precision}
+    alike = all(value in (None, plan.value(name), plan.asked_for(name)) for name, value in wanted.items())
+    return alike and replace(settings, precision=plan.settings.precision) == plan.settings
 
 
-def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path], every_epoch: bool = False) -> list[Wanted]:
-    """Set the path of each run; return those that must be trained or continued, one of several with equal settings.
+def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path]) -> list[Wanted]:
+    """Set the path of each run; return those that must be trained or continued; of several with equal settings only
+    the first.
 
     A finished run with the same settings is taken from `folder` or `elsewhere`, an interrupted one only from `folder`.
-    With `every_epoch` it must have kept the features of all its epochs.
+    It must have kept the features that --plot and --animate ask for.
     """
     missing: list[Wanted] = []
 
     def fits(path: Path, run: Wanted) -> bool:
-        return is_that_run(path, run.flags) and (not every_epoch or keeps_every_epoch(path))
+        return is_that_run(path, run.flags) and keeps_features(path, request_of(tuple(run.flags)).plan)
 
     for run in wanted:
         ours = [path for path in sorted(folder.glob("*/")) if fits(path, run)]
         finished = [path for path in (*ours, *elsewhere) if is_finished(path) and fits(path, run)]
-        ours = [path for path in ours if path not in finished]
+        ours = [path for path in ours if progress_of(path) < epochs_of(path)[1]]
         twins = [one.path for one in missing if one.path in ours or asked_for(one.flags) == asked_for(run.flags)]
         if there := finished + twins:
             run.path = there[0]
@@ -183,5 +182,7 @@ def _end_with_parent() -> None:
 
 
 def _reason(run: Wanted, status: int) -> str:
+    if status < 0:
+        return f"ended by signal {-status} (see {run.log})"
     lines = run.log.read_text(errors="replace").strip().splitlines()
     return f"{lines[-1] if lines else f'exit status {status}'} (see {run.log})"

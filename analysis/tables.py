@@ -24,7 +24,7 @@ from training.settings import Settings
 from utils import atomically, printable, say
 
 Rows = dict[str, list[Run]]
-ASIDE = {"seed": 0, "known_classes": None}  # settings in which the runs of a row may differ
+ASIDE = {"seed": 0, "known_classes": ()}  # settings in which the runs of a row may differ
 SAME = ["seed", "known"]  # runs of a row that share these are the same run, trained again
 MARKUP = re.compile(r"[\\`*\[\]!|]|:(?=//)|(?<=www)\.", re.IGNORECASE)  # makes links and images, or ends a cell
 
@@ -49,7 +49,8 @@ def by_row(runs: Iterable[Run], aside: Sequence[str] = ("seed",)) -> Rows:
     The settings `aside` make no rows."""
     groups: dict[Settings, list[Run]] = {}
     for run in runs:
-        key = replace(run.settings, **{name: ASIDE[name] for name in aside})  # type: ignore[arg-type]
+        values = {name: ASIDE[name] for name in aside if getattr(run.settings, name) is not None}
+        key = replace(run.settings, **values)  # type: ignore[arg-type]
         groups.setdefault(key, []).append(run)
     names = {key: loss_name(key) + mark for key, mark in zip(groups, marks(groups.values()), strict=True)}
     differing = {key: _differing(key, [other for other in groups if names[other] == names[key]]) for key in groups}
@@ -62,7 +63,8 @@ def by_row(runs: Iterable[Run], aside: Sequence[str] = ("seed",)) -> Rows:
 def _differing(settings: Settings, twins: Sequence[Settings]) -> list[str]:
     """Return the settings in which one of the twins differs, with their values."""
     values = {one.name: getattr(settings, one.name) for one in fields(settings)}
-    return [f"{name} {value}" for name, value in values.items() if any(getattr(twin, name) != value for twin in twins)]
+    differ = [name for name, value in values.items() if any(getattr(twin, name) != value for twin in twins)]
+    return [f"{name} {'some' if values[name] == () else values[name]}" for name in differ]
 
 
 def marks(groups: Iterable[Sequence[Run]]) -> list[str]:
@@ -94,7 +96,7 @@ def lines_of(rows: Rows, numbers: Callable[[Run], Mapping[str, float]], names: I
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table. Runs with the same seed count as one, with their mean."""
+    """A row of a table. Runs with the same seed and known classes count as one, with their mean."""
 
     labels: tuple[str, ...]
     every: pd.DataFrame  # indexed by `SAME`

@@ -141,7 +141,9 @@ def take_up(checkpoint: Checkpoint, plan: Plan, data: Digits, group: Group, dire
     Raises:
         UserError: if the checkpoint does not fit.
     """
-    precision, note = precision_here(plan.settings.precision, group.device)
+    precision, note = plan.settings.precision, None
+    if plan.asked_for("precision") != "bf16":  # what is asked for is emulated if need be
+        precision, note = precision_here(precision, group.device)
     if note is not None:
         say(note)
     here = replace(plan.settings, precision=precision, class_order="labels")  # the weights have the order already

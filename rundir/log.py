@@ -240,11 +240,12 @@ def read_epochs(path: Path) -> list[EpochRow]:
 
 
 def last_batch(path: Path) -> tuple[int, int]:
-    """Return epoch and batch in the last complete row of a run's batches.csv, zeros if there is none."""
+    """Return epoch and batch in the last row but one of a run's batches.csv, zeros if there is none; the last row may
+    be incomplete."""
     try:
         with open(path / "batches.csv", "rb") as file:
             file.seek(-min(200, os.fstat(file.fileno()).st_size), os.SEEK_END)
-            epoch, batch, *_ = file.read().decode().splitlines()[-2].split(",")  # the last row may be incomplete
+            epoch, batch, *_ = file.read().decode().splitlines()[-2].split(",")
         return int(epoch), int(batch)
     except (OSError, ValueError, IndexError):
         return 0, 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import platform
 import re
 import subprocess
@@ -75,7 +76,9 @@ def read_run(path: Path) -> Run:
         UserError: if there is none, it is not finished, or it is damaged.
     """
     run, done = read_config(path), len(read_epochs(path))
-    if run.epochs not in kept_features(path) or done < run.epochs:
+    if 0 < run.epochs <= done and run.epochs not in kept_features(path):
+        raise UserError(f"{path}: lacks features/epoch_{run.epochs}.npz; train the run again, with --overwrite")
+    if done < run.epochs:
         raise UserError(f"{path}: has finished {done} of {run.epochs} epochs. {how_to_go_on(path)}")
     assert run.arrays  # reads them now
     return run
@@ -135,7 +138,7 @@ def write_config(
     data = training.data
     gpu = gpu_name(device) if device.type == "cuda" else None
     config = _Config(
-        command=command_line(*sys.argv),
+        command=command_line(os.path.abspath(sys.argv[0]), *sys.argv[1:]),
         dataset=_Dataset(
             name=data.name,
             classes=list(data.classes),
@@ -277,8 +280,10 @@ def is_finished(path: Path) -> bool:
     return 0 < epochs <= done and epochs in kept_features(path)
 
 
-def keeps_every_epoch(path: Path) -> bool:
-    """Return whether a run directory has the features of every finished epoch that --plot keeps."""
-    done, _ = epochs_of(path)
-    step = read_config(path).plan.plot_freq
-    return {*range(step, done + 1, step)} <= {*kept_features(path)}
+def keeps_features(path: Path, plan: Plan) -> bool:
+    """Return whether a run directory has the features that a plan keeps for figures and film, up to its last finished
+    epoch."""
+    done, every = epochs_of(path)
+    epochs = range(plan.plot_freq, done + 1, plan.plot_freq) if plan.plot else ()
+    still = plan.animate and done and every <= plan.plot_freq and not kept_features(path, "batch")  # no film
+    return not still and {*epochs} <= {*kept_features(path)}

@@ -127,36 +127,34 @@ def opened(browser: Any, file: Path, fragment: str = "", **how: Any) -> Iterator
     page.close()
 
 
-def run_here(program: Callable[[list[str]], int], *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command's `main` in this process, which spares the import of torch; return what it printed."""
+def run_here(program: Callable[..., int], *arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command's `main` in this process, which spares the import of torch; it must end with this status."""
     out, err = io.StringIO(), io.StringIO()
     words = list(map(str, arguments))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            status = program(words)
+            ended = program(words)
         except SystemExit as stopped:
-            status = int(stopped.code or 0)
-    return subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
+            ended = int(stopped.code or 0)
+    assert ended == status, err.getvalue()
+    return subprocess.CompletedProcess(words, ended, out.getvalue(), err.getvalue())
 
 
-def run_main(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run_main(*arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Run main.py with these arguments, in this process."""
     import main
 
-    return run_here(main.main, *arguments)
+    return run_here(main.main, *arguments, status=status)
 
 
-def spawn(program: str, *arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
+def spawn(program: str | Path, *arguments: object, status: int = 0, **more: Any) -> subprocess.CompletedProcess[str]:
     """Run a command in a process of its own, as a user does; an end that never comes is the test run's to see."""
     env = os.environ | {"PYTHONWARNINGS": "error::DeprecationWarning:__main__"}
     options: dict[str, Any] = {"env": env, "stdin": subprocess.DEVNULL} | more
-    return subprocess.run(
-        [sys.executable, str(ROOT / program), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
+    command = [sys.executable, str(ROOT / program), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == status, done.stderr
+    return done
 
 
 def started(program: str, *words: object, **more: Any) -> subprocess.Popen[str]:
@@ -197,13 +195,15 @@ def wait_until(there: Callable[[], bool], process: subprocess.Popen[Any]) -> Non
         time.sleep(0.02)
 
 
-def is_anywhere_running(word: str) -> bool:
-    """Return whether some process has this word on its command line."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+def running(word: str, setting: str = "") -> list[int]:
+    """Return the processes with this word on their command line, and with this NAME=VALUE in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if word.encode() in path.read_bytes().split(b"\0"):
-                return True
-    return False
+            words, settings = ((path / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+            if word.encode() in words and (not setting or setting.encode() in settings):
+                found.append(int(path.name))
+    return found
 
 
 def write_idx(path: Path, array) -> Path:  # type: ignore[no-untyped-def]

@@ -22,16 +22,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import spawn
 from pretended_cuda import Watch, pretended_cuda
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 import main
-from analysis.reader import Reader
+from analysis.page import network_of
+from analysis.reader import Calibration, Reader
 from center_loss import CenterLoss
 from datasets import Digits
 from rundir import checkpoint
 from rundir.log import RunLog, read_epochs
+from rundir.run import read_run
 from training import hardware
 from training.arguments import parse_arguments
 from training.building import Training, build_training
@@ -53,20 +56,13 @@ RUNS = (
 )
 
 
-def digits(train: int, test: int) -> Digits:
-    """Black images; the labels are 0 to 9 in turn."""
-
-    def some(count: int) -> tuple[Tensor, Tensor]:
-        return torch.zeros(count, 28, 28, dtype=torch.uint8), torch.arange(count) % 10
-
-    return Digits("mnist", tuple(range(10)), *some(train), *some(test), {})
-
-
 def prepared(flags: str, stack: Any) -> tuple[Plan, Training, Watch]:
-    """Return a plan and its training on the pretended GPU, which ends with `stack`."""
+    """Return a plan and its training on the pretended GPU, which ends with `stack`: black images, labels in turn."""
     request = parse_arguments(["-d", "mnist", "--max-epoch", "2", "--print-freq", "2", *flags.split()])
     settings = resolve(request.plan.settings, request.by_hand, "mnist")
-    data, _, _ = digits(200, 2_100).for_training(settings.known_classes, settings.hold_out)  # on real tensors
+    train, test = ((torch.zeros(n, 28, 28, dtype=torch.uint8), torch.arange(n) % 10) for n in (200, 2_100))
+    whole = Digits("mnist", tuple(range(10)), *train, *test, {})
+    data, _, _ = whole.for_training(settings.known_classes, settings.hold_out)  # on real tensors
     watch = stack.enter_context(pretended_cuda())
     device, line = choose_device(0, use_cpu=False)
     assert line == f"Currently using GPU: 0 (a pretended GPU, 80 GiB, CUDA {torch.version.cuda})"
@@ -128,6 +124,10 @@ def test_predict_and_scoring(tmp_path: Path, stack: Any) -> None:
     assert not {"CPU operand", "mask", "random"} & set(watch.kinds())
     assert watch.kinds()["copy to the device"] == 1
     assert watch.kinds()["read"] < 30
+    record = read_run(ROOT / "models" / "shipped" / "center")
+    reader.reject, reader.calibration = 1.0, Calibration("", True, [1.0])
+    assert len(network_of(record, reader)["head"]) == 10
+    assert not {"CPU operand", "mask", "random"} & set(watch.kinds())
 
 
 class Doubled(torch.autograd.Function):
@@ -276,7 +276,5 @@ def test_the_benchmark_for_a_gpu_is_rehearsed(tmp_path: Path) -> None:
 def test_the_benchmark_for_a_gpu_wants_one(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
+    done = spawn("benchmarks/gpu.py", "--out", tmp_path, status=2)
     assert "no CUDA device was found" in done.stderr or "built without CUDA" in done.stderr

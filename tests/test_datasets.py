@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import datasets
 from analysis.openset import load_unknown
 from datasets import Digits, load
 from idx import DataError, read_idx
-from training.batches import Batches, Warp, normalize
+from training.batches import Batches, Warp
 
 MNIST_RAW = ROOT / "data" / "MNIST" / "raw"
 needs_mnist = pytest.mark.skipif(not MNIST_RAW.is_dir(), reason="needs full MNIST under data/")
@@ -91,14 +92,6 @@ for part, count in dict(train=60_000, t10k=10_000).items():
 """
 
 
-def started(download: str, name: str, root: Path) -> subprocess.Popen[str]:
-    """Load a data set in a process of its own, with that stand-in for torchvision."""
-    code = f"import datasets, pathlib; datasets._DOWNLOAD = {download!r}\n"
-    code += f"print(datasets.load({name!r}, pathlib.Path({str(root)!r})).checksums)"
-    command = [sys.executable, "-c", code]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-
 def test_stalled_download_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "STALL_SECONDS", 1.0)
     monkeypatch.setattr(datasets, "_DOWNLOAD", "import time; time.sleep(600)")
@@ -116,26 +109,24 @@ def test_wrong_bytes_from_the_network_are_not_kept(tmp_path: Path, monkeypatch: 
     assert list(tmp_path.rglob("*ubyte*")) == []
 
 
-def test_download_moves_verified_files_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fashion-MNIST has no known checksum."""
-    monkeypatch.setattr(datasets, "_DOWNLOAD", DOWNLOAD)
-    assert load("fashion-mnist", tmp_path).test_labels.bincount().tolist() == [1000] * 10
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["FashionMNIST"]
-    monkeypatch.setattr(datasets, "_DOWNLOAD", "raise SystemExit(1)")
-    load("fashion-mnist", tmp_path)  # found, not downloaded
-
-
 def test_two_that_download_at_once_both_get_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Fashion-MNIST, which has no known checksum."""
     monkeypatch.setattr(datasets, "_DOWNLOAD", DOWNLOAD)
     with ThreadPoolExecutor(2) as pool:
-        one, two = pool.map(lambda _: load("kmnist", tmp_path / "data").checksums, range(2))
-    assert one == two
-    assert [path.name for path in (tmp_path / "data").iterdir()] == ["KMNIST"]
+        one, two = pool.map(lambda _: load("fashion-mnist", tmp_path / "data"), range(2))
+    assert one.checksums == two.checksums
+    assert one.test_labels.bincount().tolist() == [1000] * 10
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["FashionMNIST"]
+    monkeypatch.setattr(datasets, "_DOWNLOAD", "raise SystemExit(1)")
+    load("fashion-mnist", tmp_path / "data")  # found, not downloaded
 
 
 def test_a_download_that_is_killed_leaves_nothing_that_passes_for_data(tmp_path: Path) -> None:
     begin, end = "import os; parent = os.getppid()", "while os.getppid() == parent: time.sleep(0.1)"
-    process = started(f"{begin}\n{DOWNLOAD.replace('time.sleep(0.5)', 'break')}{end}", "mnist", tmp_path)
+    download = f"{begin}\n{DOWNLOAD.replace('time.sleep(0.5)', 'break')}{end}"
+    code = f"import datasets, pathlib; datasets._DOWNLOAD = {download!r}\n"
+    code += f"datasets.load('mnist', pathlib.Path({str(tmp_path)!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     wait_until(lambda: bool(list(tmp_path.rglob("train-images*"))), process)
     process.kill()
     process.communicate()
@@ -201,8 +192,12 @@ def test_images_of_unknowns(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["t10k-{}-idx{}-ubyte", "t10k-{}.idx{}-ubyte", "test-{}"])
-def test_labels_of_unknowns(tmp_path: Path, name: str) -> None:
-    write_idx(tmp_path / name.format("images", 3), torch.zeros(4, 28, 28, dtype=torch.uint8))
+@pytest.mark.parametrize("packed", [False, True])
+def test_labels_of_unknowns(tmp_path: Path, name: str, packed: bool) -> None:
+    images = write_idx(tmp_path / name.format("images", 3), torch.zeros(4, 28, 28, dtype=torch.uint8))
+    if packed:  # the images alone
+        images.with_name(f"{images.name}.gz").write_bytes(gzip.compress(images.read_bytes()))
+        images.unlink()
     write_idx(tmp_path / name.format("labels", 1), torch.tensor([3, 1, 2, 1], dtype=torch.uint8))
     _, labels = load_unknown(str(tmp_path), tmp_path)
     assert labels is not None
@@ -212,16 +207,15 @@ def test_labels_of_unknowns(tmp_path: Path, name: str) -> None:
         load_unknown(str(tmp_path), tmp_path)
 
 
-def test_read_idx_round_trip(tmp_path: Path) -> None:
-    array = torch.randint(0, 256, (3, 4, 5), dtype=torch.uint8)
-    assert torch.equal(read_idx(write_idx(tmp_path / "array", array)), array)
-
-
 def test_only_relabels_and_keeps_the_rest_apart(mnist5k: Digits) -> None:
     known = mnist5k.only([2, 7, 9])
     assert known.classes == (2, 7, 9)
     assert known.train_labels.bincount().tolist() == [400] * 3
     assert torch.equal(known.test_images[known.test_labels == 1], mnist5k.test_images[mnist5k.test_labels == 7])
+    kept = mnist5k.test_labels < 5
+    few = replace(mnist5k, test_images=mnist5k.test_images[kept], test_labels=mnist5k.test_labels[kept])
+    with pytest.raises(DataError, match="mnist5k: has no test images of the classes 5, 6"):
+        few.only([5, 6])
 
 
 def test_batches_follow_from_seed_and_epoch(mnist5k: Digits) -> None:
@@ -243,14 +237,6 @@ def test_shift_moves_whole_images(mnist5k: Digits) -> None:
     allowed = {padded[i : i + 28, j : j + 28].numpy().tobytes() for i in range(3) for j in range(3)}
     seen = {image.numpy().tobytes() for part, _ in batches.epoch(1) for image in part}
     assert seen == allowed
-
-
-def test_normalize(mnist5k: Digits) -> None:
-    images = normalize(mnist5k.train_images, 33.32, 78.57)
-    assert images.shape == (4_000, 1, 28, 28)
-    assert images.dtype == torch.float32
-    assert abs(images.mean()) < 0.1
-    assert abs(images.std() - 1) < 0.1
 
 
 def centroids(warp: Warp) -> np.ndarray:

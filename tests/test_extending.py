@@ -6,30 +6,22 @@ the code is copied, class and row are added to the copy, and its commands are ru
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, rows, run_here, run_main, write_idx
+from conftest import ROOT, rows, run_here, run_main, spawn, write_idx
 from PIL import Image
 
 import predict
 from datasets import load, named
 from idx import DataError, as_images, read_idx
-
-ROOMS = ("models", "training", "rundir", "analysis")
 
 HEAD_CLASS = '''
 
@@ -67,14 +59,13 @@ def write_data(folder: Path, labels: tuple[int, ...]) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("extended") / "code"
-    folder.mkdir()
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    folder = tmp_path / "code"
+    for room in ("models", "training", "rundir", "analysis"):
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
     for file in ROOT.glob("*.py"):
         shutil.copy(file, folder)
-    for room in ROOMS:
-        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__", "shipped"))
     return folder
 
 
@@ -85,48 +76,22 @@ def add(file: Path, text: str, after: str = "") -> None:
     file.write_text(code.replace(after, after + text) if after else code + text, encoding="utf-8")
 
 
-# Runs one command a line in a process that has that code, which spares the imports; answers with what it printed.
-COMMANDS = """
-import contextlib, importlib, io, json, sys
-for line in sys.stdin:
-    program, *words = json.loads(line)
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
-        status = importlib.import_module(program).main(words)
-    print(json.dumps([status, said.getvalue()]), flush=True)
-"""
-Go = Callable[..., str]
+def go(code: Path, program: str, *words: object) -> str:
+    """Run a command of that code and return what it printed; nothing may be said on stderr."""
+    done = spawn(code / program, *words, cwd=code)
+    assert done.stderr == ""
+    return done.stdout
 
 
-@contextlib.contextmanager
-def commands(code: Path) -> Iterator[Go]:
-    """Give what runs a command of that code and returns what it printed; nothing may be said on stderr."""
-    how: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    env = os.environ | {"PYTHONPATH": str(code)}
-    with subprocess.Popen([sys.executable, "-c", COMMANDS], cwd=code, env=env, **how) as process:
-
-        def go(program: str, *words: object) -> str:
-            print(json.dumps([program, *map(str, words)]), file=process.stdin, flush=True)
-            if not (answer := process.stdout.readline()):
-                raise AssertionError(process.stderr.read())
-            status, said = json.loads(answer)
-            assert status == 0, said
-            return said
-
-        yield go
-        _, errors = process.communicate()
-        assert errors == ""
-
-
-def take_through(go: Go, code: Path, name: str, loss: str, flags: list[str], classes: list[int]) -> None:
+def take_through(code: Path, name: str, loss: str, flags: list[str], classes: list[int]) -> None:
     """Train, compare, draw, report, predict, and write page and ONNX; look at what comes of it."""
     short = [*flags, "--use-cpu", "--max-epoch", "2", "--batch-size", "50", "--hold-out", "60", "--lr-model", "0.02"]
     run, out = code / "log" / name, code / "log" / "compare"
-    said = go("main", *short, "--regions", "--animate", "--save-dir", run)
+    said = go(code, "main.py", *short, "--regions", "--animate", "--save-dir", run)
     assert "A figure could not be drawn" not in said
     assert sorted(path.name for path in (run / "test").iterdir()) == ["epoch_1.png", "epoch_2.png"]
     assert json.loads((run / "config.json").read_text())["dataset"]["classes"] == classes
-    go("compare", "--runs", run, "--regions", "--report", "--out", out)
+    go(code, "compare.py", "--runs", run, "--regions", "--report", "--out", out)
     assert [row["loss"] for row in rows(out / "comparison.csv")] == [loss]
     report = (out / "report.html").read_text()
     assert loss in report
@@ -134,10 +99,10 @@ def take_through(go: Go, code: Path, name: str, loss: str, flags: list[str], cla
     assert (out / "comparison.png").exists()
     image = code / "bar.png"
     Image.fromarray(255 - shapes(3)[0][1]).resize((200, 200)).save(image)
-    found = json.loads(go("predict", "--run", run, "--use-cpu", "--json", "--plot", image))
+    found = json.loads(go(code, "predict.py", "--run", run, "--use-cpu", "--json", "--plot", image))
     assert found["digit"] in classes
     page, model = code / "draw.html", code / "model.onnx"
-    go("predict", "--run", run, "--use-cpu", "--page", page, "--export", model)
+    go(code, "predict.py", "--run", run, "--use-cpu", "--page", page, "--export", model)
     text = page.read_text()
     data = json.loads(text.split('id="data">')[1].split("</script>")[0].replace("\\u003c", "<"))
     assert data["networks"][0]["classes"] == classes
@@ -147,41 +112,31 @@ def take_through(go: Go, code: Path, name: str, loss: str, flags: list[str], cla
 
 
 @pytest.mark.slow
-def test_a_head_is_a_class_and_a_row(code: Path, tmp_path: Path) -> None:
-    here = tmp_path / "code"
-    shutil.copytree(code, here)
-    add(here / "margin_heads.py", HEAD_CLASS)
-    add(here / "models" / "heads.py", HEAD_ROW, after="HEADS = {\n")
-    data = write_data(here / "my.shapes", (0, 1, 2))
+def test_a_head_is_a_class_and_a_row(code: Path) -> None:
+    add(code / "margin_heads.py", HEAD_CLASS)
+    add(code / "models" / "heads.py", HEAD_ROW, after="HEADS = {\n")
+    data = write_data(code / "my.shapes", (0, 1, 2))
     flags = ["--dataset", str(data), "--head", "steep", "--margin", "0.1"]
-    with commands(here) as go:
-        take_through(go, here, "steep", "SteepFace only (λ = 0)", flags, [0, 1, 2])
-        more = ["--", "--dataset", data, "--use-cpu", "--max-epoch", "1", "--batch-size", "100"]
-        go("compare", "--losses", "steep+center", "--out", here / "log" / "trained", *more)
-    table = (here / "log" / "trained" / "comparison.md").read_text()
+    take_through(code, "steep", "SteepFace only (λ = 0)", flags, [0, 1, 2])
+    more = ["--", "--dataset", data, "--use-cpu", "--max-epoch", "1", "--batch-size", "100"]
+    go(code, "compare.py", "--losses", "steep+center", "--out", code / "log" / "trained", *more)
+    table = (code / "log" / "trained" / "comparison.md").read_text()
     assert "SteepFace + center loss (λ = 0.1)" in table
-    help_, refused = (
-        subprocess.run([sys.executable, "main.py", *words], cwd=here, capture_output=True, text=True, check=False)
-        for words in (["--help"], ["--head", "steep", "--margin", "2"])
-    )
-    assert "steep (default: 20)" in " ".join(help_.stdout.split())
-    assert refused.returncode == 2
+    assert "steep (default: 20)" in " ".join(go(code, "main.py", "--help").split())
+    refused = spawn(code / "main.py", "--head", "steep", "--margin", "2", cwd=code, status=2)
     assert "--margin: steep takes 0 to 1; got 2" in refused.stderr
 
 
 @pytest.mark.slow
-def test_a_data_set_is_a_row(code: Path, tmp_path: Path) -> None:
-    here = tmp_path / "code"
-    shutil.copytree(code, here)
-    add(here / "datasets.py", DATA_ROW, after="SOURCES = {\n")
-    write_data(here / "data" / "Shapes" / "raw", (2, 30, 77))
+def test_a_data_set_is_a_row(code: Path) -> None:
+    add(code / "datasets.py", DATA_ROW, after="SOURCES = {\n")
+    write_data(code / "data" / "Shapes" / "raw", (2, 30, 77))
+    take_through(code, "shapes", "softmax + center loss (λ = 0.1)", ["--dataset", "Shapes"], [2, 30, 77])
     known = ["-d", "shapes", "--known-classes", "2", "77", "--use-cpu", "--max-epoch", "1", "--batch-size", "100"]
-    with commands(here) as go:
-        take_through(go, here, "shapes", "softmax + center loss (λ = 0.1)", ["--dataset", "Shapes"], [2, 30, 77])
-        go("main", *known, "--save-dir", here / "log" / "two")
-        go("compare", "--runs", here / "log" / "two", "--unknowns", "shapes", "--out", here / "log" / "open")
-    names = {row["unknown"] for row in rows(here / "log" / "open" / "open_set.csv")}
-    assert names == {"unseen digits", "shapes"}
+    go(code, "main.py", *known, "--save-dir", code / "log" / "two")
+    out = code / "log" / "open"
+    go(code, "compare.py", "--runs", code / "log" / "two", "--unknowns", "shapes", "--out", out)
+    assert {row["unknown"] for row in rows(out / "open_set.csv")} == {"unseen digits", "shapes"}
 
 
 def test_a_folder_of_many_classes(tmp_path: Path) -> None:
@@ -246,9 +201,10 @@ def test_names_of_files_as_people_have_them(tmp_path: Path) -> None:
 def test_data_that_changed_after_the_training_are_refused(tmp_path: Path) -> None:
     raw, run = write_data(tmp_path / "own", (4, 5, 6)), tmp_path / "run"
     words = ["--dataset", raw, "--max-epoch", 1, "--batch-size", 200, "--use-cpu"]
-    done = run_main(*words, "--save-dir", run)
-    assert done.returncode == 0, done.stderr
+    run_main(*words, "--save-dir", run)
     write_idx(raw / "train-labels-idx1-ubyte", np.repeat(np.array([4, 5, 6], np.uint8), 200))
-    for again in (run_main("--resume", run), run_here(predict.main, "--run", run, "--page", tmp_path / "draw.html")):
-        assert again.returncode == 2
+    for again in (
+        run_main("--resume", run, status=2),
+        run_here(predict.main, "--run", run, "--page", tmp_path / "draw.html", status=2),
+    ):
         assert again.stderr.endswith(f"run: was trained on other data than {raw} holds\n")

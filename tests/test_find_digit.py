@@ -158,6 +158,16 @@ def test_a_bold_digit_is_not_a_sheet_of_paper() -> None:
             ImageDraw.Draw(sheet).ellipse([44, 40, 56, 60], fill=255)
         found = see(from_gray(np.asarray(sheet, np.float32))).digit
         assert (found > 128).sum() > 100
+    for corners, radius, width in (
+        ([70, 35, 150, 205], 40, 26),
+        ([60, 30, 160, 200], 50, 34),
+        ([70, 35, 150, 195], 25, 28),
+    ):
+        sheet = Image.new("L", (220, 240), 255)
+        ImageDraw.Draw(sheet).rounded_rectangle(corners, radius, outline=0, width=width)
+        found = see(from_gray(np.asarray(sheet, np.float32))).digit
+        assert found[14, 14] == 0
+        assert (found[14] > 128).sum() >= 4
 
 
 def test_several_digits(mnist5k: datasets.Digits) -> None:

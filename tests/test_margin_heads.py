@@ -56,13 +56,8 @@ def test_logits_are_the_equations(kind, n: int, dim: int, classes: int, m: float
     assert logits.shape == (n, classes)
     # acos loses half the digits at ±1, and in one dimension every cosine is ±1
     torch.testing.assert_close(logits.tolist(), expected, rtol=1e-4, atol=1e-3 * s)
-
-
-def test_without_labels_plain_scaled_cosines(kind) -> None:
-    head = kind(3, 4, s=10.0, m=0.3)
-    features = torch.randn(5, 3)
-    expected = 10 * F.cosine_similarity(features[:, None], head.weight[None], dim=2)
-    torch.testing.assert_close(head(features), expected, rtol=1e-5, atol=1e-4)
+    without_labels = [by_hand(head, x, -1) for x in features.tolist()]
+    torch.testing.assert_close(head(features).tolist(), without_labels)
 
 
 def test_gradcheck(kind) -> None:
@@ -70,19 +65,6 @@ def test_gradcheck(kind) -> None:
     features = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
     assert torch.autograd.gradcheck(lambda x: head(x, labels), features)
-
-
-def test_known_angles() -> None:
-    head = ArcFace(2, 2, s=1.0, m=0.5)
-    with torch.no_grad():
-        head.weight.copy_(torch.eye(2))
-    sixty = torch.tensor([[1000 * math.cos(math.pi / 3), 1000 * math.sin(math.pi / 3)]])
-    expected = torch.tensor([[math.cos(math.pi / 3 + 0.5), math.sin(math.pi / 3)]])
-    torch.testing.assert_close(head(sixty, torch.tensor([0])), expected)
-    cosface = CosFace(2, 2, s=2.0, m=0.1)
-    cosface.weight = head.weight
-    expected = torch.tensor([[2 * (0.5 - 0.1), 2 * math.sin(math.pi / 3)]])
-    torch.testing.assert_close(cosface(sixty, torch.tensor([0])), expected)
 
 
 @pytest.mark.parametrize("m", [0.0, 0.2, 0.5, 1.0, math.pi / 2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -10,10 +12,7 @@ from analysis import metrics, unseen
 # Two classes, two points each: means (0, 1) and (4, 1), every point 1 from its own mean.
 FEATURES = np.array([[0.0, 0], [0, 2], [4, 0], [4, 2]])
 LABELS = np.array([0, 0, 1, 1])
-
-
-def test_accuracy() -> None:
-    assert metrics.accuracy(np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5])) == 75
+MOVES = np.array([[0, 1], [0, 1], [0, 3], [0, 3]])
 
 
 def test_class_means() -> None:
@@ -22,68 +21,46 @@ def test_class_means() -> None:
         metrics.class_means(FEATURES, LABELS * 2)
 
 
-def test_compactness() -> None:
-    assert metrics.compactness(FEATURES, LABELS) == pytest.approx(1 / 4)
-    assert metrics.compactness(7 * FEATURES, LABELS) == pytest.approx(1 / 4)  # scale does not matter
-    assert metrics.compactness(FEATURES, np.array([0, 1, 1, 0])) == float("inf")  # the means coincide
+@pytest.mark.parametrize(
+    ("metric", "arrays", "by_hand"),
+    [
+        (metrics.compactness, (FEATURES, LABELS), 1 / 4),
+        (metrics.compactness, (7 * FEATURES, LABELS), 1 / 4),  # scale does not matter
+        (metrics.compactness, (FEATURES, np.array([0, 1, 1, 0])), np.inf),  # the means coincide
+        # Between: 4 samples, each class mean 2 from the mean: 16. Within: each sample 1 from its mean: 4.
+        (metrics.fisher_ratio, (FEATURES, LABELS), 16 / 4),
+        # a = 2, b = (4 + √20) / 2, the same for every point: (b - a) / b.
+        (metrics.silhouette, (FEATURES, LABELS), 1 - 2 / (2 + np.sqrt(5))),
+        (metrics.nearest_center_accuracy, (FEATURES, LABELS, np.array([[0.0, 1], [4, 1]])), 100),
+        (metrics.nearest_center_accuracy, (FEATURES, LABELS, np.array([[0.0, 1], [0, 3]])), 50),  # (4, 2) is between
+        (metrics.drift, (FEATURES, LABELS, FEATURES + MOVES, LABELS), (1 + 3) / 2 / 4),
+        # Both classes have a spread of 1; the centers lie 0.5 and 2 from their means.
+        (metrics.center_gap, (FEATURES, LABELS, np.array([[0.0, 1.5], [6, 1]])), 2),
+    ],
+)
+def test_numbers(metric: Callable[..., float], arrays: tuple[np.ndarray, ...], by_hand: float) -> None:
+    assert metric(*arrays) == pytest.approx(by_hand)
 
 
-def test_fisher_ratio() -> None:
-    # Between: 4 samples, each class mean 2 from the mean: 16. Within: each sample 1 from its mean: 4.
-    assert metrics.fisher_ratio(FEATURES, LABELS) == pytest.approx(16 / 4)
-
-
-def test_silhouette() -> None:
-    # a = 2, b = (4 + √20) / 2, the same for every point.
-    b = (4 + np.sqrt(20)) / 2
-    assert metrics.silhouette(FEATURES, LABELS) == pytest.approx((b - 2) / b)
-
-
-def test_nearest_center_accuracy() -> None:
-    centers = np.array([[0.0, 1], [0, 3]])
-    assert metrics.nearest_center_accuracy(FEATURES, LABELS, np.array([[0.0, 1], [4, 1]])) == 100
-    assert metrics.nearest_center_accuracy(FEATURES, LABELS, centers) == 50  # (4, 2) is equally near to both
-
-
-def test_drift() -> None:
-    moved = FEATURES + np.array([[0, 1], [0, 1], [0, 3], [0, 3]])
-    assert metrics.drift(FEATURES, LABELS, moved, LABELS) == pytest.approx((1 + 3) / 2 / 4)
-
-
-def test_equal_error_and_acceptance_between_two_thresholds() -> None:
-    genuine = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
-    scores = np.array([8.0, 7, 6, 3, 5, 4, 2, 1])
-    # From above: TAR 1/4, 2/4, 3/4 at FAR 0; then FAR 1/4 with a rejection rate of 1/4.
-    found = metrics.equal_error_and_acceptance(genuine, scores)
-    assert found == pytest.approx({"EER": 25, "TAR@1e-2": 75, "TAR@1e-3": 75})
-    # Rejection falls from 1/2 to 0 while FAR rises from 0 to 1: they meet at 1/3.
-    found = metrics.equal_error_and_acceptance(np.array([1, 1, 0, 0], bool), np.array([9.0, 5, 5, 5]))
-    assert found["EER"] == pytest.approx(100 / 3)
-
-
-def test_equal_error_of_perfect_and_of_inverted_scores() -> None:
-    genuine = np.array([1, 1, 0, 0], bool)
-    assert metrics.equal_error_and_acceptance(genuine, np.array([4.0, 3, 2, 1]))["EER"] == pytest.approx(0)
-    assert metrics.equal_error_and_acceptance(genuine, np.array([1.0, 2, 3, 4]))["EER"] == pytest.approx(100)
-
-
-def test_limits_of_false_acceptance() -> None:
-    # 1,000 impostors: one above the third genuine pair, ten above the last.
-    genuine = np.r_[np.ones(4, bool), np.zeros(1_000, bool)]
-    scores = np.r_[10.0, 10, 8, 1, 9, np.full(9, 7), np.zeros(990)]
-    found = metrics.equal_error_and_acceptance(genuine, scores)
-    assert found["TAR@1e-3"] == 75
-    assert found["TAR@1e-2"] == 100
-    scores[4:16] = 9  # twelve above the third pair: more than either limit allows
-    assert metrics.equal_error_and_acceptance(genuine, scores)["TAR@1e-2"] == 50
-
-
-def test_verification_sees_directions_or_places() -> None:
-    rays = np.array([[1.0, 0], [10, 0], [0, 1], [0, 10]])  # one direction per class, different lengths
-    assert metrics.verification_both_ways(rays, LABELS)["EER (cos)"] == pytest.approx(0)
-    assert metrics.verification(rays, LABELS)["EER"] > 20
-    spots = np.array([[1.0, 1], [1.1, 1], [10, 10], [10, 10.1]])  # one place per class, one direction for all
-    assert metrics.verification(spots, LABELS)["EER"] == pytest.approx(0)
+@pytest.mark.parametrize(
+    ("genuine", "scores", "by_hand"),
+    [
+        # From above: TAR 1/4, 2/4, 3/4 at FAR 0; then FAR 1/4 with a rejection rate of 1/4.
+        ([1, 1, 1, 1, 0, 0, 0, 0], [8, 7, 6, 3, 5, 4, 2, 1], {"EER": 25, "TAR@1e-2": 75, "TAR@1e-3": 75}),
+        # Rejection falls from 1/2 to 0 while FAR rises from 0 to 1: they meet at 1/3.
+        ([1, 1, 0, 0], [9, 5, 5, 5], {"EER": 100 / 3}),
+        ([1, 1, 0, 0], [4, 3, 2, 1], {"EER": 0}),
+        ([1, 1, 0, 0], [1, 2, 3, 4], {"EER": 100}),
+        # 1,000 impostors: one above the third genuine pair, ten above the last.
+        ([1] * 4 + [0] * 1_000, [10, 10, 8, 1, 9] + [7] * 9 + [0] * 990, {"TAR@1e-2": 100, "TAR@1e-3": 75}),
+        # Twelve above the third pair: more than either limit allows.
+        ([1] * 4 + [0] * 1_000, [10, 10, 8, 1] + [9] * 12 + [0] * 988, {"TAR@1e-2": 50}),
+    ],
+    ids=["between two thresholds", "ties", "perfect", "inverted", "limits", "beyond the limits"],
+)
+def test_equal_error_and_acceptance(genuine: list[int], scores: list[int], by_hand: dict[str, float]) -> None:
+    found = metrics.equal_error_and_acceptance(np.array(genuine, bool), np.array(scores, float))
+    assert {name: found[name] for name in by_hand} == pytest.approx(by_hand)
 
 
 def test_a_test_set_that_lacks_a_class_is_named() -> None:
@@ -153,11 +130,6 @@ def test_summary_has_every_number_and_refuses_what_is_not_finite() -> None:
 def test_a_run_has_collapsed_where_it_is_nearer_to_chance(classes: int, limit: float) -> None:
     assert metrics.has_collapsed(limit - 0.1, classes)
     assert not metrics.has_collapsed(limit + 0.1, classes)
-
-
-def test_center_gap() -> None:
-    # Both classes have a spread of 1; the centers lie 0.5 and 2 from their means.
-    assert metrics.center_gap(FEATURES, LABELS, np.array([[0.0, 1.5], [6, 1]])) == pytest.approx(2)
 
 
 def spots(classes: int, each: int) -> tuple[np.ndarray, np.ndarray]:

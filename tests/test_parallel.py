@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, run_main, wait_until
+from conftest import ROOT, run_main, running, wait_until
 from parallel_worker import train_both_recipes
 
 from utils import TORCHRUN as TORCHRUN_SETS
@@ -54,7 +53,6 @@ def test_an_epoch_of_digits_by_two_processes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         words = [*SHORT, "--save-dir", str(tmp_path / name), *gentle]
         done = run_main(*words) if name == "one" else run([*TORCHRUN, "main.py", *words])
-        assert done.returncode == 0, done.stderr
         assert done.stdout.count("Accuracy (%)") == 1  # only one process prints
         accuracy[name] = float(re.search(r"Accuracy \(%\): ([\d.]+)", done.stdout)[1])
     assert sorted(p.name for p in (tmp_path / "two").iterdir()) == sorted(p.name for p in (tmp_path / "one").iterdir())
@@ -80,6 +78,12 @@ def test_only_the_first_process_says_what_is_wrong(
     assert run_command("main.py", fail) == 2
     assert capsys.readouterr().err == said
 
+    def interrupt() -> int:
+        raise KeyboardInterrupt("Continue with: …")
+
+    assert run_command("main.py", interrupt) == 130
+    assert capsys.readouterr().err == ("" if rank else "\nInterrupted. Continue with: …\n")
+
 
 @pytest.mark.slow
 def test_bad_input_is_said_once(tmp_path: Path) -> None:
@@ -96,24 +100,9 @@ def test_a_process_that_dies_ends_the_job(tmp_path: Path) -> None:
     command = [*TORCHRUN, "main.py", *SHORT, "--max-epoch", "500", "--save-dir", str(path), "--known-classes", "0", "1"]
     job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_until((path / "checkpoint.pt").exists, job)
-    (second,) = (pid for pid in children_of(job.pid) if b"RANK=1" in environment_of(pid))
+    (second,) = running(str(path), "RANK=1")
     os.kill(second, signal.SIGKILL)
     _, errors = job.communicate()  # would wait for ever if the job did not end
     assert job.returncode != 0
     assert 'main.py", line' not in errors  # no traceback from our code
-    assert run_main("--resume", path, "--stop-after", 1).returncode == 0
-
-
-def children_of(parent: int) -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
-                found.append(int(path.parent.name))
-    return found
-
-
-def environment_of(pid: int) -> list[bytes]:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return []
+    run_main("--resume", path, "--stop-after", 1)

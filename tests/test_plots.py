@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,13 +92,12 @@ def test_loss_name() -> None:
 
 def test_command_draws_again_and_says_what_is_missing(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "models" / "shipped" / "softmax", tmp_path, dirs_exist_ok=True)
-    assert run_here(draw.main, tmp_path).returncode == 0
+    run_here(draw.main, tmp_path)
     assert (tmp_path / "train" / "epoch_10.png").exists()
-    missing = run_here(draw.main, tmp_path, "--epochs", 8)
-    assert missing.returncode == 2
+    missing = run_here(draw.main, tmp_path, "--epochs", 8, status=2)
     assert "no features of epoch 8" in missing.stderr
-    nowhere = run_here(draw.main, tmp_path / "nothing")
-    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
+    nowhere = run_here(draw.main, tmp_path / "nothing", status=2)
+    assert nowhere.stderr.count("\n") == 1
     assert "nothing: no such folder" in nowhere.stderr
 
 
@@ -117,7 +117,7 @@ def test_figures_do_not_depend_on_backend_and_matplotlibrc(tmp_path: Path) -> No
         ("analysis/draw.py", [run]),
     ):
         done = spawn(program, *flags, **how)
-        assert (done.returncode, done.stderr) == (0, ""), program
+        assert done.stderr == "", program
         assert "could not" not in done.stdout
     made = ("run/test/epoch_2.png", "run/animation.gif", "out/comparison.png", "out/animation.gif", "predictions.png")
     for name in made:
@@ -147,3 +147,22 @@ def test_only_finite_rows_decide_the_axes(odd: float) -> None:
     assert not np.isfinite(found[0]).all()
     nothing, _ = to_two_dimensions(np.full((4, 3), odd))
     assert nothing[0].shape == (4, 2)
+
+
+def test_a_set_of_images_has_one_color_in_all_panels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, *_, **__: figures.append(figure))
+    values = np.arange(10.0)
+    panels = {"ten": {"max logit": dict.fromkeys(["known", "letters"], values)}}
+    panels["six"] = {"max logit": dict.fromkeys(["known", "unseen digits", "letters"], values)}
+    plots.histograms(panels, tmp_path / "x.png")
+    (figure,) = figures
+    named = dict(
+        zip([text.get_text() for text in figure.legends[0].texts], figure.legends[0].legend_handles, strict=True)
+    )
+    assert [*named] == ["known", "letters", "95 % of the known pass", "unseen digits"]
+    ten, six = (
+        {one.get_label(): one.get_edgecolor() for one in ax.patches if one.get_label()[0] != "_"} for ax in figure.axes
+    )
+    assert ten["letters"] == six["letters"] == named["letters"].get_edgecolor()
+    assert six["unseen digits"] != six["letters"]

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import full_disk, rows, run_main
-from kill_and_resume import differences, equal
+from test_kill import differences, equal
 
 import datasets
 import main
@@ -35,7 +35,7 @@ QUICK += ["--hold-out", "500"]  # 300 images are enough
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs."""
     path = tmp_path_factory.mktemp("runs") / "finished"
-    assert run_main(*QUICK, "--save-dir", path).returncode == 0
+    run_main(*QUICK, "--save-dir", path)
     return path
 
 
@@ -43,28 +43,34 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, stopped after its first epoch."""
     path = tmp_path_factory.mktemp("runs") / "begun"
-    assert run_main(*QUICK, "--save-dir", path, "--stop-after", 1).returncode == 0
+    run_main(*QUICK, "--save-dir", path, "--stop-after", 1)
     return path
 
 
 def test_same_seed_same_bits_whatever_is_shown(finished: Path, tmp_path: Path) -> None:
     shown = ["--plot", "--plot-freq", 2, "--print-freq", 1, "--eval-freq", 2, "--deterministic", "--animate"]
-    assert run_main(*QUICK, *shown, "--save-dir", tmp_path / "again").returncode == 0
+    run_main(*QUICK, *shown, "--save-dir", tmp_path / "again")
     a, b = (torch.load(path / "checkpoint.pt", weights_only=True) for path in (finished, tmp_path / "again"))
     for name in ("model", "head", "center_loss", "optimizer_model", "optimizer_center"):
         assert equal(a[name], b[name]), name
     assert (finished / "batches.csv").read_text() == (tmp_path / "again" / "batches.csv").read_text()
 
 
+@pytest.mark.parametrize(
+    ("asked", "there", "used"), [("auto", True, "bf16"), ("auto", False, "fp32"), ("bf16", False, "bf16")]
+)
 def test_threads_and_precision_are_kept_by_resume(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: str, there: bool, used: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run with one thread and bf16 continues with them, even if the machine would choose two and float32."""
+    """A run with one thread and bf16 continues with them, even if the machine would choose two and float32; without
+    bf16 units it needs to have been asked for."""
     path = shutil.copytree(finished, tmp_path / "run")
     state = torch.load(path / "checkpoint.pt", weights_only=True)
     assert state["threads"] == 1
     assert state["settings"]["precision"] in ("bf16", "fp32")
-    torch.save(state | {"settings": state["settings"] | {"precision": "bf16"}}, path / "checkpoint.pt")
+    state["settings"]["precision"], state["asked"]["precision"] = "bf16", asked
+    torch.save(state, path / "checkpoint.pt")
+    monkeypatch.setattr(hardware, "has_bf16", lambda _: there)
     for module, name in ((main, "plan_for"), (hardware, "choose_precision"), (hardware, "choose_compile")):
         monkeypatch.setattr(module, name, None)  # nothing is decided again
     built, build = [], building.build_trainer
@@ -72,11 +78,11 @@ def test_threads_and_precision_are_kept_by_resume(
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert run_main("--resume", path).returncode == 0
+        run_main("--resume", path)
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(threads)
-    assert [plan.settings.precision for plan in built] == ["bf16"]
+    assert [plan.settings.precision for plan in built] == [used]
 
 
 def test_threads_that_are_asked_for() -> None:
@@ -92,7 +98,6 @@ def test_a_run_goes_on_with_the_threads_that_are_there(begun: Path, tmp_path: Pa
     state = torch.load(path / "checkpoint.pt", weights_only=True)
     torch.save(state | {"threads": 640}, path / "checkpoint.pt")
     done = run_main("--resume", path)
-    assert done.returncode == 0, done.stderr
     assert "Note: the run was made with 640 threads; here it continues with 1" in done.stdout
     assert json.loads((path / "config.json").read_text())["threads"] == 1
 
@@ -103,8 +108,7 @@ def test_data_that_have_moved_are_found_after_a_resume(begun: Path, tmp_path: Pa
     shutil.copytree(begun, path)
     data.mkdir()
     before = json.loads((path / "config.json").read_text())
-    done = run_main("--resume", path, "--data-root", data)
-    assert done.returncode == 0, done.stderr
+    run_main("--resume", path, "--data-root", data)
     after = json.loads((path / "config.json").read_text())
     assert after.pop("data_root") == str(data)
     before.pop("data_root")
@@ -115,7 +119,7 @@ def test_data_that_have_moved_are_found_after_a_resume(begun: Path, tmp_path: Pa
 def test_deterministic_on_cuda(tmp_path: Path) -> None:
     flags = ["auto" if flag == "mnist5k" else flag for flag in QUICK if flag != "--use-cpu"]
     for name in "ab":
-        assert run_main(*flags, "--deterministic", "--save-dir", tmp_path / name).returncode == 0
+        run_main(*flags, "--deterministic", "--save-dir", tmp_path / name)
     assert not differences(tmp_path / "a", tmp_path / "b")
 
 
@@ -130,8 +134,7 @@ def test_two_processes_do_not_train_in_one_directory(finished: Path, tmp_path: P
     path = shutil.copytree(finished, tmp_path / "run")
     with contextlib.closing(Guard(path)):
         for arguments in (["--resume", path], [*QUICK, "--save-dir", path, "--overwrite"]):
-            done = run_main(*arguments)
-            assert done.returncode == 2
+            done = run_main(*arguments, status=2)
             assert "another process is at work here" in done.stderr
     assert not differences(finished, path)
 
@@ -147,11 +150,9 @@ def test_a_checkpoint_is_read_when_no_other_process_can_write_it(
         return load_checkpoint(checkpoint)
 
     monkeypatch.setattr(main.checkpoints, "load_checkpoint", load)
-    assert run_main("--resume", path).returncode == 0
+    run_main("--resume", path)
     assert held == [True]
     assert not is_being_trained(path)
-    assert run_main("--resume", tmp_path / "nowhere").returncode == 2
-    assert not (tmp_path / "nowhere").exists()
 
 
 # ---------------------------------------------------------------- bad input
@@ -167,46 +168,18 @@ def zeros(path: Path, shape: tuple[int, ...]) -> Path:
     return path
 
 
-def damaged(damage: Callable[[Path], object]) -> Callable[[Path], list[object]]:
-    """Flags for a data root with MNIST's four files, one of them damaged."""
+def damaged(damage: Callable[[Path], object]) -> Callable[[Path, Path], list[object]]:
+    """Flags for a data root with MNIST's four files, of which the training images are damaged."""
 
-    def flags(tmp_path: Path) -> list[object]:
+    def flags(tmp_path: Path, finished: Path) -> list[object]:
         raw = tmp_path / "data" / "MNIST" / "raw"
         for stem in datasets.STEMS:
             count = 60_000 if "train" in stem else 10_000
             zeros(raw / stem, (count, 28, 28) if "images" in stem else (count,))
-        damage(raw)
+        damage(raw / "train-images-idx3-ubyte")
         return ["-d", "mnist", "--data-root", tmp_path / "data"]
 
     return flags
-
-
-def swap(raw: Path) -> None:
-    (raw / "train-images-idx3-ubyte").rename(raw / "x")
-    (raw / "t10k-images-idx3-ubyte").rename(raw / "train-images-idx3-ubyte")
-    (raw / "x").rename(raw / "t10k-images-idx3-ubyte")
-
-
-def cut(raw: Path) -> None:
-    with open(raw / "train-images-idx3-ubyte", "r+b") as file:
-        file.truncate(1_000_000)
-
-
-def html(raw: Path) -> None:
-    (raw / "train-images-idx3-ubyte").unlink()
-    (raw / "train-images-idx3-ubyte.gz").write_bytes(b"<html>404</html>")
-
-
-def cut_gzip(raw: Path) -> None:
-    path = raw / "train-images-idx3-ubyte"
-    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), compresslevel=1)[:-9])
-    path.unlink()
-
-
-def folder_in_place_of_a_file(raw: Path) -> None:
-    """Not even root can read it."""
-    (raw / "train-images-idx3-ubyte").unlink()
-    (raw / "train-images-idx3-ubyte").mkdir()
 
 
 def a_file(tmp_path: Path) -> Path:
@@ -236,12 +209,6 @@ def resume(make: Callable[[Path, dict[str, object]], None]) -> Callable[[Path, P
         return ["--resume", tmp_path / "run"]
 
     return flags
-
-
-def other_model(path: Path, state: dict[str, object]) -> None:
-    assert isinstance(state["model"], dict)
-    del state["model"]["fc.weight"]
-    torch.save(state, path)
 
 
 FLAGS = [  # flags, part of the message
@@ -290,6 +257,7 @@ FLAGS = [  # flags, part of the message
     (["--stop-after", "0"], "must be a whole number at least 1"),
     (["--workers", "-1"], "must be a whole number at least 0"),
     (["--head", "arcfase"], "did you mean arcface?"),
+    (["--dataset", "n" * 300], "or a folder with four IDX files"),
     (["--dataset", "fashon-mnist"], "did you mean fashion-mnist?"),
     (["--model", "resnet"], "must be one of lenet++, cnn"),
     (["--precision", "fp8"], "must be one of auto, fp32, tf32, bf16"),
@@ -306,25 +274,37 @@ FLAGS = [  # flags, part of the message
     (["--resume", "a", "--save-dir", "b"], "leave --save-dir out"),
     (["--resume", "a", "--overwrite"], "exclude each other"),
 ]
-FILES = [  # a function from a new folder to flags, part of the message
-    (lambda tmp: ["-d", "auto", "--data-root", a_file(tmp)], "the data root is not a folder"),
-    (lambda tmp: ["-d", "kmnist", "--data-root", tmp / "data"], "kmnist is not in"),
-    (damaged(cut), "train-images-idx3-ubyte: truncated"),
-    (damaged(swap), "train-images-idx3-ubyte: holds (10000, 28, 28), not (60000, 28, 28)"),
-    (damaged(lambda raw: (raw / "train-images-idx3-ubyte").write_bytes(b"GIF89a")), "wrong magic number"),
-    (damaged(folder_in_place_of_a_file), "train-images-idx3-ubyte: cannot be read: Is a directory"),
-    (damaged(html), "train-images-idx3-ubyte.gz: not a gzip file"),
-    (damaged(cut_gzip), "train-images-idx3-ubyte.gz: damaged or truncated gzip file"),
-    (damaged(lambda raw: None), "train-images-idx3-ubyte: damaged: its MD5 is not mnist's"),
-    (lambda tmp: [*damaged(lambda raw: None)(tmp), "-d", "auto"], "damaged: its MD5 is not mnist's"),
-    (lambda tmp: [*QUICK, "--save-dir", a_figure(tmp)], "already holds a run; replace it with --overwrite"),
-    (lambda tmp: [*QUICK, "--hold-out", "4000"], "--hold-out 4000: class 0 has 400 training images"),
-    (lambda tmp: [*QUICK, "--save-dir", a_file(tmp)], "is a file, name a folder"),
-    (lambda tmp: [*QUICK, "--save-dir", "/proc/run"], "/proc/run: cannot be written"),
-    (lambda tmp: ["--resume", tmp / "nothing"], "nothing: no such folder"),
-    (lambda tmp: ["--resume", tmp], "no checkpoint here"),
-]
-CHECKPOINTS = [  # a function from a new folder and a finished run to flags, part of the message
+FILES = [  # a function from a new folder and a finished run to flags, part of the message
+    (lambda tmp, run: ["-d", "auto", "--data-root", a_file(tmp)], "the data root is not a folder"),
+    (damaged(lambda file: os.truncate(file, 1_000_000)), "train-images-idx3-ubyte: truncated"),
+    (
+        damaged(lambda file: zeros(file, (10_000, 28, 28))),
+        "train-images-idx3-ubyte: holds (10000, 28, 28), not (60000, 28, 28)",
+    ),
+    (damaged(lambda file: file.write_bytes(b"GIF89a")), "wrong magic number"),
+    (
+        damaged(lambda file: (file.unlink(), file.mkdir())),  # not even root can read it
+        "train-images-idx3-ubyte: cannot be read: Is a directory",
+    ),
+    (
+        damaged(lambda file: file.rename(f"{file}.gz").write_bytes(b"<html>404</html>")),
+        "train-images-idx3-ubyte.gz: not a gzip file",
+    ),
+    (
+        damaged(lambda file: (gz := file.rename(f"{file}.gz")).write_bytes(gzip.compress(gz.read_bytes(), 1)[:-9])),
+        "train-images-idx3-ubyte.gz: damaged or truncated gzip file",
+    ),
+    (damaged(lambda file: None), "train-images-idx3-ubyte: damaged: its MD5 is not mnist's"),
+    (lambda *paths: [*damaged(lambda file: None)(*paths), "-d", "auto"], "damaged: its MD5 is not mnist's"),
+    (lambda tmp, run: [*QUICK, "--save-dir", a_figure(tmp)], "already holds a run; replace it with --overwrite"),
+    (
+        lambda tmp, run: [*QUICK, "--hold-out", "4000"],
+        "--hold-out 4000: would take 2000 images of class 0, which has 400; one must be left",
+    ),
+    (lambda tmp, run: [*QUICK, "--save-dir", a_file(tmp)], "is a file, name a folder"),
+    (lambda tmp, run: [*QUICK, "--save-dir", "/proc/run"], "/proc/run: cannot be written"),
+    (lambda tmp, run: ["--resume", tmp / "nothing"], "nothing: no such folder"),
+    (lambda tmp, run: ["--resume", tmp], "no checkpoint here"),
     (resume(lambda path, state: path.write_bytes(b"garbage")), "damaged or not a checkpoint"),
     (resume(lambda path, state: path.write_bytes(path.read_bytes()[:-5_000])), "damaged or not a checkpoint"),
     (resume(lambda path, state: path.write_bytes(pickle.dumps(Evil()))), "damaged or not a checkpoint"),
@@ -338,62 +318,36 @@ CHECKPOINTS = [  # a function from a new folder and a finished run to flags, par
         resume(lambda path, state: torch.save(state | {"format": 2}, path)),
         "was made by an earlier version of main.py; train the run again",
     ),
-    (resume(other_model), "the checkpoint does not fit this model"),
+    (
+        resume(lambda path, state: (state["model"].pop("fc.weight"), torch.save(state, path))),
+        "the checkpoint does not fit this model",
+    ),
     (
         lambda tmp, run: ["--resume", run, "--weight-cent", "0.7", "--seed", "4", "--set", "clip=3"],
         "leave out: --set clip=3.0 (there: 2.0), --seed 4 (there: 1), --weight-cent 0.7 (there: 0.1)",
     ),
     (lambda tmp, run: [*QUICK, "--save-dir", shutil.copytree(run, tmp / "run")], "already holds a run"),
 ]
-
-
-def check_bad_input(flags: list[object], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit status 2, one line on stderr, nothing written."""
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    capsys.readouterr()
-    try:
-        status = main.main(list(map(str, flags)))
-    except SystemExit as stopped:
-        status = stopped.code
-    errors = capsys.readouterr().err
-    assert status == 2
-    assert message in errors
-    assert errors.startswith("main.py: error: ") or "Downloading" in errors
-    assert len([line for line in errors.splitlines() if "Downloading" not in line]) == 1
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"), FLAGS, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
-)
-def test_bad_flag(
-    flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["main.py"])
-    check_bad_input(
-        [*flags, *(() if "--resume" in flags else ("--save-dir", tmp_path / "run"))], message, tmp_path, capsys
-    )
+BAD = [*FLAGS, *FILES]
 
 
 @pytest.mark.usefixtures("no_network")
-@pytest.mark.parametrize(("make", "message"), FILES, ids=[message for _, message in FILES])
-def test_bad_file(make, message: str, tmp_path: Path, capsys) -> None:
-    flags = make(tmp_path)
-    check_bad_input(
-        flags if "--save-dir" in flags or "--resume" in flags else [*flags, "--save-dir", tmp_path / "run"],
-        message,
-        tmp_path,
-        capsys,
-    )
-
-
-@pytest.mark.parametrize(("make", "message"), CHECKPOINTS, ids=[message for _, message in CHECKPOINTS])
-def test_bad_checkpoint(
-    make, message: str, finished: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("flags", "message"), BAD, ids=[" ".join(flags) if isinstance(flags, list) else said for flags, said in BAD]
+)
+def test_bad_input(flags, message: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line is said and nothing is written."""
     monkeypatch.chdir(tmp_path)
-    check_bad_input(make(tmp_path, finished), message, tmp_path, capsys)
-    assert not (tmp_path / "evil").exists()
+    monkeypatch.setattr(sys, "argv", ["main.py"])
+    words = flags if isinstance(flags, list) else flags(tmp_path, finished)
+    if "--save-dir" not in words and "--resume" not in words:
+        words = [*words, "--save-dir", tmp_path / "run"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    errors = run_main(*words, status=2).stderr
+    assert message in errors
+    assert errors.startswith("main.py: error: ")
+    assert len(errors.splitlines()) == 1
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 # ---------------------------------------------------------------- a failing machine
@@ -405,8 +359,7 @@ def test_full_disk_leaves_the_last_checkpoint_intact(begun: Path, finished: Path
     before = (path / "checkpoint.pt").read_bytes()
     limit = 1_000_000 if what == "checkpoint.pt" else (path / what).stat().st_size + 5
     with full_disk(limit):  # a plan that changes makes config.json longer
-        done = run_main("--resume", path, *(["--data-root", 20 * "x"] if what == "config.json" else []))
-    assert done.returncode == 1
+        done = run_main("--resume", path, *(["--data-root", 20 * "x"] if what == "config.json" else []), status=1)
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     name = what.replace("checkpoint", "(best|checkpoint)")
@@ -415,5 +368,5 @@ def test_full_disk_leaves_the_last_checkpoint_intact(begun: Path, finished: Path
     assert (path / "checkpoint.pt").read_bytes() == before
     assert not list(path.glob(".partial-*"))
     if what == "log_mnist5k.txt":  # incomplete rows are cut off again
-        assert run_main("--resume", path).returncode == 0
+        run_main("--resume", path)
         assert not differences(finished, path)

@@ -130,21 +130,6 @@ def test_a_run_trained_while_another_was_being_started_is_kept(tmp_path: Path, m
     assert not directory.is_being_trained(tmp_path)  # the lock was released
 
 
-def test_unfinished_file_leaves_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.pt"
-    checkpoint.save_checkpoint({"epoch": 3}, path)
-
-    def fail() -> None:
-        with utils.atomically(path) as unfinished:
-            unfinished.write_bytes(b"half")
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        fail()
-    assert torch.load(path, weights_only=True) == {"epoch": 3, "format": run.FORMAT}
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
 def test_an_entry_of_a_checkpoint_that_is_something_else_is_one_line(tmp_path: Path) -> None:
     file = tmp_path / "checkpoint.pt"
     state = torch.load(SHIPPED / "checkpoint.pt", weights_only=True)

@@ -14,17 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import (
-    TWO_DIGITS,
-    full_disk,
-    is_anywhere_running,
-    read_image,
-    run_here,
-    run_main,
-    spawn,
-    started,
-    wait_until,
-)
+from conftest import TWO_DIGITS, full_disk, read_image, run_here, run_main, running, spawn, started, wait_until
 from PIL import Image
 
 import compare
@@ -41,8 +31,7 @@ QUICK = [*TWO_DIGITS, "--batch-size", "100"]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two epochs on two digits, with the features of both."""
     path = tmp_path_factory.mktemp("trouble") / "run"
-    done = run_main(*QUICK, "--max-epoch", 2, "--plot", "--save-dir", path)
-    assert done.returncode == 0, done.stderr
+    run_main(*QUICK, "--max-epoch", 2, "--plot", "--save-dir", path)
     return path
 
 
@@ -58,7 +47,7 @@ def test_trainings_end_with_a_comparison_that_is_killed(tmp_path: Path) -> None:
     wait_until((trained / "checkpoint.pt").exists, process)
     process.kill()
     process.communicate()
-    while is_anywhere_running(str(trained)):
+    while running(str(trained)):
         time.sleep(0.05)
     assert "Interrupted. Continue with" in trained.with_name("center-1.out").read_text()
 
@@ -76,8 +65,7 @@ def test_a_run_that_is_being_trained_is_left_alone(tmp_path: Path) -> None:
 
 def test_two_comparisons_are_kept_apart(run: Path, tmp_path: Path) -> None:
     with contextlib.closing(Guard(tmp_path)):
-        done = run_here(compare.main, "--runs", run, "--out", tmp_path)
-    assert done.returncode == 2
+        done = run_here(compare.main, "--runs", run, "--out", tmp_path, status=2)
     assert done.stderr == f"compare.py: error: {tmp_path}: another process is at work here; wait for it, or end it\n"
 
 
@@ -89,6 +77,20 @@ def test_nohup_is_heard() -> None:
         assert utils.run_command("x.py", lambda: int(signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)) == 1
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_full_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fill() -> int:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:129] DefaultCPUAllocator: can't allocate memory\nmore of it")
+
+    def fill_numpy() -> int:
+        raise MemoryError
+
+    assert utils.run_command("main.py", fill) == utils.run_command("predict.py", fill_numpy) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "main.py: stopped: the memory is full; try a smaller --batch-size",
+        "predict.py: stopped: the memory is full",
+    ]
 
 
 def test_a_full_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,8 +108,7 @@ def test_a_full_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("words", ["main.py -d mnist5k", "compare.py", "predict.py x.png"])
 def test_interrupted_before_it_has_begun(tmp_path: Path, words: str) -> None:
     (tmp_path / "msgspec.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")  # among the first modules
-    done = spawn(*words.split(), cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == -signal.SIGINT
+    done = spawn(*words.split(), cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, status=-signal.SIGINT)
     assert done.stderr == ""
 
 
@@ -154,7 +155,6 @@ def test_a_finished_run_that_is_resumed_is_only_read(run: Path, tmp_path: Path) 
         file.write("a line of mine\n")
     there = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
     done = run_main("--resume", path, "--stop-after", 1)
-    assert done.returncode == 0
     assert done.stdout.endswith("already finished, after epoch 2\n")
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == there
 
@@ -168,7 +168,6 @@ def test_no_html_and_no_escapes_from_a_run(run: Path, tmp_path: Path) -> None:
     config["machine"]["gpu"] = "<script>alert(1)</script>\x1b[2J\n# A heading"
     (path / "config.json").write_text(json.dumps(config))
     done = run_here(compare.main, "--runs", path, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
     written = (tmp_path / "out" / "comparison.md").read_text()
     for text in (done.stdout, done.stderr, written):
         assert "<script>" not in text
@@ -176,21 +175,10 @@ def test_no_html_and_no_escapes_from_a_run(run: Path, tmp_path: Path) -> None:
         assert "\n# A heading" not in text
     config["dataset"]["name"] = "<script>"
     (path / "config.json").write_text(json.dumps(config))
-    done = run_here(compare.main, "--runs", path, "--out", tmp_path / "out")
-    assert done.returncode == 2
+    done = run_here(compare.main, "--runs", path, "--out", tmp_path / "out", status=2)
     assert "dataset: name: '<script>': must be one of mnist, " in done.stderr
     assert "\x1b" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_bad_neighbor_does_not_stop_a_comparison_that_trains(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "config.json").write_text("[" * 100_000)
-    shutil.copytree(run, tmp_path / "good")
-    wanted = [Wanted("center-1", [*QUICK, "--max-epoch", "2"])]
-    neighbors = sorted(tmp_path.glob("*/"))
-    assert sweep.find(wanted, tmp_path / "compare" / "runs", neighbors) == []
-    assert wanted[0].path == tmp_path / "good"
 
 
 def test_numbers_that_are_no_gray_levels(tmp_path: Path) -> None:
@@ -201,21 +189,13 @@ def test_numbers_that_are_no_gray_levels(tmp_path: Path) -> None:
     assert np.isfinite(read_image(tmp_path / "float.tiff")).all()
 
 
-def test_digits_that_the_data_lack(mnist5k, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.load", lambda *_: mnist5k.only((3, 5)))
-    done = run_main("-d", "mnist5k", "--use-cpu", "--known-classes", 3, 7, "--save-dir", tmp_path / "run")
-    assert done.returncode == 2
-    assert done.stderr == "main.py: error: --known-classes 7: mnist5k has only 3, 5\n"
-
-
 # ---------------------------------------------------------------- full disks, and extreme settings
 
 
 @pytest.mark.parametrize(("what", "limit"), [((), 10_000), (("--report",), 300_000)])
 def test_a_disk_that_is_full_while_comparing(run: Path, tmp_path: Path, what: tuple[str, ...], limit: int) -> None:
     with full_disk(limit):
-        done = run_here(compare.main, "--runs", run, run, "--out", tmp_path / "out", *what)
-    assert done.returncode == 1, done.stdout
+        done = run_here(compare.main, "--runs", run, run, "--out", tmp_path / "out", *what, status=1)
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert f"{tmp_path / 'out'}/" in done.stderr
     assert "File too large" in done.stderr
@@ -230,8 +210,7 @@ def test_a_disk_that_is_full_while_drawing(run: Path, tmp_path: Path, flags: tup
     for file in (name, "animation.mp4"):
         (path / file).write_bytes(b"the last one")
     with full_disk(10_000):
-        done = run_here(draw.main, path, *flags)
-    assert done.returncode == 2
+        done = run_here(draw.main, path, *flags, status=2)
     assert done.stderr.splitlines() == [f"analysis.draw: error: [Errno 27] File too large: '{path / name}'"]
     assert (path / name).read_bytes() == (path / "animation.mp4").read_bytes() == b"the last one"
     assert not list(path.rglob(".partial-*"))
@@ -243,5 +222,4 @@ def test_a_disk_that_is_full_while_drawing(run: Path, tmp_path: Path, flags: tup
 )
 def test_extreme_settings(tmp_path: Path, flags: str) -> None:
     done = run_main(*QUICK, *flags.split(), "--save-dir", tmp_path / "run")
-    assert done.returncode == 0, done.stderr
     assert done.stderr == ""

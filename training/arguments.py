@@ -28,6 +28,7 @@ from training.settings import (
     contradiction,
     take,
 )
+from utils import is_under_torchrun
 
 ALIASES = {  # other names that people type
     "dataset": ("-d",),
@@ -168,7 +169,9 @@ def as_request(parser: Parser, args: argparse.Namespace) -> Request:
         resume=args.resume,
         overwrite=args.overwrite,
         stop_after=args.stop_after,
-        notes=tuple(filter(None, [note, idle if args.workers is not None else None])),
+        notes=tuple(
+            filter(None, [note if not is_under_torchrun() else None, idle if args.workers is not None else None])
+        ),
     )
 
 

@@ -50,7 +50,8 @@ class Training:
 
 
 def build_training(plan: Plan, data: Digits, group: Group) -> Training:
-    """Return what trains a run on the whole data set `data`, the same in every process of the group."""
+    """Return what trains a run, the same in every process of the group; of the whole data set `data` it takes the
+    run's classes, without the images held out."""
     settings = plan.settings
     data, _, _ = data.for_training(settings.known_classes, settings.hold_out)
     data = data.to(group.device)

@@ -5,7 +5,7 @@ order. A batch is cut into one part for each process. The features of all parts 
 head, losses and centers see the whole batch in every process, as in a run of one process.
 """
 
-import threading  # no "from __future__ import annotations": torch checks the hook's
+import threading  # no "from __future__ import annotations": torch compares the hook's annotations with types
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial

@@ -28,10 +28,10 @@ class Diverged(UserError):
 
     status = 1
 
-    def __init__(self, epoch: int, batch: int, go_on: str) -> None:
+    def __init__(self, epoch: int, batch: int) -> None:
         super().__init__(
-            f"the loss is not finite at batch {batch} of epoch {epoch}. Try a smaller --lr-model, "
-            f"a smaller --weight-cent or --precision fp32. {go_on}"
+            f"the loss is not finite at batch {batch} of epoch {epoch}. Start again with a smaller --lr-model, "
+            f"a smaller --weight-cent or --precision fp32"
         )
 
 

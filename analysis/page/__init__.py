@@ -10,7 +10,7 @@ import torch
 from jinja2 import Environment, FileSystemLoader
 
 import datasets
-from analysis.epochs import limits, loss_name
+from analysis.epochs import limits, name_runs
 from analysis.palette import ON_DARK, colors_of
 from analysis.reader import Reader
 from analysis.regions import regions
@@ -35,7 +35,7 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader]) -> None:
             raise UserError(f"{run.path}: --page needs a run with two features; it has {run.settings.feat_dim}")
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.get_template("page.html").render(
-        names=[loss_name(run.settings) for run in runs],
+        names=name_runs(runs),
         worker=(HERE / "worker.js").read_text(encoding="utf-8"),
         data={
             "code": _base64((HERE / "lenet.wasm").read_bytes()),
@@ -75,10 +75,10 @@ def network_of(run: Run, reader: Reader) -> dict[str, object]:
     around = np.concatenate([corners, reader.centers - reach, reader.centers + reach])
     middle, half = (around.max(0) + around.min(0)) / 2, 0.52 * np.ptp(around, axis=0).max()
     (left, bottom), (right, top) = middle - half, middle + half
-    head = reader.network.decision().numpy()  # (C, 3)
+    head = reader.network.decision().cpu().numpy()  # (C, 3)
     shapes = regions(head, reader.centers, reader.threshold, reach=float(np.abs([left, right, bottom, top]).max()))
     return {
-        "about": f"{run.dataset}, {run.epochs} epochs, test accuracy {run.accuracy:.2f} %",
+        "about": f"{run.dataset}, {run.epochs} epoch{'s' * (run.epochs > 1)}, test accuracy {run.accuracy:.2f} %",
         "classes": list(run.classes),
         "colors": {"light": colors_of(run.classes), "dark": colors_of(run.classes, ON_DARK)},
         "weights": _base64(weights.tobytes()),

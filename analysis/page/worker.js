@@ -1,6 +1,7 @@
 "use strict";
 // The page's second thread: a drawing → a digit as in MNIST → features, the same as in predict.py.
-// `see` follows analysis/find_digit.py step by step, for black ink on a white ground.
+// `see` takes the steps of analysis/find_digit.py for black ink on a white ground, without the search for paper,
+// frames, lines and shadows.
 
 // ---------------------------------------------------------------- the drawing
 
@@ -276,7 +277,7 @@ function features(network, digit) {
 
 self.onmessage = async ({ data }) => {
   if (data.code) {
-    await load(data);
+    try { await load(data); } catch { self.postMessage({ failed: true }); return; }
     self.postMessage({ ready: true });
     return;
   }
