@@ -224,7 +224,7 @@ def _draw_row(row: Sequence[Axes], epochs: Sequence[Epoch], part: str, regions: 
         elif len(epochs) > 1:
             box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5}
             how: dict[str, Any] = {"transform": ax.transAxes, "fontsize": 7.5, "fontweight": "bold", "bbox": box}
-            ax.text(0.02, 0.02, f"{width:.3g} units wide", **how)
+            ax.text(0.02, 0.02, f"{width:{',.0f' if width >= 100 else '.3g'}} units wide", **how)
             if width * ONE_SCALE < max(widths):
                 _inset(ax, read, part, square)
 

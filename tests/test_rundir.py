@@ -257,6 +257,8 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "gpu_name", lambda device: "a GPU, 80 GiB, CUDA 13.0")
     line = "Currently using GPU: 1 (a GPU, 80 GiB, CUDA 13.0)"
     assert hardware.choose_device(1, False) == (torch.device("cuda", 1), line)
+    for name in utils.TORCHRUN:
+        monkeypatch.delenv(name, raising=False)  # packages that other tests use may have set it
     for name in utils.TORCHRUN:  # some of its variables are no torchrun
         assert hardware.choose_device(1, False) == (torch.device("cuda", 1), line)
         assert utils.processes() == (0, 1)
