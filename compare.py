@@ -113,12 +113,8 @@ def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     rows: tables.Rows = {}
     for one, run in found:
         rows.setdefault(one.row, []).append(run)
-    marks = tables.marks(rows.values())
-    marked = (
-        (name if mark[2:] in name else name + mark, group)
-        for (name, group), mark in zip(rows.items(), marks, strict=True)
-    )
-    return dict(marked), failed
+    marked = zip(rows.items(), tables.marks(rows.values()), strict=True)
+    return {name if mark[2:] in name else name + mark: group for (name, group), mark in marked}, failed
 
 
 # ---------------------------------------------------------------- what is made of them

@@ -75,22 +75,25 @@ def run_command(name: str, work: Callable[[], int]) -> int:
         print(file=sys.stderr)  # ends the line in which the terminal shows ^C
         return _end(f"Interrupted. {interrupt}".rstrip(), 130)
     except (RuntimeError, MemoryError) as error:
-        rank, count = processes()
-        reason = str(error).strip().partition("\n")[0]
-        if type(error).__name__ == "OutOfMemoryError":
-            smaller = "a smaller --batch-size or " if name == "main.py" else ""
-            return _end(f"{name}: stopped: the GPU's memory is full; try {smaller}--use-cpu", 1)
-        if isinstance(error, MemoryError) or "DefaultCPUAllocator" in reason:
-            smaller = "; try a smaller --batch-size" if name == "main.py" else ""
-            return _end(f"{name}: stopped: the memory is full{smaller}", 1)
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            return _end(f"{name}: stopped: torch.compile: {reason}; leave out --compile", 1)
-        if count == 1:
+        if (reason := _known(error, trains=name == "main.py")) is None:
             raise
-        return _end(f"{name}: stopped: process {rank}: {reason}", 1)
+        return _end(f"{name}: stopped: {reason}", 1)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _known(error: RuntimeError | MemoryError, trains: bool) -> str | None:
+    """Return in one line why a machine or torch failed, and what to do, or None for a mistake in this code."""
+    reason = str(error).strip().partition("\n")[0]
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the GPU's memory is full; try {'a smaller --batch-size or ' * trains}--use-cpu"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in reason:
+        return f"the memory is full{'; try a smaller --batch-size' * trains}"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"torch.compile: {reason}; leave out --compile"
+    rank, count = processes()
+    return f"process {rank}: {reason}" if count > 1 else None  # another process may have failed
 
 
 def mend_streams() -> None:

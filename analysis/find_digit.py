@@ -14,8 +14,9 @@ from analysis import page_lines, paper
 from analysis.image_files import BadImage
 
 BOX, SIDE = 20, 28  # MNIST's digits lie in 20 x 20 of 28 x 28 pixels
-READING = 2  # raise it when a change here, in paper.py, page_lines.py or image_files.py makes other digits of images:
-# runs are then calibrated again
+# Raise it when a change here, in paper.py, page_lines.py or image_files.py makes other digits of images: runs are then
+# calibrated again.
+READING = 2
 PAGE = 64  # pixels of the shorter side from which a picture may show lines and frames of a page
 GAP = 0.2  # of the tallest digit's height: the vertical distance from which parts are different digits
 FAINT = 25.0  # the least distance between ink and ground; black and white are 441 apart

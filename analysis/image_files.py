@@ -58,7 +58,7 @@ def _inside(folder: Path, depth: int) -> Iterator[Path]:
         complain(f"predict.py: {folder}: cannot be read: {error.strerror}")
     if any(file.suffix.lower() in HEIC for file in there) and heic_is_known():
         suffixes |= HEIC
-    folders = [one for one in there if os.path.isdir(one) and not one.is_symlink()]
+    folders = dict.fromkeys(one for one in there if os.path.isdir(one) and not one.is_symlink())  # in order
     files = [one for one in there if one not in folders]
     images = [file for file in files if file.suffix.lower() in suffixes and not _own(file)]
     other = set(files) - set(images)

@@ -153,13 +153,14 @@ def sheet(mask: np.ndarray, solid: bool = True) -> Box | None:
     large, four-cornered, solid, not empty. With `solid` off it may be a box, neither large nor solid."""
     parts, _ = ndimage.label(mask)
     areas = np.bincount(parts.ravel())[1:]
-    whole = ndimage.binary_fill_holes(parts == 1 + int(areas.argmax()))
+    largest = parts == 1 + int(areas.argmax())
+    whole = ndimage.binary_fill_holes(largest)
     least = (SHEET_SIDE if solid else LEAST) * np.array(mask.shape)
     if whole.sum() < least.prod() or whole.sum() < 0.85 * smallest_box(whole):
         return None
     if whole.sum() - areas.max() < 4 or (solid and areas.max() < 0.5 * whole.sum()):  # empty, or a frame
         return None
-    if solid and _is_zero(whole, parts != 1 + int(areas.argmax())):
+    if solid and _is_zero(whole, whole & ~largest):
         return None
     rows, columns = (np.flatnonzero(whole.any(axis=axis)) for axis in (1, 0))
     top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
@@ -174,9 +175,8 @@ def sheet(mask: np.ndarray, solid: bool = True) -> Box | None:
     return np.s_[top + rim : bottom - rim, left + rim : right - rim]
 
 
-def _is_zero(whole: np.ndarray, rest: np.ndarray) -> bool:
+def _is_zero(whole: np.ndarray, hole: np.ndarray) -> bool:
     """Return whether the hole of a shape is solid and equally far from all four sides, as in a bold 0."""
-    hole = whole & rest
     box, around = ndimage.find_objects(hole.astype(int))[0], ndimage.find_objects(whole.astype(int))[0]
     margins = [margin for a, b in zip(box, around, strict=True) for margin in (a.start - b.start, b.stop - a.stop)]
     solid = hole.sum() > max(0.1 * whole.sum(), 0.8 * smallest_box(hole))

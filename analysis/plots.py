@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import os
 import textwrap
@@ -256,7 +255,7 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
     """
     scores = list(next(iter(panels.values())))
     names = dict.fromkeys(name for run in panels.values() for sets in run.values() for name in sets)
-    colors = dict(zip(names, itertools.cycle(COLORS)))
+    colors = {name: COLORS[number] for number, name in enumerate(names)}
     with canvas(3.2 * len(panels), 1.7 * len(scores) + 0.6, SMALL | {"axes.titlesize": 8}) as figure:
         axes = figure.subplots(len(scores), len(panels), squeeze=False)
         for score, row in zip(scores, axes, strict=True):

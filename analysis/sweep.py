@@ -78,7 +78,7 @@ def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path]) -> l
     for run in wanted:
         ours = [path for path in sorted(folder.glob("*/")) if fits(path, run)]
         finished = [path for path in (*ours, *elsewhere) if is_finished(path) and fits(path, run)]
-        ours = [path for path in ours if progress_of(path) < epochs_of(path)[1]]
+        ours = [path for path, (done, every) in zip(ours, map(epochs_of, ours), strict=True) if done < every]
         twins = [one.path for one in missing if one.path in ours or asked_for(one.flags) == asked_for(run.flags)]
         if there := finished + twins:
             run.path = there[0]

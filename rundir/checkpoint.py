@@ -141,11 +141,11 @@ def take_up(checkpoint: Checkpoint, plan: Plan, data: Digits, group: Group, dire
     Raises:
         UserError: if the checkpoint does not fit.
     """
-    precision, note = plan.settings.precision, None
+    precision = plan.settings.precision
     if plan.asked_for("precision") != "bf16":  # what is asked for is emulated if need be
         precision, note = precision_here(precision, group.device)
-    if note is not None:
-        say(note)
+        if note is not None:
+            say(note)
     here = replace(plan.settings, precision=precision, class_order="labels")  # the weights have the order already
     training = build_training(replace(plan, settings=here), data, group)
     load_state(training.trainer, checkpoint, directory)

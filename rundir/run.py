@@ -76,10 +76,10 @@ def read_run(path: Path) -> Run:
         UserError: if there is none, it is not finished, or it is damaged.
     """
     run, done = read_config(path), len(read_epochs(path))
-    if 0 < run.epochs <= done and run.epochs not in kept_features(path):
-        raise UserError(f"{path}: lacks features/epoch_{run.epochs}.npz; train the run again, with --overwrite")
     if done < run.epochs:
         raise UserError(f"{path}: has finished {done} of {run.epochs} epochs. {how_to_go_on(path)}")
+    if run.epochs not in kept_features(path):
+        raise UserError(f"{path}: lacks features/epoch_{run.epochs}.npz; train the run again, with --overwrite")
     assert run.arrays  # reads them now
     return run
 
@@ -285,5 +285,5 @@ def keeps_features(path: Path, plan: Plan) -> bool:
     epoch."""
     done, every = epochs_of(path)
     epochs = range(plan.plot_freq, done + 1, plan.plot_freq) if plan.plot else ()
-    still = plan.animate and done and every <= plan.plot_freq and not kept_features(path, "batch")  # no film
-    return not still and {*epochs} <= {*kept_features(path)}
+    one_frame = plan.animate and done and every <= plan.plot_freq and not kept_features(path, "batch")
+    return not one_frame and {*epochs} <= {*kept_features(path)}

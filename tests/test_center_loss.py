@@ -168,6 +168,17 @@ def test_widely_copied_constructor() -> None:
             CenterLoss(use_gpu=True)
 
 
+def test_widely_copied_update() -> None:
+    """The same gradients come from its full distance matrix and mask."""
+    features, labels = random_batch(32, dtype=torch.float64)
+    loss = CenterLoss(5, 3).double()
+    x = features.clone().requires_grad_()
+    c = loss.centers.detach().clone().requires_grad_()
+    mask = labels[:, None] == torch.arange(5)
+    ((torch.cdist(x, c) ** 2) * mask).sum().div(32).backward()
+    torch.testing.assert_close(called(loss, features, labels)[1:], (x.grad, c.grad))
+
+
 def test_inits() -> None:
     numbers = np.int64(4), np.int32(3)  # NumPy's whole numbers are legal
     assert torch.equal(CenterLoss(*numbers, init="zeros").centers, torch.zeros(4, 3))

@@ -188,6 +188,12 @@ def test_how_a_run_is_computed_decides_too(compared: tuple[Path, str], tmp_path:
     assert missing == [wanted[0], *wanted[2:]]
 
 
+def test_a_killed_training_is_named(tmp_path: Path) -> None:
+    run = Wanted("center-1", [], tmp_path / "center-1")
+    run.log.write_text("Batch 900/938\t Loss 0.01")
+    assert sweep._reason(run, -9) == f"ended by signal 9 (see {run.log})"
+
+
 def test_a_run_without_its_last_features_is_trained_again(compared: tuple[Path, str], tmp_path: Path) -> None:
     path = shutil.copytree(compared[0] / "runs" / "center-1", tmp_path / "center-1")
     (path / "features" / "epoch_1.npz").unlink()

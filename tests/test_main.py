@@ -238,7 +238,7 @@ def test_divergence_stops_the_run(tmp_path: Path) -> None:
         ("--batch 32", {"batch_size": 32}),
         ("-d MNIST", {"dataset": "mnist"}),
         ("--set clip=none", {"clip": None}),
-        ("--set clip=3 --set clip=1", {"clip": 1.0}),
+        ("--set clip=3 --set shift=0 clip=1", {"clip": 1.0, "shift": 0}),
         ("--set clip=none --set warmup=0.1 shift=0", {"clip": None, "warmup": 0.1, "shift": 0}),
         ("--set known_classes=none", {"known_classes": None}),
         ("--recipe paper --lr-cent 0.5 --plot", {"recipe": "paper", "lr_cent": 0.5, "plot": True}),

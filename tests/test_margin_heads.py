@@ -67,6 +67,19 @@ def test_gradcheck(kind) -> None:
     assert torch.autograd.gradcheck(lambda x: head(x, labels), features)
 
 
+def test_known_angles() -> None:
+    head = ArcFace(2, 2, s=1.0, m=0.5)
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(2))
+    sixty = torch.tensor([[1000 * math.cos(math.pi / 3), 1000 * math.sin(math.pi / 3)]])
+    expected = torch.tensor([[math.cos(math.pi / 3 + 0.5), math.sin(math.pi / 3)]])
+    torch.testing.assert_close(head(sixty, torch.tensor([0])), expected)
+    cosface = CosFace(2, 2, s=2.0, m=0.1)
+    cosface.weight = head.weight
+    expected = torch.tensor([[2 * (0.5 - 0.1), 2 * math.sin(math.pi / 3)]])
+    torch.testing.assert_close(cosface(sixty, torch.tensor([0])), expected)
+
+
 @pytest.mark.parametrize("m", [0.0, 0.2, 0.5, 1.0, math.pi / 2])
 def test_arcface_target_falls_over_the_whole_range(m: float) -> None:
     angle = torch.linspace(0, math.pi, 2001, dtype=torch.float64)

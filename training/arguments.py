@@ -139,7 +139,7 @@ def parse_gpu(text: str) -> tuple[int, str | None]:
         f"Note: --gpu {text}: only GPU {first} is used; "
         f"for several GPUs use torchrun --nproc-per-node={len(others) + 1} main.py …"
     )
-    return first, note if others else None
+    return first, note if others and not is_under_torchrun() else None
 
 
 def as_request(parser: Parser, args: argparse.Namespace) -> Request:
@@ -169,9 +169,7 @@ def as_request(parser: Parser, args: argparse.Namespace) -> Request:
         resume=args.resume,
         overwrite=args.overwrite,
         stop_after=args.stop_after,
-        notes=tuple(
-            filter(None, [note if not is_under_torchrun() else None, idle if args.workers is not None else None])
-        ),
+        notes=tuple(filter(None, [note, idle if args.workers is not None else None])),
     )
 
 
