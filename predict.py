@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # python -P leaves it out
 
 from training.arguments import parse_gpu
-from training.parser import Parser, argument, number
+from training.parser import Parser, argument, folder, number
 from utils import ROOT
 
 FIGURE = "predictions.png"
@@ -35,7 +35,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("images", nargs="*", metavar="IMAGE", help=f"files, folders, patterns, or - for stdin: {kinds}")
     default = "the network that comes with this code; for --page also the one without center loss"
     which = f"run directory; with --page, repeat the flag for several (default: {default})"
-    add("--run", type=Path, action="append", metavar="DIR", help=which)
+    add("--run", type=folder, action="append", metavar="DIR", help=which)
     share = "percentage of real digits that may be called unknown (default: 1)"
     add("--reject", type=number(float, 0, 50), default=1.0, metavar="PERCENT", help=share)
     add("--show", action="store_true", help="print what the network saw, as 14 lines of 28 characters")

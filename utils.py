@@ -88,7 +88,9 @@ def _known(error: RuntimeError | MemoryError, trains: bool) -> str | None:
     reason = str(error).strip().partition("\n")[0]
     if type(error).__name__ == "OutOfMemoryError":
         return f"the GPU's memory is full; try {'a smaller --batch-size or ' * trains}--use-cpu"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in reason:
+    if reason.startswith(("CUDA error", "CUDA driver error", "cuDNN error")):
+        return f"the GPU failed: {reason}; use another or --use-cpu"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in reason or "std::bad_alloc" in reason:
         return f"the memory is full{'; try a smaller --batch-size' * trains}"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"torch.compile: {reason}; leave out --compile"
@@ -153,7 +155,8 @@ def atomically(path: Path) -> Iterator[Path]:
             os.replace(unfinished, path)
             if hasattr(os, "O_DIRECTORY"):  # put the new name on the disk, too
                 folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-                os.fsync(folder)
+                with contextlib.suppress(OSError):  # not every file system can
+                    os.fsync(folder)
                 os.close(folder)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from models.heads import HEADS, with_margin
 from training.arguments import Request, parse_arguments, parse_gpu
-from training.parser import Parser, argument, number, one_of
+from training.parser import Parser, argument, folder, number, one_of
 from training.recipes import RECIPES
 from training.settings import Settings
 from utils import printable
@@ -207,12 +207,12 @@ def build_parser() -> Parser:
     add("weights-cent", nargs="+", default=[], type=number(float, 0, 1e6), metavar="λ")
     add("seeds", nargs="+", default=[], type=number(int, 0, 2**31 - 1), metavar="N")
     add("variants", nargs="+", default=[], metavar="FLAGS")
-    add("runs", nargs="+", default=[], type=Path, metavar="DIR")
+    add("runs", nargs="+", default=[], type=folder, metavar="DIR")
     add("jobs", type=number(int, 1, 1024), default=1, metavar="N")
     add("gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX")
     add("use-cpu", action="store_true")
     group = parser.add_argument_group("what is made")
-    add("out", type=Path, default=Path("log/compare"), metavar="DIR")
+    add("out", type=folder, default=Path("log/compare"), metavar="DIR")
     add("open-set", action="store_true")
     add("unknowns", nargs="+", default=[], metavar="NAME_OR_DIR")
     for flag in ("animate", "report", "regions"):

@@ -55,7 +55,7 @@ def load_unknown(source: str, root: Path) -> Unknown:
     Raises:
         DataError: if there are no such images, they are damaged, or the labels do not fit them.
     """
-    names = {key: name for name, row in datasets.SOURCES.items() for key in (name, row.torchvision_name.lower()) if key}
+    names = {key: name for name, row in datasets.SOURCES.items() for key in (name, row.folder.lower()) if key}
     if source.lower() in names:
         data = datasets.load(names[source.lower()], root)
         return data.test_images, data.test_labels
@@ -89,7 +89,7 @@ def score_runs(runs: Iterable[Run], sources: list[str], device: torch.device) ->
     scored: list[Scored] = []
     unseen: list[ToldApart] = []
     for run in runs:
-        data, unknown = load_data(run), {name_of(source): load(source, data_root(run)) for source in sources}
+        data, unknown = load_data(run), {name_of(source): load(source, data_root(run.plan)) for source in sources}
         if run.unseen:
             never = data.only(run.unseen)
             unknown = {NEVER_SEEN: (never.test_images, never.test_labels)} | unknown

@@ -138,7 +138,7 @@ def main() -> None:
         percent = [100 * share for share in (np.mean(right), 1 - np.mean(known), np.mean(both))]
         print(f"{name:45}{percent[0]:7.1f}%{percent[1]:9.1f}%{percent[2]:27.1f}%")
 
-    letters = openset.load_unknown(args.letters, data_root(run))[0].numpy()
+    letters = openset.load_unknown(args.letters, data_root(run.plan))[0].numpy()
     found = [one for one in read(reader, [from_gray(letter) for letter in letters]) if one is not None]
     unknown = 100 * np.mean([not one.known for one in found])
     refused = f"{len(letters) - len(found)} empty ones refused"

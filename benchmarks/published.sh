@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# The commands behind the published numbers, by the page where they stand. Those of the recipe before
-# version 1.0 stand in benchmarks/results/default_recipe.md.
+# The commands behind the published numbers, by the page where they stand.
 #
 #   bash benchmarks/published.sh losses lambda      # some of them
 #   bash benchmarks/published.sh                    # what there is, and about how long it takes
@@ -8,15 +7,13 @@
 # Runs are kept under log/published and shared between the parts: what is there is not trained again, and what was
 # cut off goes on. Full MNIST under data/ (it is downloaded otherwise). The hours are estimates for two cores with bf16
 # units, half a minute an epoch; without such units it takes twice as long (docs/speed.md). What stands in docs/ and
-# benchmarks/results/ and is not written there by its part is a copy of what the part writes under log/published. The
-# parts train the present default recipe; numbers of an older one are of the commit that their page names.
+# benchmarks/results/ and is not written there by its part is a copy of what the part writes under log/published.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 OUT=log/published
 PYTHON=${PYTHON:-python}
 WARP="rotation=10 scaling=0.1 shearing=0.15" # as the accurate recipe
 VERSION_1="head_init=spread center_init=head center_hold=0.25 warmup=0.2" # settings of the default recipe of version 1.0
-BEFORE_1="--batch-size 128 --set $VERSION_1 center_schedule=false --convolutions direct" # flags of the one before that
 
 train() ( # DIRECTORY FLAGS: a run of main.py; one that is finished stays as it is
     directory=$1
@@ -85,17 +82,20 @@ film() { # 0.1 h: README: docs/figures/learning.gif. 2 runs of 2 epochs
     cp $OUT/film/animation.gif docs/figures/learning.gif
 }
 
-open_set() { # 1.8 h: docs/reproduction/open_set.md. 20 runs of 10 epochs and 5 of 30 on six digits
+open_set() { # 0.5 h: docs/reproduction/open_set.md. 10 runs of 10 epochs on six digits
     $PYTHON compare.py --open-set --out $OUT/open-set -- -d mnist
     cp $OUT/open-set/{open_set.{png,md,csv},open_set_runs.csv,unseen.{md,csv}} docs/results/open_set
-    $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-warped -- -d mnist --set $WARP
-    $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-long -- -d mnist --max-epoch 30 --set $WARP
+}
+
+tried() { # 1.3 h: docs/reproduction/ablation.md: unseen digits with the recipe of version 1.0, warped. 10 runs of 10 epochs and 5 of 30 on six digits
+    $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-warped -- -d mnist --set $VERSION_1 $WARP
+    $PYTHON compare.py --open-set --losses softmax --out $OUT/open-set-long -- -d mnist --max-epoch 30 --set $VERSION_1 $WARP
     $PYTHON compare.py --open-set --losses center --out $OUT/open-set-accurate -- -d mnist --recipe accurate --max-epoch 10
     $PYTHON compare.py --runs $OUT/open-set-accurate/runs/*-split[1-5]-1 $OUT/open-set-{warped,long}/runs/*-split[1-5]-1 --out $OUT/open-set-tried
-    for kind in md csv; do cp $OUT/open-set-tried/open_set.$kind docs/results/open_set/tried.$kind; done
-    $PYTHON benchmarks/score.py unseen $OUT/open-set-warped/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit.md
-    $PYTHON benchmarks/score.py unseen $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_long.md
-    $PYTHON benchmarks/score.py unseen --views $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/open_set/by_digit_views.md
+    for kind in md csv; do cp $OUT/open-set-tried/open_set.$kind docs/results/tried; done
+    $PYTHON benchmarks/score.py unseen $OUT/open-set-warped/runs/softmax-split[1-5]-1 > docs/results/tried/by_digit.md
+    $PYTHON benchmarks/score.py unseen $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/tried/by_digit_long.md
+    $PYTHON benchmarks/score.py unseen --views $OUT/open-set-long/runs/softmax-split[1-5]-1 > docs/results/tried/by_digit_views.md
 }
 
 letters() { # minutes: docs/reproduction/open_set.md: runs of `softmax_center`; notMNIST under data/notMNIST
@@ -103,18 +103,18 @@ letters() { # minutes: docs/reproduction/open_set.md: runs of `softmax_center`; 
     cp $OUT/letters/open_set.{csv,md,png} $OUT/letters/unseen.{csv,md,png} docs/results/letters
 }
 
-reference() { # 1 h: docs/reproduction/copied_settings.md. 30 epochs, and 10 and 2 of the recipe before version 1.0
+reference() { # 0.5 h: docs/reproduction/copied_settings.md. 30 epochs
     if [ ! -e $OUT/reference-1/checkpoint.pt ]; then
         $PYTHON main.py -d mnist --recipe reference --precision bf16 --convolutions direct --stop-after 30 --save-dir $OUT/reference-1
     fi
-    train $OUT/earlier-3 -d mnist --seed 3 $BEFORE_1
-    train $OUT/two-earlier-1 -d mnist --max-epoch 2 $BEFORE_1
-    $PYTHON benchmarks/score.py time $OUT/reference-1 $OUT/earlier-3 $OUT/two-earlier-1 > docs/results/reference/accuracy.md
+    cp $OUT/reference-1/epochs.csv docs/results/reference
 }
 
-convolutions() { # 0.2 h: docs/speed.md: what convolutions through the frequency domain cost in accuracy. 10 runs of 2 epochs
-    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/convolutions \
-        --variants "fourier: " "direct: --convolutions direct" -- -d mnist --max-epoch 2
+arithmetic() { # 0.4 h: docs/speed.md: what bf16 and the frequency domain cost in accuracy. 15 runs of 2 epochs
+    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/arithmetic --variants "default: " \
+        "direct convolutions: --convolutions direct" "float32: --precision fp32" -- -d mnist --max-epoch 2
+    mkdir -p docs/results/arithmetic
+    cp $OUT/arithmetic/{comparison,seeds}.md $OUT/arithmetic/runs.csv docs/results/arithmetic
 }
 
 departures() { # 0.7 h: docs/reproduction/ablation.md: parts of the recipe of version 1.0 taken away one at a time. 33 runs of 2 epochs, 2 of 10
@@ -183,12 +183,6 @@ paper() { # 1.5 h: docs/reproduction/paper_settings.md. 9 runs of 22 epochs
     cp $OUT/paper-two/comparison.png docs/results/paper
 }
 
-precision() { # 0.3 h: docs/speed.md: what fast arithmetic costs in accuracy, with the recipe before version 1.0. 15 runs of 2 epochs
-    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/precision \
-        --variants "fp32: --precision fp32" "bf16: --precision bf16" "bf16, compiled: --precision bf16 --compile on" \
-        -- -d mnist --max-epoch 2 $BEFORE_1
-}
-
 lengths() { # 0.2 h: docs/speed.md: accuracy after runs of 1 and 2 epochs. 10 runs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/lengths \
         --variants "1 epoch: --max-epoch 1" "2 epochs: --max-epoch 2" -- -d mnist
@@ -210,10 +204,12 @@ shipped() { # 0.2 h: models/shipped, docs/draw.html. 2 runs of 10 epochs
     $PYTHON predict.py --page docs/draw.html
 }
 
-small() { # 0.4 h: docs/reproduction/losses.md: the 5,000 digits; centers that follow the schedule or not, other floors, and momentum. 22 runs of a minute
-    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/small --variants "scheduled: " "constant: --set center_schedule=false" -- -d mnist5k
-    $PYTHON compare.py --seeds 1 2 3 --out $OUT/centers --variants "default: " "floor 0: --set center_floor=0" \
-        "floor 0.05: --set center_floor=0.05" "momentum 0.9: --set momentum_cent=0.9" -- -d mnist5k
+centers() { # 0.3 h: docs/reproduction/losses.md: the rate and momentum of the centers. 20 runs of the 5,000 digits
+    $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/centers --variants "default: " \
+        "constant rate: --set center_schedule=false" "rate falls to 0: --set center_floor=0" \
+        "momentum 0.9: --set momentum_cent=0.9" -- -d mnist5k
+    mkdir -p docs/results/centers
+    cp $OUT/centers/{comparison,seeds}.md $OUT/centers/runs.csv docs/results/centers
 }
 
 questions() { # 0.5 h: docs/using_center_loss.md, "Questions": 2,048 features, batches with fewer samples than classes, and λ = 200. 17 runs of the 5,000 digits
@@ -227,9 +223,9 @@ questions() { # 0.5 h: docs/using_center_loss.md, "Questions": 2,048 features, b
 }
 
 arcface() { # 0.1 h: docs/reproduction/losses.md. 4 runs of a minute or two
-    train $OUT/arcface/learned-0.1 -d mnist5k --head arcface --weight-cent 0.1 --set $VERSION_1
+    train $OUT/arcface/learned-0.1 -d mnist5k --head arcface --weight-cent 0.1
     for weight in 0.1 1 3; do
-        train $OUT/arcface/held-$weight -d mnist5k --head arcface --weight-cent $weight --set $VERSION_1 center_hold=1
+        train $OUT/arcface/held-$weight -d mnist5k --head arcface --weight-cent $weight --set head_init=spread center_init=head center_hold=1
     done
     $PYTHON compare.py --runs $OUT/arcface/learned-0.1 $OUT/arcface/held-0.1 $OUT/arcface/held-1 $OUT/arcface/held-3 --out docs/results/arcface
 }

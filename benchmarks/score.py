@@ -3,7 +3,6 @@
     python benchmarks/score.py held-out log/choose/*           # errors on the digits that --hold-out kept back
     python benchmarks/score.py unseen log/open-set/runs/*-1    # AUROC of each digit that --known-classes left out
     python benchmarks/score.py unseen --views log/open-set/runs/*-1
-    python benchmarks/score.py time log/reference-1 log/center-1    # accuracy when the first run ends an epoch
 
 ``held-out`` chooses settings without a look at the test set: one line for runs that differ in their seed alone.
 ``unseen`` ranks by the softmax probability, with --views by its mean over five views of an image: the image, and the
@@ -13,7 +12,6 @@ image moved by one pixel to each side.
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import sys
 from pathlib import Path
@@ -29,16 +27,14 @@ from torch import Tensor
 from analysis import metrics, tables
 from analysis.tables import plus_minus
 from idx import SIDE
-from rundir.log import read_epochs
 from rundir.network import data_of, held_out_of, load_data, load_network
-from rundir.run import Run, read_config, read_run
+from rundir.run import Run, read_run
 from training.trainer import Network
 from utils import UserError, run_command
 
 CPU = torch.device("cpu")
 MIDDLE = (1, 1)  # the corner of a view in an image with a border of one pixel
 FIVE = (MIDDLE, (0, 1), (2, 1), (1, 0), (1, 2))
-PUBLISHED = {1: 10.32, 30: 98.51}  # epoch: percent, as the README of the widely copied repository logs them
 
 
 def held_out(paths: list[Path], views: bool) -> str:
@@ -98,36 +94,7 @@ def log_probabilities(network: Network, images: Tensor, views: tuple[tuple[int, 
     return (torch.stack(each).logsumexp(dim=0) - math.log(len(views))).numpy()
 
 
-def accuracy_in_time(paths: list[Path], views: bool) -> str:
-    """Return each run's test accuracy at the times at which the first one ends the epochs in `PUBLISHED`."""
-    runs = [read_config(path) for path in paths]
-    curves = [curve(path) for path in paths]
-    lines = []
-    for epoch in sorted(PUBLISHED.keys() & curves[0]):
-        seconds, accuracy = curves[0][epoch]
-        cells = [f"epoch {epoch}, {seconds:.0f} s", f"{PUBLISHED[epoch]:.2f}", f"{accuracy:.2f}"]
-        for points in curves[1:]:
-            near = min(points, key=lambda one: abs(points[one][0] - seconds))
-            cells.append(f"{points[near][1]:.2f} (epoch {near} of {max(points)}, {points[near][0]:.0f} s)")
-        lines.append(cells)
-    names = [f"{run.settings.recipe} recipe, {run.epochs} epochs, seed {run.settings.seed}" for run in runs]
-    made_on = "; ".join(sorted({run.made_on for run in runs}))
-    table = tables.markdown(["after", "published", *names], lines)
-    return f"Test accuracy in percent.\n\n{table}\n\nMade on: {made_on}."
-
-
-def curve(path: Path) -> dict[int, tuple[float, float]]:
-    """Return for each evaluated epoch of a run the seconds of training until its end, and the accuracy in percent."""
-    rows = read_epochs(path)
-    ends = itertools.accumulate(row.seconds for row in rows)
-    points = {row.epoch: (end, row.test_accuracy) for row, end in zip(rows, ends, strict=True)}
-    points = {epoch: point for epoch, point in points.items() if not math.isnan(point[1])}
-    if not points:
-        raise UserError(f"{path}: no epoch has been evaluated yet")
-    return points
-
-
-TABLES = {"held-out": held_out, "unseen": unseen, "time": accuracy_in_time}
+TABLES = {"held-out": held_out, "unseen": unseen}
 
 
 def main(argv: list[str]) -> int:

@@ -85,12 +85,12 @@ held out to set the threshold of the unknown).
 | trained with | `{config["command"]}` |
 | seed, commit | {run.settings.seed}, {(config["git_commit"] or "unknown")[:10]} |
 | test accuracy | {run.accuracy:.2f} % as trained ({run.settings.precision}), {kept} |
-| unknown | what lies over {reader.threshold:.2f} from its center, as 1 % of the held-out digits do |
+| unknown | a digit farther than {reader.threshold:.2f} from its center; 1 % of the held-out digits are farther |
 | size | {size / 1e6:.2f} MB |
 | made by | `python benchmarks/ship.py`, `bash benchmarks/published.sh shipped` |
 
-For trying out `predict.py` and `docs/draw.html`, and to look at. It knows handwritten digits as MNIST has them; it is
-not meant for reading forms or checks.
+This network is for trying out `predict.py` and `docs/draw.html`. It knows handwritten digits as MNIST has them, one to
+an image; it is not meant for reading forms or checks.
 """)
     print((to / "README.md").read_text())
     return 0

@@ -25,7 +25,7 @@ from training.building import Training, build_training, length_of_run
 from training.fields import declared
 from training.hardware import precision_here
 from training.parallel import Group
-from training.settings import SHOWN, Plan, plan_from_json
+from training.settings import CHANGEABLE, Plan, plan_from_json
 from training.trainer import Network, Trainer
 from utils import UserError, atomically, say
 
@@ -92,7 +92,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise UserError(f"{path}: no checkpoint here; a run writes its first after its first epoch")
     if path.stat().st_size > LARGEST_CHECKPOINT:
         raise UserError(f"{path}: damaged or not a checkpoint (larger than 1 GiB)")
-    if not zipfile.is_zipfile(path):
+    try:
+        with open(path, "rb") as file:
+            is_archive = zipfile.is_zipfile(file)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    if not is_archive:
         raise UserError(f"{path}: damaged or not a checkpoint (no archive of torch.save)")
     try:
         raw = torch.load(path, map_location="cpu", weights_only=True)
@@ -200,7 +205,7 @@ def check_same_plan(directory: Path, plan: Plan, request: Request) -> None:
     """Raise UserError if a setting given by hand contradicts the run that is resumed."""
     flags = {name for cls in CLASSES for name, about, _ in declared(cls) if about.group}
     wrong = []
-    for name in sorted(request.by_hand - {*SHOWN, "threads"}):
+    for name in sorted(request.by_hand - {*CHANGEABLE}):
         value, there = request.plan.value(name), plan.value(name)
         if value not in (there, plan.asked_for(name)):
             shown = " ".join(map(str, value)) if isinstance(value, tuple) else value

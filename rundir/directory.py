@@ -72,8 +72,8 @@ def check_save_dir(save_dir: Path | None, overwrite: bool) -> None:
 
 
 def refuse_links(directory: Path) -> None:
-    """Raise UserError if a file of a run is a symbolic link, which leads elsewhere, or a named pipe, which would make
-    the run wait for ever."""
+    """Raise UserError if a file of a run is a symbolic link, which leads elsewhere, a named pipe, which would make the
+    run wait for ever, or a folder, or if a folder of a run is a file."""
     by_name = {directory / name for name in (*FOLDERS, LOCK, *RUN_FILES) if "*" not in name}  # broken links, too
     by_pattern = {path for pattern in RUN_FILES for path in directory.glob(pattern)}
     for path in sorted(by_name | by_pattern):
@@ -81,6 +81,9 @@ def refuse_links(directory: Path) -> None:
             raise UserError(f"{path}: is a symbolic link, and the run would write to another place; remove it")
         if path.exists() and not path.is_file() and not path.is_dir():
             raise UserError(f"{path}: is not a regular file; remove it")
+        kind, other = ("file", "folder") if path.name in FOLDERS else ("folder", "file")
+        if path.exists() and path.is_dir() == (kind == "folder"):
+            raise UserError(f"{path}: is a {kind}, but the run writes a {other} of this name; remove it")
 
 
 def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Guard:

@@ -69,7 +69,7 @@ class Drawer:
         with _interrupts_ignored(), _main_hidden():
             try:
                 self.running.append(self.pool.submit(work, *arguments))
-            except BrokenExecutor as error:  # the system killed a process that drew; the training goes on
+            except (BrokenExecutor, OSError) as error:  # no process, or the system killed one; the training goes on
                 self.running.append(Future())
                 self.running[-1].set_exception(error)
 

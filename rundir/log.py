@@ -59,9 +59,6 @@ class RunLog(Silent):
         cut: bool = True,
     ) -> None:
         names = {key: name.format(dataset) for key, name in self.FILES.items()}
-        for name in names.values():
-            if (directory / name).is_dir():
-                raise UserError(f"{directory / name}: is a folder, but the run writes a file of this name; remove it")
         self.files = {
             key: open(directory / name, "a", newline="", encoding="utf-8", errors="backslashreplace")
             for key, name in names.items()

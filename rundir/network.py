@@ -13,6 +13,7 @@ from rundir.checkpoint import load_checkpoint, load_state
 from rundir.run import Run
 from training.building import build_network, specialize
 from training.hardware import autocast, precision_here
+from training.settings import Plan
 from training.trainer import Network
 from utils import UserError, command_line, complain
 
@@ -50,9 +51,9 @@ def load_data(run: Run) -> datasets.Digits:
     Raises:
         UserError: if it is missing and cannot be downloaded, or is not the same.
     """
-    data = _load(run.settings.dataset, data_root(run))
+    data = _load(run.settings.dataset, data_root(run.plan))
     if data.checksums != run.checksums:
-        raise UserError(f"{run.path}: was trained on other data than {data.folder or data_root(run)} holds")
+        raise UserError(f"{run.path}: was trained on other data than {data.folder or data_root(run.plan)} holds")
     return data
 
 
@@ -66,7 +67,7 @@ def held_out_of(run: Run) -> tuple[datasets.Digits, Tensor, Tensor]:
     return load_data(run).for_training(run.settings.known_classes, run.settings.hold_out)
 
 
-def data_root(run: Run) -> Path:
-    """Return the data root that the run used, or the default one if that is gone."""
-    root = Path(run.plan.data_root)
+def data_root(plan: Plan) -> Path:
+    """Return a run's data root, or the default one if that is gone."""
+    root = Path(plan.data_root)
     return root if root.is_dir() else Path("data")

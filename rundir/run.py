@@ -25,7 +25,7 @@ from rundir.directory import how_to_go_on
 from rundir.features import kept_features, read_features
 from rundir.log import last_batch, read_epochs
 from training.settings import Count, Plan, Settings, plan_from_json
-from utils import ROOT, UserError, atomically, command_line, processor_name, usable_cores
+from utils import ROOT, UserError, atomically, command_line, naming, processor_name, usable_cores
 
 if TYPE_CHECKING:
     import torch
@@ -155,11 +155,13 @@ def write_config(
         git_commit=_git_commit(),
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     )
+    text = json.dumps({"format": FORMAT, **asdict(plan), **msgspec.to_builtins(config)}, indent=2) + "\n"
     try:  # "x": two new runs never share a directory
-        with open(directory / "config.json", "x", encoding="utf-8") as file:
-            file.write(json.dumps({"format": FORMAT, **asdict(plan), **msgspec.to_builtins(config)}, indent=2) + "\n")
+        file = open(directory / "config.json", "x", encoding="utf-8")
     except FileExistsError:
         raise UserError(f"{directory}: another run has just been started here; name another folder") from None
+    with naming(file.name), file:
+        file.write(text)
 
 
 def keep_plan(directory: Path, plan: Plan) -> None:

@@ -258,6 +258,12 @@ def test_a_gpu_that_torch_has_no_kernels_for_is_left_alone(monkeypatch: pytest.M
         "Currently using CPU (--gpu 0: an old GPU does not run here: "
         "CUDA error: no kernel image is available for execution on the device)"
     )
+    error = RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable\nCompile with …")
+    with (
+        mock.patch.object(torch, "ones", side_effect=error),
+        pytest.raises(UserError, match="--gpu 0: CUDA error: all CUDA-capable devices are busy or unavailable; free"),
+    ):
+        choose_device(0, use_cpu=False)
 
 
 @pytest.mark.slow

@@ -94,7 +94,11 @@ for part, count in dict(train=60_000, t10k=10_000).items():
 
 def test_stalled_download_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "STALL_SECONDS", 1.0)
-    monkeypatch.setattr(datasets, "_DOWNLOAD", "import time; time.sleep(600)")
+    monkeypatch.setattr(datasets, "_DOWNLOAD", "import time; time.sleep(1.5); raise SystemExit(7)")
+    with pytest.raises(DataError, match="exit status 7"):  # it had not begun
+        load("mnist", tmp_path)
+    begun = "import sys, time; open(sys.argv[2] + '/started', 'w').write('1')"
+    monkeypatch.setattr(datasets, "_DOWNLOAD", f"{begun}; time.sleep(600)")
     start = time.monotonic()
     with pytest.raises(DataError, match="no progress for 1 seconds"):
         load("mnist", tmp_path)

@@ -178,7 +178,10 @@ def test_a_folder_of_many_classes(tmp_path: Path) -> None:
             "not images of 28 by 28",
         ),
         (lambda raw: [path.unlink() for path in raw.iterdir()], "holds no IDX files with names like train-images"),
-        (shutil.rmtree, "neither a folder nor one of auto, mnist"),
+        (
+            shutil.rmtree,
+            "own: no such folder, and no .*own; name the folder above it with --data-root",
+        ),
     ],
 )
 def test_a_folder_that_is_no_data_set(tmp_path: Path, change, message: str) -> None:
@@ -192,16 +195,20 @@ def test_names_of_files_as_people_have_them(tmp_path: Path) -> None:
     raw = write_data(tmp_path / "own", (4, 5, 6))
     expected = load(str(raw), tmp_path)
     for path in list(raw.iterdir()):
+        (raw / f"._{path.name}").write_bytes(b"of a Mac's folder on another file system")
         path.rename(path.with_name(path.name.replace("-idx", ".idx")))
         path.mkdir()  # as the archives of a well-known site unpack
     assert load(str(raw), tmp_path).checksums == expected.checksums
     assert expected.classes == (4, 5, 6)
 
 
-def test_data_that_changed_after_the_training_are_refused(tmp_path: Path) -> None:
-    raw, run = write_data(tmp_path / "own", (4, 5, 6)), tmp_path / "run"
-    words = ["--dataset", raw, "--max-epoch", 1, "--batch-size", 200, "--use-cpu"]
-    run_main(*words, "--save-dir", run)
+def test_data_of_a_run_may_move_but_not_change(tmp_path: Path) -> None:
+    raw, run = write_data(tmp_path / "first" / "own", (4, 5, 6)), tmp_path / "run"
+    words = ["--dataset", raw, "--max-epoch", 2, "--batch-size", 200, "--use-cpu"]
+    run_main(*words, "--stop-after", 1, "--save-dir", run)
+    raw = (tmp_path / "first").rename(tmp_path / "second") / "own"
+    assert "name the folder above it with --data-root" in run_main("--resume", run, status=2).stderr
+    run_main("--resume", run, "--data-root", tmp_path / "second")
     write_idx(raw / "train-labels-idx1-ubyte", np.repeat(np.array([4, 5, 6], np.uint8), 200))
     for again in (
         run_main("--resume", run, status=2),

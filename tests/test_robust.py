@@ -21,7 +21,7 @@ from test_kill import differences, equal
 
 import datasets
 import main
-from rundir.checkpoint import Checkpoint, load_checkpoint
+from rundir.checkpoint import Checkpoint, check_same_plan, load_checkpoint
 from rundir.directory import Guard, is_being_trained
 from training import building, hardware
 from training.arguments import parse_arguments
@@ -91,6 +91,21 @@ def test_threads_that_are_asked_for() -> None:
     assert plan_for(parse_arguments([]), "mnist", cpu).threads == torch.get_num_threads()
     resumed = parse_arguments(["--resume", "run", "--set", "threads=64"])
     assert hardware.plan_from(resumed, parse_arguments([]).plan, cpu).threads == 64
+
+
+def test_a_compiled_run_goes_on_where_there_is_no_compiler() -> None:
+    cpu = torch.device("cpu")
+    there = plan_for(parse_arguments(["--compile"]), "mnist", cpu)
+    assert (there.compile, there.convolutions) == ("on", "direct")
+    for flags, expected in (
+        ([], ("on", "direct")),
+        (["--compile", "off"], ("off", "fourier")),
+        (["--compile", "off", "--convolutions", "direct"], ("off", "direct")),
+    ):
+        request = parse_arguments(["--resume", "run", *flags])
+        check_same_plan(Path("run"), there, request)
+        plan = hardware.plan_from(request, there, cpu)
+        assert (plan.compile, plan.convolutions) == expected
 
 
 def test_a_run_goes_on_with_the_threads_that_are_there(begun: Path, tmp_path: Path) -> None:
@@ -182,9 +197,10 @@ def damaged(damage: Callable[[Path], object]) -> Callable[[Path, Path], list[obj
     return flags
 
 
-def a_file(tmp_path: Path) -> Path:
-    (tmp_path / "file").write_text("")
-    return tmp_path / "file"
+def a_file(tmp_path: Path, name: str = "file") -> Path:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    return tmp_path / name
 
 
 def a_figure(tmp_path: Path) -> Path:
@@ -273,6 +289,7 @@ FLAGS = [  # flags, part of the message
     (["--known-classes", "3", "10"], "10: mnist has only 0, 1, 2, 3, 4, 5, 6, 7, 8, 9"),
     (["--resume", "a", "--save-dir", "b"], "leave --save-dir out"),
     (["--resume", "a", "--overwrite"], "exclude each other"),
+    (["--save-dir", "", "--overwrite"], "argument --save-dir/--output/--out: names no folder"),
 ]
 FILES = [  # a function from a new folder and a finished run to flags, part of the message
     (lambda tmp, run: ["-d", "auto", "--data-root", a_file(tmp)], "the data root is not a folder"),
@@ -303,6 +320,10 @@ FILES = [  # a function from a new folder and a finished run to flags, part of t
     ),
     (lambda tmp, run: [*QUICK, "--save-dir", a_file(tmp)], "is a file, name a folder"),
     (lambda tmp, run: [*QUICK, "--save-dir", "/proc/run"], "/proc/run: cannot be written"),
+    (
+        lambda tmp, run: [*QUICK, "--save-dir", a_file(tmp, "run/features").parent],
+        "features: is a file, but the run writes a folder of this name; remove it",
+    ),
     (lambda tmp, run: ["--resume", tmp / "nothing"], "nothing: no such folder"),
     (lambda tmp, run: ["--resume", tmp], "no checkpoint here"),
     (resume(lambda path, state: path.write_bytes(b"garbage")), "damaged or not a checkpoint"),

@@ -268,6 +268,10 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match="torchrun's local rank 4: the last CUDA device is number 1; use it or --use-cpu"
     ):
         hardware.choose_device(0, False)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")  # the first process says it, the others are not heard
+    with pytest.raises(UserError, match="torchrun's local rank 2: the last CUDA device is number 1"):
+        hardware.choose_device(0, False)
     assert hardware.choose_precision("fp32", cpu) == ("fp32", "as asked for")
 
 

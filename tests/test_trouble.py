@@ -105,6 +105,16 @@ def test_a_full_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_a_gpu_that_fails_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be …")
+
+    assert utils.run_command("main.py", fail) == 1
+    assert capsys.readouterr().err == (
+        "main.py: stopped: the GPU failed: CUDA error: unspecified launch failure; use another or --use-cpu\n"
+    )
+
+
 @pytest.mark.parametrize("words", ["main.py -d mnist5k", "compare.py", "predict.py x.png"])
 def test_interrupted_before_it_has_begun(tmp_path: Path, words: str) -> None:
     (tmp_path / "msgspec.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")  # among the first modules

@@ -14,7 +14,7 @@ from msgspec import Meta
 import datasets
 from models import heads
 from training.fields import convert, declared, is_list, parse, takes_none, types
-from training.parser import Parser, argument, nearest, number, of_type, one_of
+from training.parser import Parser, argument, folder, nearest, number, of_type, one_of
 from training.recipes import RECIPES, resolve
 from training.settings import (
     COMPUTED,
@@ -83,9 +83,9 @@ def build_parser() -> Parser:
     run = groups[RUN]
     add_device_flags(run)
     new, stop = "run directory (default: a new one under log/)", "stop after epoch N; --resume continues the run"
-    run.add_argument("--save-dir", "--output", "--out", type=Path, metavar="DIR", help=new)
+    run.add_argument("--save-dir", "--output", "--out", type=folder, metavar="DIR", help=new)
     run.add_argument("--stop-after", type=of_type(Count), metavar="N", help=stop)
-    run.add_argument("--resume", type=Path, metavar="DIR", help="continue the run in this directory")
+    run.add_argument("--resume", type=folder, metavar="DIR", help="continue the run in this directory")
     run.add_argument("--overwrite", action="store_true", help="replace the run in --save-dir")
     return parser
 

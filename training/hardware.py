@@ -21,7 +21,7 @@ from center_loss import CenterLoss
 from models.lenet_pp import LeNetPP
 from training.arguments import Request
 from training.recipes import resolve
-from training.settings import SHOWN, Plan, take
+from training.settings import CHANGEABLE, Plan, take
 from utils import UserError, is_under_torchrun, processes, say, usable_cores
 
 UNTESTED = {"mps": "an Apple GPU", "xpu": "an Intel GPU"}  # nobody has run this code on them
@@ -42,17 +42,18 @@ def choose_device(gpu: int | str, use_cpu: bool) -> tuple[torch.device, str]:
         return cpu, "Currently using CPU"
     if isinstance(gpu, str):
         return untested_device(gpu)
-    asked = "--gpu"
-    if is_under_torchrun():
+    asked, last = "--gpu", gpu
+    if is_under_torchrun():  # all processes of this machine look at its last one: the first says what is wrong
         asked, gpu = "torchrun's local rank", int(os.environ["LOCAL_RANK"])
+        last = int(os.environ.get("LOCAL_WORLD_SIZE", gpu + 1)) - 1
     with warnings.catch_warnings(record=True) as said:  # torch warns here if the driver is too old
         warnings.simplefilter("always")
         found = torch.cuda.is_available()
     if not found:
         return cpu, f"Currently using CPU ({asked} {gpu}: {why_no_gpu(' '.join(str(one.message) for one in said))})"
     count = torch.cuda.device_count()
-    if gpu >= count:
-        raise UserError(f"{asked} {gpu}: the last CUDA device is number {count - 1}; use it or --use-cpu")
+    if last >= count:
+        raise UserError(f"{asked} {last}: the last CUDA device is number {count - 1}; use it or --use-cpu")
     device = torch.device("cuda", gpu)
     torch.cuda.set_device(device)
     if (reason := why_unusable(device)) is not None:
@@ -114,11 +115,18 @@ def gradient_of_a_batch(device: torch.device) -> Tensor:
 
 def why_unusable(device: torch.device) -> str | None:
     """Return why a GPU computes nothing with this torch, or None: torch finds GPUs for which it was built without
-    kernels, and they fail at the first operator."""
+    kernels, and they fail at the first operator.
+
+    Raises:
+        UserError: if it fails for another reason, as when another program has it.
+    """
     try:
         (torch.ones(2, device=device) + 1).sum().item()
     except RuntimeError as error:
-        return str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0]
+        if "no kernel image" not in reason:
+            raise UserError(f"--gpu {device.index}: {reason}; free the GPU, or use another or --use-cpu") from None
+        return reason
     return None
 
 
@@ -230,31 +238,43 @@ def plan_for(request: Request, dataset: str, device: torch.device) -> Plan:
     """
     plan, asked_dataset = request.plan, request.plan.settings.dataset
     settings = resolve(plan.settings, request.by_hand, dataset)
-    asked = {"precision": settings.precision, "compile": plan.compile, "convolutions": plan.convolutions}
     precision, why_precision = choose_precision(settings.precision, device)
-    compile_, why_compile = choose_compile(plan.compile, device)
-    convolutions, why_convolutions = choose_convolutions(plan.convolutions, device, compile_)
-    why = {"precision": why_precision, "compile": why_compile, "convolutions": why_convolutions}
-    why_dataset = "as asked for" if asked_dataset == dataset else "MNIST first, else the digits that are here"
-    return replace(
+    plan = replace(
         plan,
         settings=replace(settings, precision=precision),
+        threads=plan.threads or torch.get_num_threads(),
+        asked={"precision": settings.precision, "dataset": asked_dataset},
+        why={"precision": why_precision},
+    )
+    return with_arithmetic(plan, {"compile": plan.compile, "convolutions": plan.convolutions}, device)
+
+
+def with_arithmetic(plan: Plan, asked: dict[str, str], device: torch.device) -> Plan:
+    """Return the plan with compilation and convolutions, as asked for, decided for this device, and why."""
+    compile_, why_compile = choose_compile(asked["compile"], device)
+    convolutions, why_convolutions = choose_convolutions(asked["convolutions"], device, compile_)
+    why = {"compile": why_compile, "convolutions": why_convolutions}
+    return replace(
+        plan,
         compile=compile_,
         convolutions=convolutions,
-        threads=plan.threads or torch.get_num_threads(),
-        asked=asked | {"dataset": asked_dataset},
-        why=why | {"dataset": why_dataset},
+        asked={**plan.asked, **asked},
+        why={**plan.why, **why},
     )
 
 
 def plan_from(request: Request, plan: Plan, device: torch.device) -> Plan:
-    """Return the plan of a resumed run: its own, except for `SHOWN` settings and threads given by hand, and no more
-    threads than this machine has.
+    """Return the plan of a resumed run: its own, except for `CHANGEABLE` settings given by hand, and no more threads
+    than this machine has.
 
     Raises:
         UserError: for --regions if the features do not have two dimensions.
     """
-    plan = take(plan, request.plan, request.by_hand & {*SHOWN, "threads"})
+    there, names = plan, ("compile", "convolutions")
+    plan = take(plan, request.plan, request.by_hand & {*CHANGEABLE})
+    if not request.by_hand.isdisjoint(names):
+        asked = {name: str((request.plan if name in request.by_hand else there).asked_for(name)) for name in names}
+        plan = with_arithmetic(plan, asked, device)
     if plan.regions and plan.settings.feat_dim != 2:
         count = plan.settings.feat_dim
         raise UserError(f"--regions needs two features; {request.resume} has {count}: leave it out")

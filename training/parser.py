@@ -6,6 +6,7 @@ import argparse
 import difflib
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from msgspec import Meta
@@ -63,6 +64,13 @@ def argument(parse_text: Callable[[str], Any], names: Iterable[str] = ()) -> Cal
             raise argparse.ArgumentTypeError(f"{text!r}: {error}{nearest(text, names)}") from None
 
     return parse_argument
+
+
+def folder(text: str) -> Path:
+    """Return a folder's path; "", as an unset variable of a shell gives it, is none."""
+    if not text:
+        raise argparse.ArgumentTypeError("names no folder")
+    return Path(text)
 
 
 def one_of(names: Iterable[str]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Settings:
     """
 
     # fmt: off
-    recipe: str = setting("default", "default: ours; accurate: CosFace + center loss, longer and with warped digits; reference: the widely copied repository's settings; paper: the authors' Caffe example's", choices=("default", "accurate", "reference", "paper"), group=OPTIMIZATION)
+    recipe: str = setting("default", "default: this project's; accurate: CosFace + center loss, longer and with warped digits; reference: the widely copied repository's settings; paper: the authors' Caffe example's", choices=("default", "accurate", "reference", "paper"), group=OPTIMIZATION)
     seed: Seed = setting(1, "seed of initialization and of the order of images", group=RUN, metavar="N")
 
     dataset: str = setting("auto", f"{', '.join(NAMES)}, or a folder with four IDX files of 28×28 gray images; auto: MNIST if it is there or can be downloaded, otherwise mnist5k", group=DATA, metavar="NAME_OR_DIR")
@@ -69,7 +69,7 @@ class Settings:
     scale: Positive | None = setting(None, f"scale s: {heads.defaults('scale')}", group=MODEL, metavar="S")
     margin: Annotated[float, Meta(ge=0, le=10)] | None = setting(None, f"margin m: {heads.defaults('margin')}", group=MODEL, metavar="M")
 
-    weight_cent: NotNegative = setting(0.1, "λ, weight of the center loss; 0: no center loss; default 0 with a margin head, 1 in the recipes accurate and reference, 0.01 in paper", group=OPTIMIZATION, metavar="WEIGHT")
+    weight_cent: NotNegative = setting(0.1, "λ, weight of the center loss; 0: no center loss; 0 with --head arcface or cosface; recipes accurate and reference: 1, paper: 0.01", group=OPTIMIZATION, metavar="WEIGHT")
     lr_cent: NotNegative = setting(0.5, "learning rate of the centers, the paper's α", group=OPTIMIZATION, metavar="LR")
     momentum_cent: Share = setting(0.0, "SGD momentum of the centers")
     center_update: str = setting("paper", "how the centers learn; gradient: from the loss; paper: by eq. 4", choices=("gradient", "paper"), group=OPTIMIZATION)
@@ -107,7 +107,7 @@ class Plan:
     # fmt: off
     # How the run is computed: changes results only by rounding. A resumed run keeps it, for the same bits.
     compile: str = setting("auto", "compile the network with torch.compile; auto: off, since no measured machine was faster with it", choices=("auto", "on", "off"), group=OPTIMIZATION)
-    convolutions: str = setting("auto", "how the CPU computes convolutions; direct; fourier: through the frequency domain; auto: fourier, or direct with --compile", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)
+    convolutions: str = setting("auto", "how the CPU computes convolutions; direct: with torch's own; fourier: in the frequency domain; auto: fourier, but direct with --compile", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)
     deterministic: bool = setting(False, "make the same seed give the same bits on CUDA too, at some cost; on the CPU it always does", group=RUN)
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = setting(None, "number of CPU threads")
 
@@ -136,6 +136,7 @@ class Plan:
 
 COMPUTED = ("compile", "convolutions", "deterministic", "threads")
 SHOWN = ("data_root", "eval_freq", "print_freq", "plot", "plot_freq", "regions", "animate", "tensorboard")
+CHANGEABLE = (*SHOWN, "compile", "convolutions", "threads")  # by --resume
 
 
 def take(there: Kind, given: Kind, names: Collection[str]) -> Kind:

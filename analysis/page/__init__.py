@@ -50,10 +50,10 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader]) -> None:
 def examples(run: Run) -> np.ndarray:
     """Return a test image of each class, uint8 (at most C, 28, 28); a class without one is left out. If the data set is
     missing, MNIST is replaced by mnist5k, and other data sets give no images."""
-    if datasets.is_there(run.settings.dataset, data_root(run)):
+    if datasets.is_there(run.settings.dataset, data_root(run.plan)):
         data = data_of(run)
     elif run.settings.dataset == "mnist":
-        data = datasets.load("mnist5k", data_root(run)).only(run.classes)
+        data = datasets.load("mnist5k", data_root(run.plan)).only(run.classes)
     else:
         return np.zeros((0, 28, 28), np.uint8)
     return np.stack([data.test_images[data.test_labels == label][0].numpy() for label in data.test_labels.unique()])
