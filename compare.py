@@ -86,7 +86,8 @@ def compare(comparison: Comparison) -> int:
 
 def given_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
     """Return the rows of --runs, none of them failed."""
-    runs = [read_run(path) for path in dict.fromkeys(comparison.runs)]
+    paths = dict.fromkeys(path for path in comparison.runs if path.suffix != ".out" or path.is_dir())  # as in runs/*
+    runs = [read_run(path) for path in paths or comparison.runs]
     if comparison.animate and all(len(kept_features(run.path) + kept_features(run.path, "batch")) < 2 for run in runs):
         raise UserError(f"--animate: {runs[0].path} keeps the features of one epoch alone; train with --animate")
     for run in runs if comparison.regions else []:
@@ -102,7 +103,8 @@ def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
         load_unknown(source, comparison.data_root)
     wanted = list(comparison.plan())
     out = comparison.out
-    missing = sweep.find(wanted, out / "runs", sorted(out.parent.glob("*/")))
+    beside = [path for pattern in ("*/", "*/runs/*/") for path in sorted(out.parent.glob(pattern))]
+    missing = sweep.find(wanted, out / "runs", beside)
     count = len({one.path for one in wanted})
     say(f"{count} run{'s' * (count > 1)}, {count - len(missing)} already trained")
     failed = sweep.train(missing, comparison.jobs)
@@ -170,6 +172,8 @@ def write_comparison(comparison: Comparison, rows: tables.Rows) -> list[Path]:
     lines = tables.lines_of(rows, lambda run: run.numbers, metrics.METRICS)
     figures += draw_curve(out / "curve.png", lines, runs, ("accuracy", "EER", "EER (cos)"))
     made_on, paired = provenance(runs), tables.paired(lines, PAIRED)
+    if (unsaid := tables.unsaid(rows)) and not comparison.variants:
+        made_on += f" Runs differ in {', '.join(unsaid)}, too."
     parts = [
         f"Test set of {', '.join(sorted({run.dataset for run in runs}))}, last epoch; "
         "mean ± standard deviation over n runs, ↑ more is better, ↓ less. Rates in percent.",

@@ -99,7 +99,8 @@ def _known(error: RuntimeError | MemoryError, trains: bool) -> str | None:
 
 
 def mend_streams() -> None:
-    """Replace closed streams (``>&-``), and print ? for a character that the console does not have."""
+    """Replace closed streams (``<&-``, ``>&-``), and print ? for a character that the console does not have."""
+    sys.stdin = sys.stdin or open(os.devnull)
     sys.stdout = sys.stdout or open(os.devnull, "w")
     sys.stderr = sys.stderr or open(os.devnull, "w")
     for stream in (sys.stdout, sys.stderr):

@@ -229,7 +229,10 @@ def refuse_unknown(parser: Parser, unknown: list[str]) -> None:
         parser.exit(2, complaint.getvalue())
     if "unrecognized arguments" not in complaint.getvalue():
         flags = shlex.join(unknown)
-        parser.error(f"{unknown[0]} is a flag of main.py; those go behind a bare --: compare.py … -- {flags}")
+        parser.error(
+            f"{unknown[0]} is a flag of main.py; those go behind a bare --: compare.py … -- {flags}; a variant of one "
+            f"flag needs a name: --variants 'name: {flags}'"
+        )
     parser.error(parser.unknown(unknown[0]))
 
 

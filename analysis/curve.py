@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -71,7 +72,7 @@ def draw_rows(path: Path, lines: pd.DataFrame, numbers: Mapping[str, Metric]) ->
             drawn += (rows := list(rows_of(part)))
             for ax, (number, metric) in zip(of_part, numbers.items(), strict=True):
                 draw_dots(ax, rows, number)
-                names = [row.labels[0] for row in rows] if ax is of_part[0] else [""] * len(rows)
+                names = [textwrap.fill(row.labels[0], 36) for row in rows] if ax is of_part[0] else [""] * len(rows)
                 ax.set_yticks(range(len(rows)), names)
                 ax.set_title(f"{unknown}\n{number} {metric.better}")
         figure.supxlabel(caption(drawn), fontsize=8)
@@ -95,6 +96,8 @@ def draw_dots(ax: Axes, rows: Sequence[Row], number: str) -> None:
 def varying(runs: Sequence[Run]) -> str | None:
     """Return the setting in which runs differ, if it is the only one and a number with three or more values."""
     found = {one.name: {getattr(run.settings, one.name) for run in runs} for one in fields(runs[0].settings)}
+    if len({run.settings.known_classes is None for run in runs}) > 1:  # their numbers are not of the same classes
+        return None
     several = [name for name, values in found.items() if len(values) > 1 and name not in ASIDE]
     if len(several) != 1 or len(found[several[0]]) < VALUES:
         return None

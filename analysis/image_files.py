@@ -164,9 +164,10 @@ def heic_is_known() -> bool:
 
 
 def _page(file: Image.Image) -> np.ndarray:
+    size = f"{file.width} by {file.height}"
+    file.draft("RGB", (LARGEST, LARGEST))  # a JPEG becomes smaller while it is decoded
     if file.width * file.height > PIXELS or max(file.size) > SIDES:
-        raise BadImage(f"too large: {file.width} by {file.height} pixels; at most {PIXELS:,}, {SIDES:,} a side")
-    file.draft("RGB", (LARGEST, LARGEST))
+        raise BadImage(f"too large: {size} pixels; at most {PIXELS:,}, {SIDES:,} a side")
     image = ImageOps.exif_transpose(file)
     if image.mode.startswith("I;"):  # 16 bits: Pillow cannot make these smaller
         image = image.convert("I")

@@ -193,17 +193,23 @@ def draw_epoch(run: Path, epoch: int, regions: bool = False) -> None:
 def grid(runs: dict[str, Path], path: Path, parts: tuple[str, ...] = ("train", "test"), regions: bool = False) -> None:
     """Draw the last epochs of several runs into one file: a named column per run, a row per part."""
     epochs = [read_epoch(run, kept_features(run)[-1]) for run in runs.values()]
-    widest = max(epochs, key=lambda read: len(read.record.classes))
-    side_by_side = columns(len(widest.record.classes), 19 * len(parts))
+    side_by_side = columns(len({one for read in epochs for one in read.record.classes}), 19 * len(parts))
     with canvas(3.2 * len(runs) + 0.3 + 0.4 * side_by_side, 3.1 * len(parts) + 0.3, SMALL) as figure:
         axes = figure.subplots(len(parts), len(runs), squeeze=False)
         for row, part in zip(axes, parts, strict=True):
             _draw_row(row, epochs, part, regions)
         for ax, name, read in zip(axes[0], runs, epochs, strict=True):
             ax.set_title(f"{textwrap.fill(name, 36)}\ntest accuracy {accuracy_of(read):.2f} %")
-        handles, labels = axes[0, epochs.index(widest)].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center", frameon=False, ncols=side_by_side, **CLOSE)
+        handles = handles_of(axes[0])
+        order = sorted(handles, key=lambda label: (not label.isdecimal(), int(label) if label.isdecimal() else 0))
+        shown = [handles[label] for label in order]
+        figure.legend(shown, order, loc="outside right center", frameon=False, ncols=side_by_side, **CLOSE)
         save(figure, path, dpi=200)
+
+
+def handles_of(panels: Sequence[Axes]) -> dict[str, Any]:
+    """Return the handle of each label in the panels, for their common legend."""
+    return {label: one for ax in panels for one, label in zip(*ax.get_legend_handles_labels(), strict=True)}
 
 
 def _draw_row(row: Sequence[Axes], epochs: Sequence[Epoch], part: str, regions: bool) -> None:
@@ -264,10 +270,10 @@ def histograms(panels: dict[str, dict[str, dict[str, np.ndarray]]], path: Path) 
                 _histogram(ax, run[score], bins, colors)
                 ax.set(xlabel=SCORE_AXES.get(score, score), ylabel="density" if ax is row[0] else "", yticks=[])
         for ax, name in zip(axes[0], panels, strict=True):
-            ax.set_title(name)
-        legends = [dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) for ax in axes[0]]
-        handles = {label: handle for legend in legends for label, handle in legend.items()}
-        figure.legend(handles.values(), handles, loc="outside lower center", frameon=False, ncols=len(handles))
+            ax.set_title(textwrap.fill(name, 36))
+        handles = handles_of(axes[0])
+        side_by_side = min(len(handles), 2 * len(panels))
+        figure.legend(handles.values(), handles, loc="outside lower center", frameon=False, ncols=side_by_side, **CLOSE)
         save(figure, path, dpi=200)
 
 

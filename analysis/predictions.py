@@ -22,7 +22,9 @@ Listed = tuple[str, np.ndarray, "Prediction", str]  # name, pixels (28, 28), pre
 
 
 def draw(run: Run, listed: Sequence[Listed], threshold: float, path: Path) -> None:
-    """Draw the features of the run's test set with a numbered star for each image, and beside them list the images.
+    """Draw the features of the run's test set with a star for each image, and list the images beside them.
+
+    The stars are numbered if all images are listed.
 
     Args:
         threshold: distance from the center beyond which an image is unknown; with two features it is drawn as a circle
@@ -43,10 +45,14 @@ def draw(run: Run, listed: Sequence[Listed], threshold: float, path: Path) -> No
             ax.plot([], [], ls=":", lw=0.9, color="0.35", label="beyond: unknown")
         star: dict[str, Any] = {"edgecolors": "black", "linewidths": 1.1, "zorder": 5}
         ax.scatter(*points.T, s=190, marker="*", c="white", label="your digits", **star)
-        for number, place in enumerate(points if len(points) <= LISTED else [], 1):
+        spots: dict[int, list[str]] = {}  # the numbers of images that lie side by side, by the first one's place
+        for place, point in enumerate(points if len(points) <= LISTED else []):
+            near = np.linalg.norm(points[[*spots]] - point, axis=1) < 0.04 * np.ptp(ax.get_xlim())
+            spots.setdefault([*spots][near.argmax()] if near.any() else place, []).append(str(place + 1))
+        for place, numbers in spots.items():
             box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
             how: dict[str, Any] = {"fontsize": 9, "fontweight": "bold", "zorder": 6, "bbox": box}
-            ax.annotate(str(number), place, xytext=(6, 5), textcoords="offset points", **how)
+            ax.annotate(", ".join(numbers), points[place], xytext=(6, 5), textcoords="offset points", **how)
         ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, ncols=side_by_side, **plots.CLOSE)
         _list(beside, listed)
         plots.save(figure, path, dpi=150)

@@ -78,8 +78,7 @@ def histograms(runs: list[Run], names: list[str], scored: list[Scored]) -> dict[
     figures = {}
     order_of = list(dict.fromkeys(score for _, score in panels))
     for (number, score), values in sorted(panels.items(), key=lambda item: (order_of.index(item[0][1]), item[0][0])):
-        label = f"{names[number]}: {plots.SCORE_AXES.get(score, score)}"
-        plot = empty_figure(height=260, x_axis_label=label)
+        plot = empty_figure(height=260, title=names[number], x_axis_label=plots.SCORE_AXES.get(score, score))
         plot.yaxis.visible = False
         bins = plots.score_bins(values.values())
         for order, (name, samples) in enumerate(values.items()):

@@ -405,7 +405,7 @@ function recolor() {
   const by = $("color").value, palettes = PALETTES[theme()];
   const [palette, low, high] = {
     right: [palettes.right, -0.5, 1.5],
-    sure: [palettes.sure, 0.3, 4],  // from 50 % to 99.99 %, as -log10(1 - p)
+    sure: [palettes.sure, 0, 4],  // up to 99.99 %, as -log10(1 - p): each step of the legend in the bin of its color
   }[by] ?? [palettes.digit, -0.5, palettes.digit.length - 0.5];
   for (const panel of panels) {
     panel.class_colors.palette = palettes.digit;

@@ -19,6 +19,7 @@ from tqdm import tqdm
 import datasets
 from analysis.comparison import Wanted
 from rundir.directory import is_being_trained
+from rundir.network import load_data
 from rundir.run import epochs_of, is_finished, keeps_features, progress_of, read_config
 from training.arguments import Request, parse_arguments
 from training.recipes import resolve
@@ -57,10 +58,21 @@ def is_that_run(path: Path, flags: Sequence[str]) -> bool:
         dataset = "mnist" if datasets.is_there("mnist", Path(request.plan.data_root)) else dataset
         if dataset != "mnist" and plan.asked_for("dataset") != "auto":
             return False
+    if plan.settings.dataset not in datasets.NAMES and not has_its_data(path):
+        return False
     settings, computed = asked_for(flags, dataset)
     wanted = computed | {"precision": settings.precision}
     alike = all(value in (None, plan.value(name), plan.asked_for(name)) for name, value in wanted.items())
     return alike and replace(settings, precision=plan.settings.precision) == plan.settings
+
+
+def has_its_data(path: Path) -> bool:
+    """Return whether the data of a run are there and still the same."""
+    try:
+        load_data(read_config(path))
+    except UserError:
+        return False
+    return True
 
 
 def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path]) -> list[Wanted]:
@@ -71,6 +83,7 @@ def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path]) -> l
     It must have kept the features that --plot and --animate ask for.
     """
     missing: list[Wanted] = []
+    elsewhere = [path for path in elsewhere if os.access(path, os.X_OK)]
 
     def fits(path: Path, run: Wanted) -> bool:
         return is_that_run(path, run.flags) and keeps_features(path, request_of(tuple(run.flags)).plan)

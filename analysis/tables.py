@@ -25,6 +25,7 @@ from utils import atomically, printable, say
 
 Rows = dict[str, list[Run]]
 ASIDE = {"seed": 0, "known_classes": ()}  # settings in which the runs of a row may differ
+SAID = {*ASIDE, "head", "scale", "margin", "weight_cent", "dataset", "recipe", "max_epoch", "max_iterations"}
 SAME = ["seed", "known"]  # runs of a row that share these are the same run, trained again
 MARKUP = re.compile(r"[\\`*\[\]!|]|:(?=//)|(?<=www)\.", re.IGNORECASE)  # makes links and images, or ends a cell
 
@@ -58,6 +59,13 @@ def by_row(runs: Iterable[Run], aside: Sequence[str] = ("seed",)) -> Rows:
     if len(short) == len(groups):
         return short
     return {", ".join([names[key], *differing[key]]): group for key, group in groups.items()}
+
+
+def unsaid(rows: Rows) -> list[str]:
+    """Return the settings in which runs differ and which neither the names of the rows nor the tables say."""
+    settings = [run.settings for runs in rows.values() for run in runs]
+    differing = [one.name for one in fields(Settings) if len({getattr(run, one.name) for run in settings}) > 1]
+    return [name for name in differing if name not in SAID and not any(name in row for row in rows)]
 
 
 def _differing(settings: Settings, twins: Sequence[Settings]) -> list[str]:
@@ -161,7 +169,8 @@ def paired(lines: pd.DataFrame, table: Mapping[str, Metric]) -> pd.DataFrame | N
             mean, low, high, *each = (f"{x:+.{metric.digits}f}" for x in (mean, mean - half, mean + half, *gaps))
             difference = f"{row.labels[0]} − {first.labels[0]}"
             body.append([difference, name, mean, f"{low} to {high}", ", ".join(each), str(len(gaps))])
-    header = ["paired by seed", "number", "mean", "95 % interval", "each seed", "n"]
+    unit = "seed and classes" if lines["known"].nunique() > 1 else "seed"
+    header = [f"paired by {unit}", "number", "mean", "95 % interval", f"each {unit}", "n"]
     return pd.DataFrame(body, columns=header).set_index(header[:2]) if body else None
 
 

@@ -26,9 +26,12 @@ def unseen_classes(features: Array, labels: Labels) -> dict[str, float]:
     features = finite(features)
     if len(np.unique(labels)) < 2:
         raise ValueError("there must be images of two classes")
-    numbers = verification_both_ways(features, labels)
-    for end, array in (("", features), (" (cos)", normalize(features))):
-        numbers |= {f"rank-1 of {gallery}{end}": rank_one(array, labels, gallery) for gallery in GALLERIES}
+    numbers = {
+        f"rank-1 of {gallery}{end}": rank_one(array, labels, gallery)
+        for end, array in (("", features), (" (cos)", normalize(features)))
+        for gallery in GALLERIES
+    }
+    numbers |= verification_both_ways(features, labels)
     return {name: numbers[name] for name in UNSEEN}
 
 

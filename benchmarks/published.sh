@@ -38,6 +38,7 @@ losses() { # 1.6 h: docs/reproduction/losses.md. 19 runs of 10 epochs, 10 of the
 }
 
 lambda() { # 0.5 h: docs/reproduction/lambda_and_alpha.md, and the figure that heads the README. 12 runs of 10 epochs, 6 of them those of `softmax_center`
+    softmax_center # first: later parts name its runs
     $PYTHON compare.py --weights-cent 0 0.01 0.1 1 --seeds 1 2 3 --out $OUT/ten -- -d mnist
     cp $OUT/ten/{comparison.md,runs.csv,lambda_sweep.png,curve.png} docs/results/lambda
     $PYTHON compare.py --weights-cent 0 0.1 1 --out $OUT/ten -- -d mnist

@@ -21,7 +21,7 @@ import numpy as np
 from msgspec import Meta
 
 import datasets
-from rundir.directory import how_to_go_on
+from rundir.directory import how_to_go_on, is_being_trained
 from rundir.features import kept_features, read_features
 from rundir.log import last_batch, read_epochs
 from training.settings import Count, Plan, Settings, plan_from_json
@@ -76,6 +76,8 @@ def read_run(path: Path) -> Run:
         UserError: if there is none, it is not finished, or it is damaged.
     """
     run, done = read_config(path), len(read_epochs(path))
+    if done < run.epochs and is_being_trained(path):
+        raise UserError(f"{path}: is being trained, epoch {done + 1} of {run.epochs}; wait for it")
     if done < run.epochs:
         raise UserError(f"{path}: has finished {done} of {run.epochs} epochs. {how_to_go_on(path)}")
     if run.epochs not in kept_features(path):

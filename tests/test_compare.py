@@ -140,7 +140,8 @@ def test_runs_are_compared_without_training(compared: tuple[Path, str], tmp_path
     stranger = tmp_path / "_\x1b[2J$\\frac![x]"
     write_idx(stranger / "images", letters)
     arguments = ("--runs", elsewhere, "--out", tmp_path / "out", "--unknowns", tmp_path / "letters", stranger)
-    done = run_here(compare.main, *arguments)
+    (tmp_path / "center-1.out").touch()  # as beside the runs of a comparison
+    done = run_here(compare.main, *arguments, "--runs", elsewhere, tmp_path / "center-1.out")
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
     assert r"| _\\x1b\[2J$\\frac\!\[x\]" in (tmp_path / "out" / "open_set.md").read_text()
@@ -316,9 +317,9 @@ def test_open_set_keeps_the_rows_that_variants_name_and_leaves_out_runs_that_wer
 
 
 def test_a_sweep_over_weights_and_rows_with_names(compared: tuple[Path, str], tmp_path: Path) -> None:
-    """Of runs that lie beside --out."""
+    """Of runs that lie beside --out, and in another comparison there."""
     for name in ("softmax-1", "softmax-2", "center-1", "center-2"):
-        shutil.copytree(compared[0] / "runs" / name, tmp_path / name)
+        shutil.copytree(compared[0] / "runs" / name, tmp_path / ("other/runs" if name[-1] == "2" else "") / name)
     words = ("--weights-cent", 0, 0.1, "--seeds", 1, 2, "--out", tmp_path / "sweep", *QUICK)
     done = run_here(compare.main, *words)
     assert done.stderr == ""
@@ -327,7 +328,8 @@ def test_a_sweep_over_weights_and_rows_with_names(compared: tuple[Path, str], tm
     shown = [
         line[1:3] for line in cells((tmp_path / "sweep" / "seeds.md").read_text()) if line[0].startswith("softmax")
     ]
-    accuracies = [f"{read_run(tmp_path / f'softmax-{seed}').accuracy:.2f}" for seed in (1, 2)]
+    both = (tmp_path / "softmax-1", tmp_path / "other" / "runs" / "softmax-2")
+    accuracies = [f"{read_run(path).accuracy:.2f}" for path in both]
     assert accuracies in shown
     words = ("--variants", "one: ", "other: --lr-cent 0.5", "--out", tmp_path / "variants", *QUICK)
     done = run_here(compare.main, *words)

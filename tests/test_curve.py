@@ -26,6 +26,7 @@ def test_which_setting_varies() -> None:
         [run(seed=seed) for seed in range(5)],
         [run(head=head) for head in ("softmax", "arcface", "cosface")],  # no numbers
         [run(clip=clip) for clip in (None, 1.0, 2.0)],
+        [*weights, run(weight_cent=0.5, known_classes=(1, 2))],  # not of the same classes
     ):
         assert curve.varying(none) is None
 

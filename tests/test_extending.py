@@ -20,8 +20,10 @@ from conftest import ROOT, rows, run_here, run_main, spawn, write_idx
 from PIL import Image
 
 import predict
+from analysis import sweep
 from datasets import load, named
 from idx import DataError, as_images, read_idx
+from rundir import network
 
 HEAD_CLASS = '''
 
@@ -206,6 +208,13 @@ def test_data_of_a_run_may_move_but_not_change(tmp_path: Path) -> None:
     raw, run = write_data(tmp_path / "first" / "own", (4, 5, 6)), tmp_path / "run"
     words = ["--dataset", raw, "--max-epoch", 2, "--batch-size", 200, "--use-cpu"]
     run_main(*words, "--stop-after", 1, "--save-dir", run)
+    assert sweep.is_that_run(run, [*map(str, words)])
+    labels = raw / "train-labels-idx1-ubyte"
+    before = labels.read_bytes()
+    write_idx(labels, np.repeat(np.array([4, 5, 6], np.uint8), 200))
+    network._load.cache_clear()
+    assert not sweep.is_that_run(run, [*map(str, words)])
+    labels.write_bytes(before)
     raw = (tmp_path / "first").rename(tmp_path / "second") / "own"
     assert "name the folder above it with --data-root" in run_main("--resume", run, status=2).stderr
     run_main("--resume", run, "--data-root", tmp_path / "second")

@@ -156,7 +156,7 @@ def test_a_set_of_images_has_one_color_in_all_panels(tmp_path: Path, monkeypatch
     panels = {"ten": {"max logit": dict.fromkeys(["known", "letters"], values)}}
     panels["six"] = {"max logit": dict.fromkeys(["known", "unseen digits", "letters"], values)}
     plots.histograms(panels, tmp_path / "x.png")
-    (figure,) = figures
+    figure = figures.pop()
     named = dict(
         zip([text.get_text() for text in figure.legends[0].texts], figure.legends[0].legend_handles, strict=True)
     )
@@ -166,3 +166,9 @@ def test_a_set_of_images_has_one_color_in_all_panels(tmp_path: Path, monkeypatch
     )
     assert ten["letters"] == six["letters"] == named["letters"].get_edgecolor()
     assert six["unseen digits"] != six["letters"]
+    plots.histograms({"softmax + center loss (λ = 0.1), center_hold 1": panels["six"]}, tmp_path / "x.png")
+    figure = figures.pop()
+    figure.draw_without_rendering()
+    for part in (figure.legends[0], figure.axes[0].title):
+        box = part.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, "cut off"

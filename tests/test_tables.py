@@ -49,6 +49,11 @@ def test_rows_are_named_by_what_differs() -> None:
     base = dict(clip=2.0, shift=1, stepsize=None, gamma=None)
     several = [run(**base), run(**other), run(**other | {"gamma": 0.8})]
     assert list(tables.by_row(several).values()) == [[one] for one in several]
+    assert tables.unsaid(tables.by_row(several)) == []
+    assert tables.unsaid(tables.by_row([run(), run(seed=2, weight_cent=0.0, clip=1.0, lr_cent=0.1)])) == [
+        "lr_cent",
+        "clip",
+    ]
     choices = [run(), run(known_classes=(1, 2)), run(known_classes=(3, 4), seed=2)]
     named = tables.by_row(choices, aside=("seed", "known_classes"))
     assert named == {

@@ -67,6 +67,13 @@ def test_two_comparisons_are_kept_apart(run: Path, tmp_path: Path) -> None:
     with contextlib.closing(Guard(tmp_path)):
         done = run_here(compare.main, "--runs", run, "--out", tmp_path, status=2)
     assert done.stderr == f"compare.py: error: {tmp_path}: another process is at work here; wait for it, or end it\n"
+    begun = shutil.copytree(run, tmp_path / "begun")
+    header, first, _ = (run / "epochs.csv").read_text().splitlines()
+    (begun / "epochs.csv").write_text(f"{header}\n{first}\n")
+    with contextlib.closing(Guard(begun)), pytest.raises(utils.UserError, match="is being trained, epoch 2 of 2"):
+        read_run(begun)
+    with pytest.raises(utils.UserError, match="has finished 1 of 2 epochs"):
+        read_run(begun)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="terminals of this system do not hang up")
