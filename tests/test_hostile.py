@@ -163,6 +163,8 @@ def test_pictures_larger_than_a_photograph(tmp_path: Path) -> None:
         (tmp_path / "large.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + pixels)
         with pytest.raises(BadImage, match="too large"):
             read_image(tmp_path / "large.png")
+    Image.new("L", (12_000, 9_000)).save(tmp_path / "phone.jpg")  # decoded at an eighth
+    assert read_image(tmp_path / "phone.jpg") is not None
 
 
 # ---------------------------------------------------------------- the fuzzer
