@@ -187,14 +187,17 @@ def check_known(known: Sequence[int], classes: Sequence[int], name: str) -> None
 
 def _place_of(folder: Path, root: Path) -> Path:
     """Return the folder or, if it is gone, the place under the root that it may have moved to."""
-    return folder if folder.is_dir() else root / (folder.parent if folder.name == "raw" else folder).name
+    return folder if os.path.isdir(folder) else root / (folder.parent if folder.name == "raw" else folder).name
 
 
 def _read_folder(folder: Path, root: Path) -> Digits:
     """Return the data set in a folder, named like the folder, in letters that file names can have."""
     place = _place_of(folder, root)
     if not place.is_dir():
-        raise DataError(f"{folder}: no such folder, and no {place}; name the folder above it with --data-root")
+        raise DataError(
+            f"--dataset {folder}: neither a folder nor one of {', '.join(NAMES)}, and there is no {place}; if the data "
+            "of a run have moved: main.py --resume RUN --data-root FOLDER_ABOVE_THEM"
+        )
     folder = place.resolve()
     title = (folder.parent if folder.name == "raw" else folder).name
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip("-.")[:40] or "folder"
@@ -279,10 +282,9 @@ def _download(source: Source, folder: Path) -> None:
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             if size != before:
                 before, since = size, time.monotonic()
-            elif time.monotonic() - since > (
-                STALL_SECONDS if size else 10 * STALL_SECONDS
-            ):  # a slow import is no stall
-                raise DataError(f"no progress for {STALL_SECONDS:.0f} seconds")
+            limit = STALL_SECONDS * (1 if size else 10)  # a slow import is no stall
+            if time.monotonic() - since > limit:
+                raise DataError(f"no progress for {limit:.0f} seconds")
     finally:
         child.kill()
         child.wait()

@@ -88,14 +88,15 @@ def _known(error: RuntimeError | MemoryError, trains: bool) -> str | None:
     reason = str(error).strip().partition("\n")[0]
     if type(error).__name__ == "OutOfMemoryError":
         return f"the GPU's memory is full; try {'a smaller --batch-size or ' * trains}--use-cpu"
-    if reason.startswith(("CUDA error", "CUDA driver error", "cuDNN error")):
-        return f"the GPU failed: {reason}; use another or --use-cpu"
+    rank, count = processes()
+    who = f"process {rank}: " * (count > 1)
+    if reason.startswith(("CUDA error", "HIP error", "cuDNN error")) and "device-side assert" not in reason:
+        return f"{who}the GPU failed: {reason}; use another or --use-cpu"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator" in reason or "std::bad_alloc" in reason:
         return f"the memory is full{'; try a smaller --batch-size' * trains}"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         return f"torch.compile: {reason}; leave out --compile"
-    rank, count = processes()
-    return f"process {rank}: {reason}" if count > 1 else None  # another process may have failed
+    return who + reason if who else None  # another process may have failed
 
 
 def mend_streams() -> None:

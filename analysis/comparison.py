@@ -171,7 +171,7 @@ def parse_comparison(argv: list[str]) -> Comparison:
     args, unknown = parser.parse_known_args(argv[:split])
     more = argv[split + 1 :]
     if unknown:
-        refuse_unknown(parser, unknown)
+        refuse_unknown(parser, unknown, args.variants)
     check_own_flags(parser, args, more)
     gpu, note = args.gpu
     more += ["--gpu", str(gpu)] if gpu else []
@@ -220,7 +220,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def refuse_unknown(parser: Parser, unknown: list[str]) -> None:
+def refuse_unknown(parser: Parser, unknown: list[str], variants: list[str]) -> None:
     """End with a message about a flag that compare.py does not have; it may be a flag of main.py."""
     complaint = io.StringIO()
     with contextlib.redirect_stderr(complaint), contextlib.suppress(SystemExit):
@@ -229,10 +229,8 @@ def refuse_unknown(parser: Parser, unknown: list[str]) -> None:
         parser.exit(2, complaint.getvalue())
     if "unrecognized arguments" not in complaint.getvalue():
         flags = shlex.join(unknown)
-        parser.error(
-            f"{unknown[0]} is a flag of main.py; those go behind a bare --: compare.py … -- {flags}; a variant of one "
-            f"flag needs a name: --variants 'name: {flags}'"
-        )
+        name = f"; as a variant it needs a name: 'name: {flags}'" * bool(variants)
+        parser.error(f"{unknown[0]} is a flag of main.py; those go behind a bare --: compare.py … -- {flags}{name}")
     parser.error(parser.unknown(unknown[0]))
 
 

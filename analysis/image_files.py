@@ -132,7 +132,7 @@ def _in_one_line() -> Iterator[None]:
     except UnidentifiedImageError:
         raise BadImage("not an image, or in an unknown format") from None
     except Image.DecompressionBombError:
-        raise BadImage(f"too large: more than {PIXELS:,} pixels") from None
+        raise BadImage(f"too large: more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
     except Exception as error:
         lines = str(getattr(error, "strerror", None) or error).splitlines()
         raise BadImage(f"cannot be read: {lines[0] if lines else type(error).__name__}") from None

@@ -20,7 +20,7 @@ import datasets
 from analysis.comparison import Wanted
 from rundir.directory import is_being_trained
 from rundir.network import load_data
-from rundir.run import epochs_of, is_finished, keeps_features, progress_of, read_config
+from rundir.run import Run, epochs_of, is_finished, keeps_features, progress_of, read_config
 from training.arguments import Request, parse_arguments
 from training.recipes import resolve
 from training.settings import COMPUTED, Settings
@@ -50,26 +50,26 @@ def asked_for(flags: Sequence[str], dataset: str = "auto") -> tuple[Settings, di
 def is_that_run(path: Path, flags: Sequence[str]) -> bool:
     """Return whether a directory holds a run with the settings that these flags ask for."""
     try:
-        plan = read_config(path).plan
+        run = read_config(path)
     except UserError:
         return False
+    plan = run.plan
     request, dataset = request_of(tuple(flags)), plan.settings.dataset
     if request.plan.settings.dataset == "auto":  # a run on the substitute for MNIST counts only while MNIST is missing
         dataset = "mnist" if datasets.is_there("mnist", Path(request.plan.data_root)) else dataset
         if dataset != "mnist" and plan.asked_for("dataset") != "auto":
             return False
-    if plan.settings.dataset not in datasets.NAMES and not has_its_data(path):
-        return False
     settings, computed = asked_for(flags, dataset)
     wanted = computed | {"precision": settings.precision}
     alike = all(value in (None, plan.value(name), plan.asked_for(name)) for name, value in wanted.items())
-    return alike and replace(settings, precision=plan.settings.precision) == plan.settings
+    same = alike and replace(settings, precision=plan.settings.precision) == plan.settings
+    return same and (plan.settings.dataset in datasets.NAMES or has_its_data(run))
 
 
-def has_its_data(path: Path) -> bool:
+def has_its_data(run: Run) -> bool:
     """Return whether the data of a run are there and still the same."""
     try:
-        load_data(read_config(path))
+        load_data(run)
     except UserError:
         return False
     return True
@@ -83,7 +83,7 @@ def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path]) -> l
     It must have kept the features that --plot and --animate ask for.
     """
     missing: list[Wanted] = []
-    elsewhere = [path for path in elsewhere if os.access(path, os.X_OK)]
+    elsewhere = [path for path in elsewhere if os.access(path, os.X_OK) and is_finished(path)]
 
     def fits(path: Path, run: Wanted) -> bool:
         return is_that_run(path, run.flags) and keeps_features(path, request_of(tuple(run.flags)).plan)

@@ -25,7 +25,18 @@ from utils import atomically, printable, say
 
 Rows = dict[str, list[Run]]
 ASIDE = {"seed": 0, "known_classes": ()}  # settings in which the runs of a row may differ
-SAID = {*ASIDE, "head", "scale", "margin", "weight_cent", "dataset", "recipe", "max_epoch", "max_iterations"}
+SAID = {
+    *ASIDE,
+    "head",
+    "scale",
+    "margin",
+    "weight_cent",
+    "dataset",
+    "recipe",
+    "max_epoch",
+    "max_iterations",
+    "precision",
+}
 SAME = ["seed", "known"]  # runs of a row that share these are the same run, trained again
 MARKUP = re.compile(r"[\\`*\[\]!|]|:(?=//)|(?<=www)\.", re.IGNORECASE)  # makes links and images, or ends a cell
 
@@ -65,7 +76,7 @@ def unsaid(rows: Rows) -> list[str]:
     """Return the settings in which runs differ and which neither the names of the rows nor the tables say."""
     settings = [run.settings for runs in rows.values() for run in runs]
     differing = [one.name for one in fields(Settings) if len({getattr(run, one.name) for run in settings}) > 1]
-    return [name for name in differing if name not in SAID and not any(name in row for row in rows)]
+    return [name for name in differing if name not in SAID and not any(f", {name} " in row for row in rows)]
 
 
 def _differing(settings: Settings, twins: Sequence[Settings]) -> list[str]:

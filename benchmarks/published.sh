@@ -37,8 +37,8 @@ losses() { # 1.6 h: docs/reproduction/losses.md. 19 runs of 10 epochs, 10 of the
     $PYTHON compare.py --runs $OUT/ten/runs/{softmax,center,arcface,cosface,arcface+center}-[1-5] --out docs/results/losses
 }
 
-lambda() { # 0.5 h: docs/reproduction/lambda_and_alpha.md, and the figure that heads the README. 12 runs of 10 epochs, 6 of them those of `softmax_center`
-    softmax_center # first: later parts name its runs
+lambda() { # 1.3 h: docs/reproduction/lambda_and_alpha.md, and the figure that heads the README. 16 runs of 10 epochs, 10 of them those of `softmax_center`
+    softmax_center # first: other parts name its runs
     $PYTHON compare.py --weights-cent 0 0.01 0.1 1 --seeds 1 2 3 --out $OUT/ten -- -d mnist
     cp $OUT/ten/{comparison.md,runs.csv,lambda_sweep.png,curve.png} docs/results/lambda
     $PYTHON compare.py --weights-cent 0 0.1 1 --out $OUT/ten -- -d mnist
@@ -136,6 +136,7 @@ departures() { # 0.7 h: docs/reproduction/ablation.md: parts of the recipe of ve
 }
 
 recipe() { # 1.7 h: docs/reproduction/ablation.md: parts of the recipe of version 1.0 taken away together. 20 runs of 10 epochs
+    softmax_center # first: other parts name its runs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/recipe --variants "version 1.0: --set $VERSION_1" \
         "random start, no hold: --set warmup=0.2" "and no warm-up, the default: " \
         "clipping and slow features alone: --set shift=0 feature_prelu=true" -- -d mnist
@@ -221,6 +222,7 @@ questions() { # 0.5 h: docs/using_center_loss.md, "Questions": 2,048 features, b
     train $OUT/questions/lambda-200 -d mnist5k --weight-cent 200
     cp $OUT/questions/lambda-200/epochs.csv docs/results/questions/lambda_200_epochs.csv
     train $OUT/questions/lambda-200-unclipped -d mnist5k --weight-cent 200 --set clip=none || true # it fails, and says why
+    cp $OUT/questions/lambda-200-unclipped/batches.csv docs/results/questions/lambda_200_unclipped_batches.csv
 }
 
 arcface() { # 0.1 h: docs/reproduction/losses.md. 4 runs of a minute or two

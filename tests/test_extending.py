@@ -182,7 +182,7 @@ def test_a_folder_of_many_classes(tmp_path: Path) -> None:
         (lambda raw: [path.unlink() for path in raw.iterdir()], "holds no IDX files with names like train-images"),
         (
             shutil.rmtree,
-            "own: no such folder, and no .*own; name the folder above it with --data-root",
+            "own: neither a folder nor one of auto, .*kmnist, mnist5k, and there is no .*own; if",
         ),
     ],
 )
@@ -216,7 +216,7 @@ def test_data_of_a_run_may_move_but_not_change(tmp_path: Path) -> None:
     assert not sweep.is_that_run(run, [*map(str, words)])
     labels.write_bytes(before)
     raw = (tmp_path / "first").rename(tmp_path / "second") / "own"
-    assert "name the folder above it with --data-root" in run_main("--resume", run, status=2).stderr
+    assert "main.py --resume RUN --data-root FOLDER_ABOVE_THEM" in run_main("--resume", run, status=2).stderr
     run_main("--resume", run, "--data-root", tmp_path / "second")
     write_idx(raw / "train-labels-idx1-ubyte", np.repeat(np.array([4, 5, 6], np.uint8), 200))
     for again in (

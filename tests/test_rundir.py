@@ -253,7 +253,7 @@ def test_device_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--gpu 2: the last CUDA device is number 1; use it or --use-cpu"):
         hardware.choose_device(2, False)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
-    monkeypatch.setattr(hardware, "why_unusable", lambda device: None)
+    monkeypatch.setattr(hardware, "why_unusable", lambda *_: None)
     monkeypatch.setattr(hardware, "gpu_name", lambda device: "a GPU, 80 GiB, CUDA 13.0")
     line = "Currently using GPU: 1 (a GPU, 80 GiB, CUDA 13.0)"
     assert hardware.choose_device(1, False) == (torch.device("cuda", 1), line)

@@ -98,6 +98,10 @@ def test_runs_that_collapsed_are_counted_apart(tmp_path: Path) -> None:
     assert row == ["one of three", "98.00", "10.00", "99.00", "98.50 ± 0.71", "2 (1 of 3 collapsed)"]
     paired = tables.paired(lines, ACCURACY)
     assert paired is not None
+    assert (
+        tables.paired(lines.assign(known=lines["seed"].map(str)), ACCURACY).index.names[0]
+        == "paired by seed and classes"
+    )
     assert paired["each seed"].tolist()[-1] == "-1.00, +0.50", "the seed of the run that collapsed is left out"
     tables.means_csv(tmp_path / "means.csv", lines, ACCURACY)
     counts = [(row["n"], row["collapsed"]) for row in rows(tmp_path / "means.csv")]

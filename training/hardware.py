@@ -22,8 +22,9 @@ from models.lenet_pp import LeNetPP
 from training.arguments import Request
 from training.recipes import resolve
 from training.settings import CHANGEABLE, Plan, take
-from utils import UserError, is_under_torchrun, processes, say, usable_cores
+from utils import UserError, complain, is_under_torchrun, processes, say, usable_cores
 
+NO_KERNELS = ("no kernel image", "invalid device function", "PTX")  # for this GPU, in this torch
 UNTESTED = {"mps": "an Apple GPU", "xpu": "an Intel GPU"}  # nobody has run this code on them
 
 
@@ -56,7 +57,7 @@ def choose_device(gpu: int | str, use_cpu: bool) -> tuple[torch.device, str]:
         raise UserError(f"{asked} {last}: the last CUDA device is number {count - 1}; use it or --use-cpu")
     device = torch.device("cuda", gpu)
     torch.cuda.set_device(device)
-    if (reason := why_unusable(device)) is not None:
+    if (reason := why_unusable(device, asked)) is not None:
         name = torch.cuda.get_device_name(device)
         return cpu, f"Currently using CPU ({asked} {gpu}: {name} does not run here: {reason})"
     return device, f"Currently using GPU: {gpu} ({gpu_name(device)})"
@@ -113,20 +114,23 @@ def gradient_of_a_batch(device: torch.device) -> Tensor:
     return torch.cat([one.detach().float().flatten().cpu() for one in (features, loss, *gradients)])
 
 
-def why_unusable(device: torch.device) -> str | None:
+def why_unusable(device: torch.device, asked: str) -> str | None:
     """Return why a GPU computes nothing with this torch, or None: torch finds GPUs for which it was built without
     kernels, and they fail at the first operator.
 
     Raises:
-        UserError: if it fails for another reason, as when another program has it.
+        UserError: if it fails for another reason, as when another program has it; `asked` is how it was chosen.
     """
     try:
         (torch.ones(2, device=device) + 1).sum().item()
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[0]
-        if "no kernel image" not in reason:
-            raise UserError(f"--gpu {device.index}: {reason}; free the GPU, or use another or --use-cpu") from None
-        return reason
+        if any(words in reason for words in NO_KERNELS):
+            return reason
+        line = f"{asked} {device.index}: {reason}; free the GPU, or use another or --use-cpu"
+        if processes()[0]:  # of several processes only the first is heard
+            complain(f"process {processes()[0]}: {line}")
+        raise UserError(line) from None
     return None
 
 
@@ -268,7 +272,7 @@ def plan_from(request: Request, plan: Plan, device: torch.device) -> Plan:
     than this machine has.
 
     Raises:
-        UserError: for --regions if the features do not have two dimensions.
+        UserError: for --regions if the features do not have two dimensions, and for what this device does not have.
     """
     there, names = plan, ("compile", "convolutions")
     plan = take(plan, request.plan, request.by_hand & {*CHANGEABLE})

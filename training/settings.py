@@ -69,7 +69,7 @@ class Settings:
     scale: Positive | None = setting(None, f"scale s: {heads.defaults('scale')}", group=MODEL, metavar="S")
     margin: Annotated[float, Meta(ge=0, le=10)] | None = setting(None, f"margin m: {heads.defaults('margin')}", group=MODEL, metavar="M")
 
-    weight_cent: NotNegative = setting(0.1, "λ, weight of the center loss; 0: no center loss; 0 with --head arcface or cosface; recipes accurate and reference: 1, paper: 0.01", group=OPTIMIZATION, metavar="WEIGHT")
+    weight_cent: NotNegative = setting(0.1, "λ, weight of the center loss; 0: no center loss; with a margin head 0, in the recipes accurate and reference 1, in paper 0.01", group=OPTIMIZATION, metavar="WEIGHT")
     lr_cent: NotNegative = setting(0.5, "learning rate of the centers, the paper's α", group=OPTIMIZATION, metavar="LR")
     momentum_cent: Share = setting(0.0, "SGD momentum of the centers")
     center_update: str = setting("paper", "how the centers learn; gradient: from the loss; paper: by eq. 4", choices=("gradient", "paper"), group=OPTIMIZATION)
@@ -99,13 +99,13 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that makes a run. For precision, compile, convolutions and dataset, `asked` holds what was asked for and
-    `why` the reason for the run's value."""
+    """All that makes a run. For precision, compile, convolutions and dataset, `asked` holds what was asked for, and
+    for the first three `why` the reason for the run's value."""
 
     settings: Settings = field(default_factory=Settings)
 
     # fmt: off
-    # How the run is computed: changes results only by rounding. A resumed run keeps it, for the same bits.
+    # How the run is computed: changes results only by rounding. A resumed run keeps what is not `CHANGEABLE`.
     compile: str = setting("auto", "compile the network with torch.compile; auto: off, since no measured machine was faster with it", choices=("auto", "on", "off"), group=OPTIMIZATION)
     convolutions: str = setting("auto", "how the CPU computes convolutions; direct: with torch's own; fourier: in the frequency domain; auto: fourier, but direct with --compile", choices=("auto", "direct", "fourier"), group=OPTIMIZATION)
     deterministic: bool = setting(False, "make the same seed give the same bits on CUDA too, at some cost; on the CPU it always does", group=RUN)
