@@ -204,7 +204,7 @@ def test_examples_and_the_keyboard(page: Any) -> None:
     wait_for_answer(page, "from its center")
 
 
-@pytest.mark.parametrize(("letters", "answer"), [("WEF", "Unknown"), ("AHM", "Taken for 4")])
+@pytest.mark.parametrize(("letters", "answer"), [("EFM", "Unknown"), ("WAH", "Taken for 4")])
 def test_the_page_that_comes_with_the_code(browser: Any, letters: str, answer: str) -> None:
     with opened(browser, ROOT / "docs" / "draw.html", reduced_motion="reduce") as page:
         for letter in letters:
