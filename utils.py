@@ -121,8 +121,15 @@ def _hear_signals() -> dict[signal.Signals, Any]:
     heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {signal.SIGINT: signal.getsignal(signal.SIGINT)}
     if previous[signal.SIGINT] is signal.SIG_DFL:  # see main.py
-        heard.append(signal.SIGINT)
-    return previous | {number: signal.signal(number, signal.default_int_handler) for number in heard}
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return previous | {number: signal.signal(number, _interrupt_once) for number in heard}
+
+
+def _interrupt_once(number: int, _: object) -> None:
+    """Interrupt as Ctrl-C does, and ignore the signal from then on: when a process is killed, the kernel may send its
+    children one signal for each of its threads (`analysis.sweep`)."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _end(line: str, status: int) -> int:

@@ -76,6 +76,21 @@ def test_two_comparisons_are_kept_apart(run: Path, tmp_path: Path) -> None:
         read_run(begun)
 
 
+def test_a_signal_that_is_sent_twice_interrupts_once(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            signal.raise_signal(signal.SIGTERM)
+            raise KeyboardInterrupt("Continue with: x") from None
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert utils.run_command("x.py", work) == 130
+    assert "Interrupted. Continue with: x" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="terminals of this system do not hang up")
 def test_nohup_is_heard() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
