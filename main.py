@@ -31,14 +31,14 @@ from rundir.directory import Guard, check_save_dir, how_to_go_on, make_run_direc
 from rundir.epoch import Figures, keep_epoch
 from rundir.events import require_tensorboard
 from rundir.log import LossMeter, RunLog, Silent, greet
-from rundir.network import data_root
+from rundir.network import data_root, same_data
 from rundir.run import write_config
 from training.building import Training, build_training
 from training.hardware import choose_device, plan_for, plan_from
 from training.parallel import Group
 from training.settings import Plan
 from training.trainer import Diverged
-from utils import UserError, hours, progress_bar, run_command, say
+from utils import hours, progress_bar, run_command, say
 
 
 def main(argv: list[str]) -> int:
@@ -142,9 +142,7 @@ def load_data(request: Request, checkpoint: checkpoints.Checkpoint | None, lines
         return data
     root = Path(request.plan.data_root) if "data_root" in request.by_hand else data_root(checkpoint.plan)
     data = datasets.load(checkpoint.plan.settings.dataset, root, lines.append)
-    if checkpoint.checksums != data.checksums:
-        raise UserError(f"{request.resume}: was trained on other data than {data.folder or root} holds")
-    return data
+    return same_data(data, checkpoint.checksums, root, request.resume)
 
 
 if __name__ == "__main__":

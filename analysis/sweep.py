@@ -83,14 +83,14 @@ def find(wanted: Iterable[Wanted], folder: Path, elsewhere: Iterable[Path]) -> l
     It must have kept the features that --plot and --animate ask for.
     """
     missing: list[Wanted] = []
-    elsewhere = [path for path in elsewhere if os.access(path, os.X_OK) and is_finished(path)]
+    elsewhere = [path for path in elsewhere if path.parent != folder and os.access(path, os.X_OK) and is_finished(path)]
 
     def fits(path: Path, run: Wanted) -> bool:
         return is_that_run(path, run.flags) and keeps_features(path, request_of(tuple(run.flags)).plan)
 
     for run in wanted:
         ours = [path for path in sorted(folder.glob("*/")) if fits(path, run)]
-        finished = [path for path in (*ours, *elsewhere) if is_finished(path) and fits(path, run)]
+        finished = [path for path in ours if is_finished(path)] + [path for path in elsewhere if fits(path, run)]
         ours = [path for path, (done, every) in zip(ours, map(epochs_of, ours), strict=True) if done < every]
         twins = [one.path for one in missing if one.path in ours or asked_for(one.flags) == asked_for(run.flags)]
         if there := finished + twins:

@@ -25,18 +25,7 @@ from utils import atomically, printable, say
 
 Rows = dict[str, list[Run]]
 ASIDE = {"seed": 0, "known_classes": ()}  # settings in which the runs of a row may differ
-SAID = {
-    *ASIDE,
-    "head",
-    "scale",
-    "margin",
-    "weight_cent",
-    "dataset",
-    "recipe",
-    "max_epoch",
-    "max_iterations",
-    "precision",
-}
+SAID = {*ASIDE, *"dataset head margin max_epoch max_iterations precision recipe scale weight_cent".split()}
 SAME = ["seed", "known"]  # runs of a row that share these are the same run, trained again
 MARKUP = re.compile(r"[\\`*\[\]!|]|:(?=//)|(?<=www)\.", re.IGNORECASE)  # makes links and images, or ends a cell
 

@@ -81,9 +81,9 @@ def refuse_links(directory: Path) -> None:
             raise UserError(f"{path}: is a symbolic link, and the run would write to another place; remove it")
         if path.exists() and not path.is_file() and not path.is_dir():
             raise UserError(f"{path}: is not a regular file; remove it")
-        kind, other = ("file", "folder") if path.name in FOLDERS else ("folder", "file")
-        if path.exists() and path.is_dir() == (kind == "folder"):
-            raise UserError(f"{path}: is a {kind}, but the run writes a {other} of this name; remove it")
+        there, wanted = (("file", "folder")[is_folder] for is_folder in (path.is_dir(), path.name in FOLDERS))
+        if path.exists() and there != wanted:
+            raise UserError(f"{path}: is a {there}, but the run writes a {wanted} of this name; remove it")
 
 
 def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Guard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -51,9 +52,14 @@ def load_data(run: Run) -> datasets.Digits:
     Raises:
         UserError: if it is missing and cannot be downloaded, or is not the same.
     """
-    data = _load(run.settings.dataset, data_root(run.plan))
-    if data.checksums != run.checksums:
-        raise UserError(f"{run.path}: was trained on other data than {data.folder or data_root(run.plan)} holds")
+    root = data_root(run.plan)
+    return same_data(_load(run.settings.dataset, root), run.checksums, root, run.path)
+
+
+def same_data(data: datasets.Digits, checksums: Mapping[str, str], root: Path, run: Path | None) -> datasets.Digits:
+    """Return the data from a root if a run was trained on them, by their checksums; raise UserError if it was not."""
+    if data.checksums != checksums:
+        raise UserError(f"{run}: was trained on other data than {data.folder or root} holds")
     return data
 
 

@@ -147,7 +147,7 @@ def some(mnist5k: datasets.Digits, shift: int = 0) -> tuple[np.ndarray, list[int
         *((kind, 28) for kind in (pencil, chalk, up_to_the_border)),
         (pen_on_a_grid, 26),
         (grid_in_ink, 22),
-        (box_that_is_touched, 18),
+        (box_that_is_touched, 19),
     ],
 )
 def test_what_belongs_to_the_page_is_not_read(reader: Reader, mnist5k: datasets.Digits, kind: Page, least: int) -> None:
