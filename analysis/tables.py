@@ -159,18 +159,21 @@ def each_seed(lines: pd.DataFrame, name: str, digits: int) -> pd.DataFrame:
 
 def paired(lines: pd.DataFrame, table: Mapping[str, Metric]) -> pd.DataFrame | None:
     """Return a table of the differences from the first row, seed by seed: for each number the mean with its 95 %
-    confidence interval (Student's t). Return None if no row shares two seeds with the first."""
+    confidence interval (Student's t). Runs on the same choice of classes depend on each other: among several choices
+    their mean counts as one. Return None if no row shares two seeds with the first."""
     first, *others = rows_of(lines)
     body = []
     for row, (name, metric) in itertools.product(others, table.items()):
-        gaps = (row.numbers[name] - first.numbers[name]).dropna().tolist()
+        gaps = (row.numbers[name] - first.numbers[name]).dropna()
+        if gaps.index.unique("known").size > 1:
+            gaps = gaps.groupby("known", sort=False).mean()
         if len(gaps) > 1:
-            mean, half = np.mean(gaps), stats.t.ppf(0.975, len(gaps) - 1) * stats.sem(gaps)
-            mean, low, high, *each = (f"{x:+.{metric.digits}f}" for x in (mean, mean - half, mean + half, *gaps))
+            mean, half = gaps.mean(), stats.t.ppf(0.975, len(gaps) - 1) * stats.sem(gaps)
+            mean, low, high, *gaps = (f"{x:+.{metric.digits}f}" for x in (mean, mean - half, mean + half, *gaps))
             difference = f"{row.labels[0]} − {first.labels[0]}"
-            body.append([difference, name, mean, f"{low} to {high}", ", ".join(each), str(len(gaps))])
-    unit = "seed and classes" if lines["known"].nunique() > 1 else "seed"
-    header = [f"paired by {unit}", "number", "mean", "95 % interval", f"each {unit}", "n"]
+            body.append([difference, name, mean, f"{low} to {high}", ", ".join(gaps), str(len(gaps))])
+    by, each = ("seed and classes", "seed or choice") if lines["known"].nunique() > 1 else ("seed", "seed")
+    header = [f"paired by {by}", "number", "mean", "95 % interval", f"each {each}", "n"]
     return pd.DataFrame(body, columns=header).set_index(header[:2]) if body else None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -123,13 +124,17 @@ def test_differences_are_paired_by_seed() -> None:
 
 
 def test_differences_of_open_set_runs_are_paired_by_choice_of_digits_too() -> None:
-    def row(accuracy: float) -> list[Run]:
-        splits = ((1, 2), (3, 4))
-        return [made_up(accuracy + seed, seed=seed, known_classes=split) for split in splits for seed in (1, 2)]
+    """The runs on one choice count as one, or their interval would be too narrow for other choices."""
 
-    paired = tables.paired(lines_of({"a": row(90), "b": row(90.5)}), ACCURACY)
+    def row(gaps: Sequence[float]) -> list[Run]:
+        each = zip(gaps, itertools.product(((3, 4), (1, 2)), (1, 2)), strict=True)
+        return [made_up(90 + seed + gap, seed=seed, known_classes=split) for gap, (split, seed) in each]
+
+    paired = tables.paired(lines_of({"a": row([0, 0, 0, 0]), "b": row([0.5, 0.7, 0.1, 0.3])}), ACCURACY)
     assert paired is not None
-    assert paired.iloc[0].tolist() == ["+0.50", "+0.50 to +0.50", "+0.50, +0.50, +0.50, +0.50", "4"]
+    half = 12.7062 * 0.2  # t(0.975, 1) times the standard error of 0.6 and 0.2
+    assert paired.iloc[0].tolist() == ["+0.40", f"{0.4 - half:+.2f} to {0.4 + half:+.2f}", "+0.20, +0.60", "2"]
+    assert [*paired.index.names, *paired][0::4] == ["paired by seed and classes", "each seed or choice"]
 
 
 def test_a_seed_that_was_trained_twice_counts_once() -> None:
