@@ -49,12 +49,7 @@ PAIRED = {name: metrics.METRICS[name] for name in ("accuracy", "nearest-center a
 
 def main(argv: list[str]) -> int:
     """Run a command line; return the exit status."""
-    return run(parse_comparison(argv))
-
-
-def run(comparison: Comparison) -> int:
-    """Compare as asked for; return the exit status."""
-    return run_command("compare.py", partial(compare, comparison))
+    return run_command("compare.py", partial(compare, parse_comparison(argv)))
 
 
 def compare(comparison: Comparison) -> int:
@@ -295,4 +290,4 @@ def provenance(runs: Iterable[Run]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run(COMPARISON))
+    sys.exit(run_command("compare.py", partial(compare, COMPARISON)))

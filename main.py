@@ -43,12 +43,7 @@ from utils import hours, progress_bar, run_command, say
 
 def main(argv: list[str]) -> int:
     """Run a command line; return the exit status."""
-    return run(parse_arguments(argv))
-
-
-def run(request: Request) -> int:
-    """Train as asked for; return the exit status."""
-    return run_command("main.py", partial(train, request))
+    return run_command("main.py", partial(train, parse_arguments(argv)))
 
 
 def train(request: Request) -> int:
@@ -146,4 +141,4 @@ def load_data(request: Request, checkpoint: checkpoints.Checkpoint | None, lines
 
 
 if __name__ == "__main__":
-    sys.exit(run(REQUEST))
+    sys.exit(run_command("main.py", partial(train, REQUEST)))

@@ -60,9 +60,11 @@ def _inside(folder: Path, depth: int) -> Iterator[Path]:
         suffixes |= HEIC
     folders = dict.fromkeys(one for one in there if os.path.isdir(one) and not one.is_symlink())  # in order
     files = [one for one in there if one not in folders]
-    images = [file for file in files if file.suffix.lower() in suffixes and not _own(file)]
+    images = [file for file in files if file.suffix.lower() in suffixes and not OWN.fullmatch(file.name)]
     other = set(files) - set(images)
-    kinds = sorted({file.name if _own(file) else file.suffix.lower().strip(".") or file.name for file in other})
+    kinds = sorted(
+        {file.name if OWN.fullmatch(file.name) else file.suffix.lower().strip(".") or file.name for file in other}
+    )
     if skipped := len(other):
         kinds = [f"{kind} (needs pip install pillow-heif)" if f".{kind}" in HEIC else kind for kind in kinds]
         complain(f"predict.py: {folder}: {skipped} file{'s' * (skipped > 1)} skipped: {', '.join(kinds)}")
@@ -72,14 +74,6 @@ def _inside(folder: Path, depth: int) -> Iterator[Path]:
     if not images and depth > 1:
         for one in folders:
             yield from _inside(one, depth - 1)
-
-
-def _own(file: Path) -> bool:
-    if not OWN.fullmatch(file.name):
-        return False
-    with contextlib.suppress(Exception), Image.open(file) as image:
-        return str(image.info.get("Software")).startswith("Matplotlib")
-    return False
 
 
 # ---------------------------------------------------------------- pixels

@@ -91,12 +91,14 @@ def _interrupts_ignored() -> Iterator[None]:
 def _main_hidden() -> Iterator[None]:
     """Start processes that do not import the program again: a script that calls `main.main` need not guard the call."""
     program = vars(sys.modules["__main__"])
-    path = program.pop("__file__", None)
+    hidden: dict[str, object] = {
+        name: program[name] for name in ("__file__", "__spec__") if name in program
+    }  # it has one with python -m
+    program.update(dict.fromkeys(hidden))
     try:
         yield
     finally:
-        if path is not None:
-            program["__file__"] = path
+        program.update(hidden)
 
 
 def _give_way() -> None:

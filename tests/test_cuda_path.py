@@ -202,6 +202,12 @@ def test_evaluation_reads_twice(tmp_path: Path, stack: Any) -> None:
         (
             "13.0",
             None,
+            "CUDA unknown error, set up it (Triggered internally at x.cpp:9.)",
+            "CUDA unknown error, set up it",
+        ),
+        (
+            "13.0",
+            None,
             "CUDA initialization: The NVIDIA driver on your system is too old (found version 12020). Please update",
             "the NVIDIA driver is too old, it supports CUDA 12.2 and this torch was built for CUDA 13.0: "
             "update the driver, or install a torch for CUDA 12.2",

@@ -302,7 +302,8 @@ def test_a_command_runs_in_any_thread(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "test" / "epoch_1.png").exists()
 
 
-def test_a_script_may_call_it_without_a_guard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("as_module", [False, True])
+def test_a_script_may_call_it_without_a_guard(as_module: bool, tmp_path: Path) -> None:
     """The processes that draw do not run the script again."""
     flags = [*TWO_DIGITS, "--max-epoch", "1", "--plot", "--save-dir", str(tmp_path / "run")]
     script = tmp_path / "script.py"
@@ -310,7 +311,8 @@ def test_a_script_may_call_it_without_a_guard(tmp_path: Path) -> None:
         f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nimport main\nprint('once')\nmain.main({flags!r})\n"
         "assert 'torchvision' not in sys.modules  # it is imported only for downloads\n"
     )
-    done = spawn(script)
+    command = [sys.executable, *(["-m", "script"] if as_module else [script])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert done.stdout.count("once") == 1
     assert "could not be drawn" not in done.stdout

@@ -78,7 +78,7 @@ def why_no_gpu(said: str) -> str:
             f"the NVIDIA driver is too old, it supports CUDA {supports} and this torch was built for CUDA "
             f"{torch.version.cuda}: update the driver, or install a torch for CUDA {supports}"
         )
-    return f"no {kind} device was found{idle}"
+    return f"{said.partition(' (Triggered')[0] or f'no {kind} device was found'}{idle}"
 
 
 def untested_device(name: str) -> tuple[torch.device, str]:
