@@ -60,11 +60,10 @@ def _inside(folder: Path, depth: int) -> Iterator[Path]:
         suffixes |= HEIC
     folders = dict.fromkeys(one for one in there if os.path.isdir(one) and not one.is_symlink())  # in order
     files = [one for one in there if one not in folders]
-    images = [file for file in files if file.suffix.lower() in suffixes and not OWN.fullmatch(file.name)]
+    own = {file for file in files if OWN.fullmatch(file.name)}
+    images = [file for file in files if file.suffix.lower() in suffixes and file not in own]
     other = set(files) - set(images)
-    kinds = sorted(
-        {file.name if OWN.fullmatch(file.name) else file.suffix.lower().strip(".") or file.name for file in other}
-    )
+    kinds = sorted({file.name if file in own else file.suffix.lower().strip(".") or file.name for file in other})
     if skipped := len(other):
         kinds = [f"{kind} (needs pip install pillow-heif)" if f".{kind}" in HEIC else kind for kind in kinds]
         complain(f"predict.py: {folder}: {skipped} file{'s' * (skipped > 1)} skipped: {', '.join(kinds)}")

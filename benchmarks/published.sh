@@ -174,7 +174,7 @@ curves() { # 0.6 h: docs/reproduction/lambda_and_alpha.md: α and λ on six digi
     done
 }
 
-paper() { # 5 h: docs/reproduction/paper_settings.md. 17 runs of 22 epochs, 2 of 26; with α = 0.5 seed 1 is not finite at batch 67
+paper() { # 5 h: docs/reproduction/paper_settings.md. 17 runs of 22 epochs, 2 of 26 (seed 1 is not finite at batch 67)
     recipe="-d mnist --recipe paper --precision bf16"
     split="--lr-cent 0.5 --set momentum_cent=0 center_schedule=false --hold-out 10000"
     $PYTHON compare.py --weights-cent 0 1 --seeds 1 2 3 4 --out $OUT/paper -- $recipe

@@ -90,11 +90,10 @@ def _interrupts_ignored() -> Iterator[None]:
 @contextlib.contextmanager
 def _main_hidden() -> Iterator[None]:
     """Start processes that do not import the program again: a script that calls `main.main` need not guard the call."""
-    program = vars(sys.modules["__main__"])
-    hidden: dict[str, object] = {
-        name: program[name] for name in ("__file__", "__spec__") if name in program
-    }  # it has one with python -m
-    program.update(dict.fromkeys(hidden))
+    program: dict[str, object] = vars(sys.modules["__main__"])
+    names = {"__file__", "__spec__"} & {*program}  # with python -m it is found by its specification
+    hidden = {name: program[name] for name in names}
+    program.update(dict.fromkeys(names))
     try:
         yield
     finally:
