@@ -26,16 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 ROOT = Path(__file__).resolve().parent.parent
-READERS = {  # operators that wait until the host has read values from the device
-    "_local_scalar_dense",
-    "nonzero",
-    "masked_select",
-    "equal",
-    "_unique2",
-    "unique_dim",
-    "bincount",
-    "_coalesce",
-}
+# Operators that wait until the host has read values from the device:
+READERS = set("_local_scalar_dense nonzero masked_select equal _unique2 unique_dim bincount _coalesce".split())
 
 
 @dataclass(frozen=True)

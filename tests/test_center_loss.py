@@ -106,15 +106,6 @@ def test_gradcheck_features(update: str, weight: float) -> None:
     assert torch.autograd.gradcheck(lambda x: loss(x, labels), features.requires_grad_())
 
 
-def test_gradcheck_centers_in_gradient_mode() -> None:
-    features, labels = random_batch()
-    loss = CenterLoss(5, 3).double()
-
-    centers = loss.centers.detach().clone().requires_grad_()
-    call = torch.func.functional_call
-    assert torch.autograd.gradcheck(lambda c: call(loss, {"centers": c}, (features, labels)), centers)
-
-
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("weight", [0.0, 0.01, 1.0, 100.0])
 @pytest.mark.parametrize("n", [1, 7, 128])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import subprocess
 import sys
@@ -143,16 +142,6 @@ def test_download_says_why_torchvision_failed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(datasets, "_DOWNLOAD", failing)
     with pytest.raises(DataError, match="RuntimeError: operator torchvision::nms"):
         load("kmnist", tmp_path)
-
-
-@given(st.binary(max_size=200))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_any_bytes_give_an_array_or_the_one_error(tmp_path: Path, suffix: str, data: bytes) -> None:
-    path = tmp_path / f"file{suffix}"
-    path.write_bytes(gzip.compress(data) if suffix and data[:1] < b"\x80" else data)
-    with contextlib.suppress(DataError):
-        assert read_idx(path).dtype == torch.uint8
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4), st.binary(max_size=64))

@@ -274,19 +274,12 @@ def test_version(program: str) -> None:
 @pytest.mark.parametrize("program", ["main.py", "compare.py", "predict.py"])
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii"])
 def test_help_is_quick_because_torch_is_not_imported_and_prints_anywhere(program: str, encoding: str) -> None:
-    code = f"""
-import runpy, sys
-sys.argv = [{program!r}, "--help"]
-try:
-    runpy.run_path({program!r}, run_name="__main__")
-except SystemExit as end:
-    assert end.code == 0
-sys.exit("torch" in sys.modules or "numpy" in sys.modules)
-"""
-    env = os.environ | {"PYTHONIOENCODING": encoding}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, env=env, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert b"--help" in done.stdout
+    env = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPROFILEIMPORTTIME": "1"}
+    done = spawn(program, "--help", env=env, encoding=encoding)
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert not {"torch", "numpy"} & imported
+    assert "--help" in done.stdout
 
 
 def test_a_command_runs_in_any_thread(tmp_path: Path) -> None:

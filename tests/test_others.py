@@ -73,20 +73,3 @@ def test_the_loss_of_pytorch_ood_is_c_times_smaller() -> None:
     assert float(value.detach()) == pytest.approx(float(ours.last_value) / classes, rel=1e-5)
     torch.testing.assert_close(features.grad, gradient, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(ours.centers.grad, theirs.centers.params.grad, rtol=1e-4, atol=1e-6)
-
-
-def test_the_loss_of_pytorch_metric_learning_moves_centers_by_eq_4() -> None:
-    """Its version 3, which needs Python 3.12."""
-    losses = pytest.importorskip("pytorch_metric_learning.losses", reason="pytorch-metric-learning is not installed")
-    if not hasattr(losses, "CenterLoss"):
-        pytest.skip("pytorch-metric-learning is older than 3")
-    theirs = losses.CenterLoss(5, 3, alpha=0.5)
-    start = torch.randn(5, 3)
-    (centers,) = theirs.state_dict().values()  # shares their memory
-    centers.copy_(start)
-    ours = CenterLoss(5, 3, update="paper", init=start)
-    features, labels = torch.randn(40, 3), torch.randint(0, 4, (40,))
-    theirs.update_centers(features, labels)
-    ours(features, labels).backward()
-    torch.optim.SGD(ours.parameters(), lr=0.5).step()
-    torch.testing.assert_close(ours.centers.detach(), centers)

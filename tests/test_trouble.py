@@ -101,40 +101,27 @@ def test_nohup_is_heard() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_full_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def fill() -> int:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:129] DefaultCPUAllocator: can't allocate memory\nmore of it")
-
-    def fill_numpy() -> int:
-        raise MemoryError
-
-    assert utils.run_command("main.py", fill) == utils.run_command("predict.py", fill_numpy) == 1
-    assert capsys.readouterr().err.splitlines() == [
-        "main.py: stopped: the memory is full; try a smaller --batch-size",
-        "predict.py: stopped: the memory is full",
-    ]
+TORCH = RuntimeError("[enforce fail at alloc_cpu.cpp:129] DefaultCPUAllocator: can't allocate memory\nmore of it")
+GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90.00 GiB.\nmore of it")
+FAILED = RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be …")
 
 
-def test_a_full_gpu_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def fill() -> int:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 90.00 GiB.\nmore of it")
-
-    assert utils.run_command("main.py", fill) == 1
-    assert utils.run_command("predict.py", fill) == 1
-    assert capsys.readouterr().err.splitlines() == [
-        "main.py: stopped: the GPU's memory is full; try a smaller --batch-size or --use-cpu",
-        "predict.py: stopped: the GPU's memory is full; try --use-cpu",
-    ]
-
-
-def test_a_gpu_that_fails_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("program", "error", "said"),
+    [
+        ("main.py", TORCH, "the memory is full; try a smaller --batch-size"),
+        ("predict.py", MemoryError(), "the memory is full"),
+        ("main.py", GPU, "the GPU's memory is full; try a smaller --batch-size or --use-cpu"),
+        ("predict.py", GPU, "the GPU's memory is full; try --use-cpu"),
+        ("main.py", FAILED, "the GPU failed: CUDA error: unspecified launch failure; use another or --use-cpu"),
+    ],
+)
+def test_a_full_memory_or_a_failing_gpu_is_one_line(program: str, error: Exception, said: str, capsys) -> None:
     def fail() -> int:
-        raise RuntimeError("CUDA error: unspecified launch failure\nCUDA kernel errors might be …")
+        raise error
 
-    assert utils.run_command("main.py", fail) == 1
-    assert capsys.readouterr().err == (
-        "main.py: stopped: the GPU failed: CUDA error: unspecified launch failure; use another or --use-cpu\n"
-    )
+    assert utils.run_command(program, fail) == 1
+    assert capsys.readouterr().err == f"{program}: stopped: {said}\n"
 
 
 @pytest.mark.parametrize("words", ["main.py -d mnist5k", "compare.py", "predict.py x.png"])
