@@ -21,7 +21,7 @@ from training.recipes import RECIPES
 from training.settings import Settings
 from utils import printable
 
-KNOWN, NEVER_SEEN = "known", "unseen digits"  # names of images in the results
+KNOWN, NEVER_SEEN = "known", "unseen classes"  # names of images in the results
 OTHERS = [name for name in HEADS if name != "softmax"]
 Loss = tuple[str | None, bool]  # the head, None for the recipe's, and whether the center loss is added
 LOSSES: dict[str, Loss] = {

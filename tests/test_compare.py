@@ -78,7 +78,7 @@ def test_tables_hold_mean_and_deviation_of_the_runs_and_figures_are_drawn(compar
 def test_unseen_digits_are_scored(compared: tuple[Path, str]) -> None:
     table = rows(compared[0] / "open_set.csv")
     assert len(table) == 2 * 4
-    assert {row["unknown"] for row in table} == {"unseen digits"}
+    assert {row["unknown"] for row in table} == {"unseen classes"}
     for row in table:
         assert row["n"] == "2"
         assert 0 < float(row["AUROC mean"]) <= 100  # after one epoch on two digits: better than chance on some machines
@@ -150,12 +150,12 @@ def test_runs_are_compared_without_training(compared: tuple[Path, str], tmp_path
     assert {**row, "run": ""} == {**same, "run": ""}
     table = rows(tmp_path / "out" / "open_set.csv")
     assert [row["unknown"] for row in table] == [
-        name for name in ("unseen digits", "letters", r"_\x1b[2J$\frac![x]") for _ in range(4)
+        name for name in ("unseen classes", "letters", r"_\x1b[2J$\frac![x]") for _ in range(4)
     ]
     told_apart = {row["unknown"]: row for row in rows(tmp_path / "out" / "unseen.csv")}
-    assert told_apart.keys() == {"unseen digits", "letters"}, "there are no labels for the others"
+    assert told_apart.keys() == {"unseen classes", "letters"}, "there are no labels for the others"
     (same,) = (run for run in rows(out / "unseen.csv") if run["run"].endswith("center-1"))
-    assert {**told_apart["unseen digits"], "run": ""} == {**same, "run": ""}
+    assert {**told_apart["unseen classes"], "run": ""} == {**same, "run": ""}
     assert not (tmp_path / "out" / "runs").exists()
 
 
@@ -310,7 +310,7 @@ def test_open_set_keeps_the_rows_that_variants_name_and_leaves_out_runs_that_wer
     """Two that differ in how they are computed alone have the same settings."""
     one, other, without = (read_run(compared[0] / "runs" / "center-1") for _ in range(3))
     scores = np.arange(9.0)
-    scored = [Scored(run, "unseen digits", "max logit", scores, scores > 2, scores - 3) for run in (one, other)]
+    scored = [Scored(run, "unseen classes", "max logit", scores, scores > 2, scores - 3) for run in (one, other)]
     compare.write_open_set(tmp_path, scored, {"fourier": [one, without], "direct": [other]})
     assert [row["seed"] for row in rows(tmp_path / "open_set_runs.csv")] == ["1", "1"]
     assert [(row["loss"], row["n"]) for row in rows(tmp_path / "open_set.csv")] == [("fourier", "1"), ("direct", "1")]

@@ -138,7 +138,7 @@ def test_a_data_set_is_a_row(code: Path) -> None:
     go(code, "main.py", *known, "--save-dir", code / "log" / "two")
     out = code / "log" / "open"
     go(code, "compare.py", "--runs", code / "log" / "two", "--unknowns", "shapes", "--out", out)
-    assert {row["unknown"] for row in rows(out / "open_set.csv")} == {"unseen digits", "shapes"}
+    assert {row["unknown"] for row in rows(out / "open_set.csv")} == {"unseen classes", "shapes"}
 
 
 def test_a_folder_of_many_classes(tmp_path: Path) -> None:

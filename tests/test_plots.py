@@ -154,18 +154,18 @@ def test_a_set_of_images_has_one_color_in_all_panels(tmp_path: Path, monkeypatch
     monkeypatch.setattr(plots, "save", lambda figure, *_, **__: figures.append(figure))
     values = np.arange(10.0)
     panels = {"ten": {"max logit": dict.fromkeys(["known", "letters"], values)}}
-    panels["six"] = {"max logit": dict.fromkeys(["known", "unseen digits", "letters"], values)}
+    panels["six"] = {"max logit": dict.fromkeys(["known", "unseen classes", "letters"], values)}
     plots.histograms(panels, tmp_path / "x.png")
     figure = figures.pop()
     named = dict(
         zip([text.get_text() for text in figure.legends[0].texts], figure.legends[0].legend_handles, strict=True)
     )
-    assert [*named] == ["known", "letters", "95 % of the known pass", "unseen digits"]
+    assert [*named] == ["known", "letters", "95 % of the known pass", "unseen classes"]
     ten, six = (
         {one.get_label(): one.get_edgecolor() for one in ax.patches if one.get_label()[0] != "_"} for ax in figure.axes
     )
     assert ten["letters"] == six["letters"] == named["letters"].get_edgecolor()
-    assert six["unseen digits"] != six["letters"]
+    assert six["unseen classes"] != six["letters"]
     plots.histograms({"softmax + center loss (λ = 0.1), center_hold 1": panels["six"]}, tmp_path / "x.png")
     figure = figures.pop()
     figure.draw_without_rendering()
