@@ -137,9 +137,9 @@ def _closest(values: Sequence[float]) -> float:
 
 
 def caption(rows: Sequence[Row]) -> str:
-    """Return a caption that says how many runs are behind each point."""
+    """Return a caption that says how many runs are behind each point; a run in several rows of a name counts once."""
     counts = sorted({len(row.numbers) for row in rows})
     n = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    collapsed, every = sum(row.collapsed for row in rows), sum(len(row.every) for row in rows)
-    left_out = f"; without the {collapsed} of {every} runs that collapsed" if collapsed else ""
+    runs = {(row.labels[0], run): collapsed > 0 for row in rows for run, collapsed in row.every["collapsed"].items()}
+    left_out = f"; without the {sum(runs.values())} of {len(runs)} runs that collapsed" if any(runs.values()) else ""
     return f"percent, mean ± standard deviation, n = {n}{left_out}"

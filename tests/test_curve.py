@@ -57,6 +57,7 @@ def test_it_draws_mean_and_deviation_of_those_that_did_not_collapse(tmp_path: Pa
     assert {label.get_rotation() for label in ax.get_xticklabels()} == {0}
     said = "percent, mean ± standard deviation, n = 1 to 2; without the 1 of 6 runs that collapsed"
     assert curve.caption(rows[:3]) == said
+    assert curve.caption(rows[:3] + rows[:3]) == said, "the same runs on other images"
     assert curve.draw_curve(tmp_path / "curve.png", lines, runs, ["accuracy"]) == [tmp_path / "curve.png"]
     assert (tmp_path / "curve.png").stat().st_size > 5_000
     curve.draw_panel(Figure().add_subplot(), rows[3:], "accuracy")  # all collapsed: an empty panel
