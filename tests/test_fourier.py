@@ -90,12 +90,9 @@ def test_pooling_is_torch_s_with_ties_and_odd_sides(side: int) -> None:
 
 
 @pytest.mark.parametrize("overlapping", [False, True])
-@pytest.mark.parametrize(("batch", "slope"), [(1, 0.25), (9, 0.25), (9, 0.0), (9, -0.1)])  # above 0: pooling goes first
-def test_the_whole_network(threads: int, overlapping: bool, batch: int, slope: float) -> None:
+@pytest.mark.parametrize("batch", [1, 9])
+def test_the_whole_network(threads: int, overlapping: bool, batch: int) -> None:
     direct = LeNetPP(3, feature_prelu=True, overlapping_pool=overlapping)
-    for layer in direct.modules():
-        if isinstance(layer, nn.PReLU):
-            nn.init.constant_(layer.weight, slope)
     fourier = copy.deepcopy(direct)
     specialize(fourier, Plan(compile="off", convolutions="fourier"), torch.device("cpu"))
     exact = copy.deepcopy(direct).double()
@@ -108,7 +105,7 @@ def test_the_whole_network(threads: int, overlapping: bool, batch: int, slope: f
     with torch.no_grad():
         assert relative(fourier(images), exact(images.double())) < 1e-5
     for found, expected in zip(*gradients, strict=True):  # rounding may move a maximum to a nearly equal place
-        assert float((found - expected).norm()) <= 5e-3 * float(expected.norm())
+        assert float((found - expected).norm() / expected.norm()) < 5e-3
 
     assert list(fourier.state_dict()) == list(direct.state_dict())  # each can load the other's
     fourier.load_state_dict(direct.state_dict())
@@ -140,3 +137,22 @@ def test_which_form_runs_follows_a_rule() -> None:
     for device, compile in ((gpu, "off"), (cpu, "on")):
         with pytest.raises(UserError, match="--convolutions fourier"):
             choose_convolutions("fourier", device, compile)
+
+
+def test_pooling_first_changes_nothing_but_the_work() -> None:
+    """PReLU runs after the pooling if its slope is above 0, otherwise before it."""
+    images = torch.randn(8, 1, 28, 28)
+    for slope in (0.25, 0.0, -0.1):
+        plain, fast = LeNetPP(), LeNetPP()
+        fast.load_state_dict(plain.state_dict())
+        through_frequency(fast)
+        found = []
+        for model in (plain, fast):
+            for layer in model.modules():
+                if isinstance(layer, torch.nn.PReLU):
+                    torch.nn.init.constant_(layer.weight, slope)
+            features = model(images)
+            features.square().sum().backward()
+            found.append([features.detach(), *(parameter.grad for parameter in model.parameters())])
+        for one, other in zip(*found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
