@@ -26,14 +26,14 @@ def text_of(path: Path) -> str:
 
 
 def tables() -> list[pd.DataFrame]:
-    """The runs that did not collapse, of each table with a line a run; one for each set of images and score."""
+    """The runs that did not collapse, of each table with a line a run; one for each set of images, scores as rows."""
     found = []
     for path in FILES:
         if path.suffix == ".csv" and {"loss", "seed"} <= set(lines := pd.read_csv(path, dtype={"known": str})):
             lines = lines[lines["collapsed"] == 0] if "collapsed" in lines else lines
             lines = lines.assign(known=lines["known"].fillna("") if "known" in lines else "")
-            kinds = [name for name in ("unknown", "score") if name in lines]
-            found += [part for _, part in lines.groupby(kinds)] if kinds else [lines]
+            lines = lines.assign(loss=lines["loss"] + lines["score"]) if "score" in lines else lines
+            found += [part for _, part in lines.groupby("unknown")] if "unknown" in lines else [lines]
     return found
 
 
