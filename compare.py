@@ -34,7 +34,7 @@ from analysis import film, metrics, plots, sweep, tables
 from analysis.curve import draw_curve, draw_rows
 from analysis.openset import Scored, ToldApart, load_unknown, score_runs
 from analysis.unseen import UNSEEN
-from rundir.directory import Guard, unwritable
+from rundir.directory import claim
 from rundir.features import kept_features
 from rundir.log import read_epochs
 from rundir.network import data_root
@@ -56,15 +56,11 @@ def compare(comparison: Comparison) -> int:
     """Train what is missing, then write tables and figures; return the exit status."""
     for note in comparison.notes:
         say(note)
-    out = comparison.out
+    device, _ = choose_device(comparison.gpu, comparison.use_cpu)
+    given = given_rows(comparison) if comparison.runs else None
+    guard = claim(comparison.out)  # two comparisons would write over each other
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(Path(error.filename or out), error) from None
-    guard = Guard(out)  # two comparisons would write over each other
-    try:
-        device, _ = choose_device(comparison.gpu, comparison.use_cpu)
-        rows, failed = given_rows(comparison) if comparison.runs else trained_rows(comparison)
+        rows, failed = (given, {}) if given else trained_rows(comparison)
         if rows:
             write(comparison, rows, failed, device)
         for name, reason in failed.items():
@@ -79,8 +75,8 @@ def compare(comparison: Comparison) -> int:
 # ---------------------------------------------------------------- the runs
 
 
-def given_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
-    """Return the rows of --runs, none of them failed."""
+def given_rows(comparison: Comparison) -> tables.Rows:
+    """Return the rows of --runs."""
     paths = dict.fromkeys(path for path in comparison.runs if path.suffix != ".out" or path.is_dir())  # as in runs/*
     runs = [read_run(path) for path in paths or comparison.runs]
     if comparison.animate and all(len(kept_features(run.path) + kept_features(run.path, "batch")) < 2 for run in runs):
@@ -89,7 +85,7 @@ def given_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:
         plots.regions_of(plots.read_epoch(run.path, run.epochs))  # or says why not
     for source, root in itertools.product(comparison.unknowns, {data_root(run.plan) for run in runs}):
         load_unknown(source, root)
-    return tables.by_row(runs), {}
+    return tables.by_row(runs)
 
 
 def trained_rows(comparison: Comparison) -> tuple[tables.Rows, dict[str, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from analysis.film import animate
 from analysis.plots import draw_epoch
+from rundir.directory import refuse_links
 from rundir.features import kept_features
 from training.parser import Parser
 from utils import UserError, complain, run_command
@@ -40,6 +41,7 @@ def draw(argv: list[str]) -> int:
     for run in args.runs:
         if not run.is_dir():
             raise UserError(f"{run}: no such folder")
+        refuse_links(run)
         kept = kept_features(run)
         missing = sorted(set(args.epochs or []) - set(kept))
         if missing or not kept:

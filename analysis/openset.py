@@ -131,9 +131,7 @@ def evaluated(run: Run, network: Network, images: Tensor, device: torch.device) 
     Raises:
         UserError: if they are not finite.
     """
-    labels = torch.zeros(len(images), dtype=torch.int64, device=device)  # only for an accuracy that is not used
-    made = network.evaluate(images.to(device), labels)
-    features, logits = made.features.cpu().double().numpy(), made.logits.cpu().double().numpy()
+    features, logits = (made.cpu().double().numpy() for made in network.outputs(images.to(device)))
     if not (np.isfinite(features).all() and np.isfinite(logits).all()):
         raise UserError(f"{run.path}: makes features or logits that are not finite; it cannot be scored")
     return features, logits

@@ -11,12 +11,12 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import torch
+from torch import Tensor
 
 from analysis.find_digit import READING, see
 from analysis.image_files import BadImage, from_gray
 from rundir.network import held_out_of, load_network
 from rundir.run import Run
-from training.trainer import Evaluation
 from utils import UserError, atomically, progress_bar
 
 CALIBRATION = 1_000  # digits that set the threshold
@@ -71,9 +71,8 @@ class Reader:
 
     def read(self, digits: np.ndarray) -> list[Prediction]:
         """Return the prediction for each digit, uint8 (N, 28, 28) as in `Seen`."""
-        found, distances = self._evaluate(digits)
-        features = found.features.cpu().numpy()
-        shares, labels = found.logits.softmax(dim=1).cpu().topk(2, dim=1)
+        features, logits, distances = self._evaluate(digits)
+        shares, labels = logits.softmax(dim=1).topk(2, dim=1)
         predictions = []
         for feature, distance, share, (first, second) in zip(features, distances, shares, labels.numpy(), strict=True):
             here, there = self.centers[first], self.centers[second]
@@ -92,12 +91,11 @@ class Reader:
             )
         return predictions
 
-    def _evaluate(self, digits: np.ndarray) -> tuple[Evaluation, np.ndarray]:
-        """Return the network's outputs for digits, and the distances from the predicted centers."""
-        labels = torch.zeros(len(digits), dtype=torch.int64, device=self.device)
-        found = self.network.evaluate(torch.from_numpy(digits).to(self.device), labels)
-        own = self.centers[found.predictions.cpu().numpy()]
-        return found, np.linalg.norm(found.features.cpu().numpy() - own, axis=1)
+    def _evaluate(self, digits: np.ndarray) -> tuple[np.ndarray, Tensor, np.ndarray]:
+        """Return features and logits of digits, and the distances from the predicted centers."""
+        features, logits = (made.cpu() for made in self.network.outputs(torch.from_numpy(digits).to(self.device)))
+        own = self.centers[logits.argmax(dim=1).numpy()]
+        return features.numpy(), logits, np.linalg.norm(features.numpy() - own, axis=1)
 
     def _calibrate(self, run: Run) -> Calibration:
         """Return the calibration in the run directory; make and save it if it is missing."""
@@ -112,7 +110,7 @@ class Reader:
         for image in progress_bar(images[chosen], len(chosen), "Calibrating, once for this run", unit="digit"):
             with contextlib.suppress(BadImage):
                 digits.append(see(from_gray(image)).digit)
-        _, distances = self._evaluate(np.array(digits))
+        *_, distances = self._evaluate(np.array(digits))
         made = Calibration(key, len(held) > 0, np.sort(distances).round(4).tolist())
         with contextlib.suppress(OSError), atomically(run.path / FILE) as unfinished:  # the run may be read-only
             unfinished.write_bytes(msgspec.json.encode(made))

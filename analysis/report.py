@@ -62,7 +62,7 @@ def write_report(path: Path, runs: list[Run], scored: list[Scored], regions: boo
         behavior=(HERE / "report_page.js").read_text(encoding="utf-8"),
     )
     with atomically(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")  # a path may not be UTF-8
     return [path]
 
 

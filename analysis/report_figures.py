@@ -122,10 +122,11 @@ def _columns(
     columns = {}
     for epoch in read:
         arrays, n = epoch.arrays, epoch.number
-        sampled = part == "train" and "train_sample" in arrays
-        rows = np.searchsorted(arrays["train_sample"], chosen) if sampled else chosen
-        if sampled and not np.array_equal(np.take(arrays["train_sample"], rows, mode="clip"), chosen):
-            raise UserError(f"{epoch.record.path}: epoch {n}: damaged (train_sample lacks images of the report)")
+        sample = f"{part}_sample"
+        kept = arrays[sample] if sample in arrays else np.arange(len(arrays[f"{part}_labels"]))
+        rows = np.searchsorted(kept, chosen)
+        if not np.array_equal(np.take(kept, rows, mode="clip"), chosen):
+            raise UserError(f"{epoch.record.path}: epoch {n}: damaged (lacks {PARTS[part]} images of the report)")
         features, own = arrays[f"{part}_features"][rows], arrays["centers"][arrays[f"{part}_predictions"][rows]]
         columns[f"x{n}"], columns[f"y{n}"] = epoch.points[f"{part}_features"][rows].astype(np.float32).T
         columns[f"d{n}"] = np.linalg.norm(features.astype(np.float32) - own, axis=1).astype(np.float32)

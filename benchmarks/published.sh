@@ -110,7 +110,9 @@ letters() { # minutes: docs/reproduction/open_set.md: runs of `softmax_center`; 
 
 reference() { # 0.5 h: docs/reproduction/copied_settings.md. 30 epochs
     if [ ! -e $OUT/reference-1/checkpoint.pt ]; then
-        $PYTHON main.py -d mnist --recipe reference --precision bf16 --convolutions direct --stop-after 30 --save-dir $OUT/reference-1
+        $PYTHON main.py -d mnist --recipe reference --precision bf16 --convolutions direct --stop-after 30 --save-dir $OUT/reference-1 --overwrite
+    elif [ "$(wc -l < $OUT/reference-1/epochs.csv)" -le 30 ]; then # and a line of titles
+        $PYTHON main.py --resume $OUT/reference-1 --stop-after 30
     fi
     cp $OUT/reference-1/epochs.csv docs/results/reference
 }

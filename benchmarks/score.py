@@ -86,9 +86,8 @@ def by_digit(run: Run, views: tuple[tuple[int, int], ...]) -> dict[str, float]:
 def log_probabilities(network: Network, images: Tensor, views: tuple[tuple[int, int], ...]) -> np.ndarray:
     """Return the logarithm of the mean softmax probability over the views, float64 (N, C), of uint8 (N, 28, 28)."""
     bordered = F.pad(images, (1, 1, 1, 1))
-    none = torch.zeros(len(images), dtype=torch.int64)  # labels are needed for an accuracy alone
     each = [
-        network.evaluate(bordered[:, top : top + SIDE, left : left + SIDE], none).logits.double().log_softmax(dim=1)
+        network.outputs(bordered[:, top : top + SIDE, left : left + SIDE])[1].double().log_softmax(dim=1)
         for top, left in views
     ]
     return (torch.stack(each).logsumexp(dim=0) - math.log(len(views))).numpy()

@@ -98,10 +98,7 @@ def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Gua
     try:
         if save_dir is None:
             return Guard(_free_directory(Path("log"), name))
-        save_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=save_dir):
-            pass  # so the directory can be written
-        guard = Guard(save_dir)
+        guard = claim(save_dir)
         try:
             check_save_dir(save_dir, overwrite)  # again: another process may have trained here since the first check
             if overwrite:
@@ -111,10 +108,26 @@ def make_run_directory(save_dir: Path | None, name: str, overwrite: bool) -> Gua
             raise
         return guard
     except OSError as error:
-        raise unwritable(Path(error.filename or save_dir or "log"), error) from None
+        raise _unwritable(Path(error.filename or save_dir or "log"), error) from None
 
 
-def unwritable(directory: Path, error: OSError) -> UserError:
+def claim(directory: Path) -> Guard:
+    """Create, if it is missing, and lock a directory that this process will write.
+
+    Raises:
+        UserError: if it cannot be written, or another process has it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass  # so it can be written
+    except OSError as error:
+        place = Path(error.filename or directory)
+        raise _unwritable(directory if place.parent == directory else place, error) from None
+    return Guard(directory)
+
+
+def _unwritable(directory: Path, error: OSError) -> UserError:
     """Return what to say about a directory that could not be made or written."""
     if directory.is_symlink() and not directory.exists():
         return UserError(f"{directory}: is a link that leads nowhere; remove it, or name another folder")

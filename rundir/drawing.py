@@ -32,7 +32,7 @@ class Drawer:
         self.waiting: list[int] = []
         self.running: list[Future[object]] = []
         spawn = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(usable_cores(), mp_context=spawn, initializer=_give_way)
+        self.pool = ProcessPoolExecutor(min(61, usable_cores()), mp_context=spawn, initializer=_give_way)
 
     def draw(self, epoch: int) -> None:
         """Queue an epoch's figures; they are drawn one epoch at a time."""

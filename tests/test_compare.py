@@ -379,18 +379,20 @@ def test_bad_input_ends_with_one_line_before_training(
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     for arguments, message in (
-        (["--runs", tmp_path / "nothing"], "holds no run"),
+        (["--runs", tmp_path / "nothing", "--out", tmp_path / "new"], "holds no run"),
         (["--runs", cut_off], "has finished 1 of 2 epochs. Continue with: "),
         (["--runs", damaged], "damaged"),
         (["--runs", without], "no checkpoint here"),
         (["--unknowns", "emnist"], "emnist: neither a folder nor one of mnist, fashion-mnist, kmnist"),
         (["--unknowns", tmp_path / "empty"], "holds no IDX images"),
-        (["--runs", cut_off, "--out", tmp_path / "file"], "file: cannot be written: File exists; name another folder"),
-        (["--runs", cut_off, "--out", tmp_path / "link"], "link: is a link that leads nowhere; remove it"),
+        (["--out", tmp_path / "file"], "file: cannot be written: File exists; name another folder"),
+        (["--out", tmp_path / "link"], "link: is a link that leads nowhere; remove it"),
+        (["--out", "/proc", "--runs", compared[0] / "runs" / "center-1"], "/proc: cannot be written: "),
     ):
         assert compare.main(["--out", str(tmp_path / "out"), *map(str, arguments)]) == 2
         error = capsys.readouterr().err
         assert message in error
         assert error.startswith("compare.py: error: ")
         assert len(error.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
     assert not (tmp_path / "out" / "runs").exists()

@@ -27,7 +27,7 @@ from PIL import Image
 
 import compare
 import predict
-from analysis import report_figures
+from analysis import draw, report_figures
 from analysis.find_digit import see
 from analysis.image_files import BadImage
 from datasets import Digits
@@ -83,7 +83,8 @@ def test_links_are_refused(run: Path, tmp_path: Path, name: str, flag: str) -> N
     place.symlink_to({"a folder": outside, "a file": outside / "file", "nothing": outside / "new"}[LINKS[name]])
     words = ["--resume", path] if flag == "--resume" else ["-d", "mnist5k", "--use-cpu", "--save-dir", path, flag]
     done = run_main(*words, status=2)
-    assert f"{place}: is a symbolic link" in done.stderr
+    drawn = run_here(draw.main, path, status=2)
+    assert all(f"{place}: is a symbolic link" in one.stderr for one in (done, drawn))
     assert sorted((file.name, file.read_text()) for file in outside.iterdir()) == [
         ("epoch_1.npz", "keep me"),
         ("file", "keep me"),
@@ -151,7 +152,7 @@ def test_a_sample_that_lacks_what_a_report_shows_labels_no_image_as_another() ->
     record = SimpleNamespace(path=Path("log/run"))
     epoch = SimpleNamespace(record=record, number=3, arrays={"train_sample": np.arange(10)})
     for chosen in ([3, 12], [-1]):
-        with pytest.raises(UserError, match=r"^log/run: epoch 3: damaged \(train_sample lacks images"):
+        with pytest.raises(UserError, match=r"^log/run: epoch 3: damaged \(lacks training set images"):
             report_figures._columns([epoch], "train", np.array(chosen), (0, 1))
 
 

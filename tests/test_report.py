@@ -48,6 +48,22 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_a_folder_that_is_not_utf8_and_a_run_that_lacks_test_images(compared: Path, tmp_path: Path) -> None:
+    path = tmp_path / "l\udce4uf"
+    try:
+        shutil.copytree(compared / "runs" / "center-1", path)
+    except OSError as error:
+        pytest.skip(f"the file system takes no such name: {error}")
+    run_here(compare.main, "--report", "--out", tmp_path / "whole", "--runs", path)
+    assert (tmp_path / "whole" / "report.html").exists()
+    file = path / "features" / "epoch_2.npz"
+    with np.load(file) as arrays:
+        cut = {name: array[::2] if name.startswith("test_") else array for name, array in arrays.items()}
+    np.savez(file, **cut)
+    done = run_here(compare.main, "--report", "--out", tmp_path / "cut", "--runs", path, status=1)
+    assert "damaged (lacks test set images of the report)" in done.stderr
+
+
 def test_film_has_a_frame_for_each_epoch_and_axes_that_stand_still(compared: Path) -> None:
     with Image.open(compared / "animation.gif") as film:
         shots = []

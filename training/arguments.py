@@ -93,10 +93,11 @@ def build_parser() -> Parser:
 def add_device_flags(parser: Any) -> None:
     """Add the flags that choose a device."""
     gpu = "index of a CUDA device; the CPU if there is none, or for -1 (default: 0)"
-    parser.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help=gpu)
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument("--gpu", type=argument(parse_gpu), default=(0, None), metavar="INDEX", help=gpu)
     parser.add_argument("--use-cpu", "--cpu", action="store_true", help="use the CPU even if there is a GPU")
     device = "device in one word: cpu, cuda, cuda:INDEX; untested: mps, xpu"
-    parser.add_argument(
+    either.add_argument(
         "--device", type=argument(parse_device), dest="gpu", default=(0, None), metavar="NAME", help=device
     )
 
@@ -226,6 +227,8 @@ def check_combinations(parser: Parser, request: Request) -> Request:
         wrong = "--gamma needs --stepsize with this recipe, whose schedule has no steps"
     elif settings.stepsize and resolved.schedule != "step":
         wrong = "--stepsize and --set schedule=one-cycle exclude each other"
+    elif "warmup" in by_hand and settings.warmup and resolved.schedule == "step":
+        wrong = "--set warmup needs the one-cycle schedule; the learning rate has steps here"
     elif {"max_epoch", "max_iterations"} <= by_hand and None not in (settings.max_epoch, settings.max_iterations):
         wrong = "--max-epoch and --set max_iterations exclude each other: a run has one length"
     if wrong is not None:

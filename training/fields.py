@@ -61,7 +61,10 @@ def check(cls: Any, name: str, value: object) -> Any:
 
 def parse(cls: Any, name: str, text: str) -> Any:
     """Return a setting's value for a text; the ValueError for a wrong text says what the value must be."""
-    value = convert(text.split(",") if is_list(cls, name) else text, types(cls)[name], strict=False)
+    kind = types(cls)[name]
+    value = convert(text.split(",") if is_list(cls, name) else text, kind, strict=False)
+    if value is None:  # of "null"
+        raise ValueError(f"must be {in_words(inspect.type_info(kind))}")
     return check(cls, name, value)
 
 
@@ -89,8 +92,10 @@ def in_words(info: inspect.Type) -> str:
     if not isinstance(info, inspect.IntType | inspect.FloatType):
         return "true or false" if isinstance(info, inspect.BoolType) else "a text"
     what = "a whole number" if isinstance(info, inspect.IntType) else "a number"
-    above = f" above {info.gt:g}" if info.gt is not None else f" at least {info.ge:g}" if info.ge is not None else ""
-    return what + above + (f" and at most {info.le:g}" if info.le is not None else "")
+    above = (
+        f" above {info.gt:.10g}" if info.gt is not None else f" at least {info.ge:.10g}" if info.ge is not None else ""
+    )
+    return what + above + (f" and at most {info.le:.10g}" if info.le is not None else "")
 
 
 def _plain(info: inspect.Type) -> inspect.Type:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -67,9 +68,15 @@ def argument(parse_text: Callable[[str], Any], names: Iterable[str] = ()) -> Cal
 
 
 def folder(text: str) -> Path:
-    """Return a folder's path; "", as an unset variable of a shell gives it, is none."""
+    """Return a folder's path, which may be missing; "", as an unset variable of a shell gives it, is none."""
     if not text:
         raise argparse.ArgumentTypeError("names no folder")
+    try:
+        os.stat(text)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:  # such as a name that is too long
+        raise argparse.ArgumentTypeError(f"{text!r}: {error.strerror}") from None
     return Path(text)
 
 

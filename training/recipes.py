@@ -101,8 +101,9 @@ def resolve(asked: Settings, by_hand: Collection[str], dataset: str) -> Settings
         weight = 0.0 if settings.head == "softmax" else settings.weight_cent  # a margin head works alone as a rule
         row = HEADS[asked.head]
         settings = replace(settings, scale=row.scale, margin=row.margin, weight_cent=weight)
-    if "max_iterations" in by_hand and asked.max_iterations is not None and "max_epoch" not in by_hand:
-        settings = replace(settings, max_epoch=None)  # it is the length that was asked for
+    lengths = ("max_epoch", "max_iterations")
+    if any(name in by_hand and getattr(asked, name) is not None for name in lengths):
+        settings = replace(settings, max_epoch=None, max_iterations=None)  # a run has the length that was asked for
     settings = replace(take(settings, asked, by_hand), dataset=dataset)
     if not has_a_circle(settings) and "class_order" not in by_hand:
         settings = replace(settings, class_order="labels")

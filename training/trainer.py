@@ -75,16 +75,21 @@ class Network:
             return self.model(images) if forward is None else forward(images)
 
     @torch.no_grad()
-    def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
-        """Return the network's results for a whole set, with the present weights."""
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features (N, D) and logits (N, C), without a margin, of a whole set, with the present weights."""
         training = self.model.training
         self.model.eval()
         self.head.eval()
         parts = images.split(ON_CPU if images.device.type == "cpu" else EVALUATION_BATCH)
-        features = torch.cat([self.features(part) for part in parts])  # (N, D)
-        logits = self.head(features)  # (N, C), without a margin
+        features = torch.cat([self.features(part) for part in parts])
+        logits = self.head(features)
         self.model.train(training)
         self.head.train(training)
+        return features, logits
+
+    def evaluate(self, images: Tensor, labels: Tensor) -> Evaluation:
+        """Return the network's results for a whole set, with the present weights."""
+        features, logits = self.outputs(images)
         scores, predictions = logits.softmax(dim=1).max(dim=1)
         return Evaluation(
             features=features,

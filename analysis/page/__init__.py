@@ -44,7 +44,7 @@ def write_page(path: Path, runs: list[Run], readers: list[Reader]) -> None:
         },
     )
     with atomically(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(page, encoding="utf-8", errors="backslashreplace")  # a path may not be UTF-8
 
 
 def examples(run: Run) -> np.ndarray:
