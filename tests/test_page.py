@@ -157,9 +157,9 @@ def test_a_person_draws_looks_switches_and_clears(page: Any, runs: list[Path]) -
     answers = set()
     for number in range(len(runs)):
         page.locator(f"input[value='{number}']").check()
-        page.wait_for_timeout(200)  # the words follow after 60
         answers.add(page.locator("#verdict").text_content())
     assert len(answers) == len(runs)  # distances differ
+    page.wait_for_function("() => $('said').textContent === $('verdict').textContent")  # for screen readers, later
     draw_with_the_mouse(page, across=0.9)
     wait_for_answer(page, "2 separate drawings")
     for button, answer in (("Undo", "from its center"), ("Clear", "Draw a digit"), ("Undo", "from its center")):
