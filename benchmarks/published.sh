@@ -66,19 +66,19 @@ choose() { # 1.4 h: docs/reproduction/accurate.md: settings held against each ot
     $PYTHON benchmarks/score.py held-out $OUT/order/*
 }
 
-accurate() { # 3 h: docs/reproduction/accurate.md. 5 runs of 30 epochs, and 7 of its length and warping with other losses
+accurate() { # 5 h: docs/reproduction/accurate.md. 5 runs of 30 epochs, and 13 of its length and warping with other losses
     for seed in 1 2 3 4 5; do
         train $OUT/accurate/runs/accurate-$seed -d mnist --recipe accurate --eval-freq 100 --seed $seed
     done
     length="-d mnist --max-epoch 30 --eval-freq 100 --set $WARP"
-    for seed in 1 2; do
+    for seed in 1 2 3 4 5; do
         train $OUT/accurate/runs/center-$seed --seed $seed $length
         train $OUT/accurate/runs/softmax-$seed --weight-cent 0 --seed $seed $length
     done
     for seed in 1 2 3; do
         train $OUT/accurate/runs/cosface-$seed --head cosface --seed $seed $length
     done
-    $PYTHON compare.py --runs $OUT/accurate/runs/{softmax-[12],center-[12],cosface-[1-3],accurate-[1-5]} --out $OUT/accurate-all
+    $PYTHON compare.py --runs $OUT/accurate/runs/{softmax,center,cosface,accurate}-[1-5] --out $OUT/accurate-all
     cp $OUT/accurate-all/{comparison.png,runs.csv} docs/results/accurate
 }
 
