@@ -92,10 +92,8 @@ def in_words(info: inspect.Type) -> str:
     if not isinstance(info, inspect.IntType | inspect.FloatType):
         return "true or false" if isinstance(info, inspect.BoolType) else "a text"
     what = "a whole number" if isinstance(info, inspect.IntType) else "a number"
-    above = (
-        f" above {info.gt:.10g}" if info.gt is not None else f" at least {info.ge:.10g}" if info.ge is not None else ""
-    )
-    return what + above + (f" and at most {info.le:.10g}" if info.le is not None else "")
+    bounds = {"above": info.gt, "at least": info.ge, "and at most": info.le}
+    return what + "".join(f" {word} {bound:.10g}" for word, bound in bounds.items() if bound is not None)
 
 
 def _plain(info: inspect.Type) -> inspect.Type:
