@@ -255,6 +255,8 @@ FLAGS = [  # flags, part of the message
     (["--margin", "0.2"], "belong to --head arcface or cosface"),
     (["--recipe", "accurate", "--head", "softmax", "--margin", "0.2"], "belong to --head arcface or cosface"),
     (["--recipe", "accurate", "--margin", "5"], "cosface takes less than 2; got 5"),
+    (["--head", "cosface", "--set", "head_bias=true"], "head_bias=true needs --head softmax"),
+    (["--recipe", "accurate", "--set", "head_init=torch"], "head_init=torch needs --head softmax"),
     (["--set", "class_order=similar", "--feat-dim", "3"], "needs --feat-dim 2 and head_init=spread"),
     (["--seed", "-1"], "must be a whole number at least 0"),
     (["--seed", "99999999999"], "must be a whole number at least 0 and at most"),
