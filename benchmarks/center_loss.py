@@ -77,6 +77,33 @@ def peak_memory(name: str, shape: tuple[int, int, int]) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+def compare(shape: tuple[int, int, int], rounds: int) -> None:
+    """Print a line of the table: milliseconds and MiB of both ways for C classes, D features and a batch of B."""
+    names = ["ours", "direct"] if shape[0] <= LARGEST_DIRECT else ["ours"]
+    steps = {name: make_step(name, *shape) for name in names}
+    for step in steps.values():
+        step()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            count, seconds = timeit.Timer(step).autorange()  # for at least 0.2 seconds
+            times[name].append(1e3 * seconds / count)
+    del steps
+    columns = {}
+    for name in names:
+        low, middle, high = min(times[name]), statistics.median(times[name]), max(times[name])
+        columns[name] = f"{middle:.4f} ({low:.4f} to {high:.4f})", f"{peak_memory(name, shape):.0f}"
+    ratio = ""
+    if "direct" in columns:
+        ratio = f"{statistics.median(times['direct']) / statistics.median(times['ours']):.1f}"
+    direct = columns.get("direct", ("", ""))
+    print(
+        f"{shape[0]:>9} {shape[1]:>4} {shape[2]:>4} | {columns['ours'][0]:>26} {columns['ours'][1]:>7} | "
+        f"{direct[0]:>30} {direct[1]:>7} | {ratio}",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="alternations (default: 7)")
@@ -95,29 +122,7 @@ def main() -> None:
     print("peak memory with the centers")
     print(f"{'C':>9} {'D':>4} {'B':>4} | {'ours ms':>26} {'MiB':>7} | {'direct ms':>30} {'MiB':>7} | ratio")
     for shape in SHAPES:
-        names = ["ours", "direct"] if shape[0] <= LARGEST_DIRECT else ["ours"]
-        steps = {name: make_step(name, *shape) for name in names}
-        for step in steps.values():
-            step()
-        times: dict[str, list[float]] = {name: [] for name in names}
-        for _ in range(args.rounds):
-            for name, step in steps.items():
-                count, seconds = timeit.Timer(step).autorange()  # for at least 0.2 seconds
-                times[name].append(1e3 * seconds / count)
-        del steps
-        columns = {}
-        for name in names:
-            low, middle, high = min(times[name]), statistics.median(times[name]), max(times[name])
-            columns[name] = f"{middle:.4f} ({low:.4f} to {high:.4f})", f"{peak_memory(name, shape):.0f}"
-        ratio = ""
-        if "direct" in columns:
-            ratio = f"{statistics.median(times['direct']) / statistics.median(times['ours']):.1f}"
-        direct = columns.get("direct", ("", ""))
-        print(
-            f"{shape[0]:>9} {shape[1]:>4} {shape[2]:>4} | {columns['ours'][0]:>26} {columns['ours'][1]:>7} | "
-            f"{direct[0]:>30} {direct[1]:>7} | {ratio}",
-            flush=True,
-        )
+        compare(shape, args.rounds)
 
 
 if __name__ == "__main__":

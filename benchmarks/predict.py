@@ -27,6 +27,7 @@ from analysis.find_digit import see
 from analysis.image_files import BadImage, from_gray, read_pages
 from analysis.reader import Prediction, Reader
 from benchmarks.timing import command, machine
+from datasets import Digits
 from rundir.network import data_of, data_root
 from rundir.run import read_run
 
@@ -98,6 +99,32 @@ def read(reader: Reader, pictures: list[np.ndarray]) -> list[Prediction | None]:
     return [found.get(number) for number in range(len(pictures))]
 
 
+def read_digits(reader: Reader, data: Digits) -> None:
+    """Print how many of 500 test digits are read right, changed in each way."""
+    share = 500 // len(data.classes)
+    chosen = torch.cat([(data.test_labels == label).nonzero()[:share, 0] for label in range(len(data.classes))])
+    print(f"{len(chosen)} test digits, {share} of each class, all saved as JPEG")
+    print(f"{'':45}{'right':>8}{'unknown':>10}{'right, not called unknown':>28}")
+    for name, change in CHANGES.items():
+        rng = np.random.default_rng(0)
+        changed = [change(Image.fromarray(data.test_images[index].numpy()), rng) for index in chosen.tolist()]
+        found = read(reader, [through_a_file(image) for image in changed])
+        labels = [data.classes[label] for label in data.test_labels[chosen].tolist()]
+        right = [one is not None and one.digit == label for one, label in zip(found, labels, strict=True)]
+        known = [one is not None and one.known for one in found]
+        both = [one and other for one, other in zip(right, known, strict=True)]
+        percent = [100 * share for share in (np.mean(right), 1 - np.mean(known), np.mean(both))]
+        print(f"{name:45}{percent[0]:7.1f}%{percent[1]:9.1f}%{percent[2]:27.1f}%")
+
+
+def read_letters(reader: Reader, letters: np.ndarray, name: str) -> None:
+    """Print how many images of letters, uint8 (N, 28, 28), are called unknown."""
+    found = [one for one in read(reader, [from_gray(letter) for letter in letters]) if one is not None]
+    unknown = 100 * np.mean([not one.known for one in found])
+    refused = f"{len(letters) - len(found)} empty ones refused"
+    print(f"\n{name}: {unknown:.1f} % of {len(found)} called unknown; {refused}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -123,26 +150,8 @@ def main() -> None:
     )
     print(f" digits are, held out: {calibration.held_out}\n")
 
-    share = 500 // len(data.classes)
-    chosen = torch.cat([(data.test_labels == label).nonzero()[:share, 0] for label in range(len(data.classes))])
-    print(f"{len(chosen)} test digits, {share} of each class, all saved as JPEG")
-    print(f"{'':45}{'right':>8}{'unknown':>10}{'right, not called unknown':>28}")
-    for name, change in CHANGES.items():
-        rng = np.random.default_rng(0)
-        changed = [change(Image.fromarray(data.test_images[index].numpy()), rng) for index in chosen.tolist()]
-        found = read(reader, [through_a_file(image) for image in changed])
-        labels = [data.classes[label] for label in data.test_labels[chosen].tolist()]
-        right = [one is not None and one.digit == label for one, label in zip(found, labels, strict=True)]
-        known = [one is not None and one.known for one in found]
-        both = [one and other for one, other in zip(right, known, strict=True)]
-        percent = [100 * share for share in (np.mean(right), 1 - np.mean(known), np.mean(both))]
-        print(f"{name:45}{percent[0]:7.1f}%{percent[1]:9.1f}%{percent[2]:27.1f}%")
-
-    letters = openset.load_unknown(args.letters, data_root(run.plan))[0].numpy()
-    found = [one for one in read(reader, [from_gray(letter) for letter in letters]) if one is not None]
-    unknown = 100 * np.mean([not one.known for one in found])
-    refused = f"{len(letters) - len(found)} empty ones refused"
-    print(f"\n{args.letters}: {unknown:.1f} % of {len(found)} called unknown; {refused}")
+    read_digits(reader, data)
+    read_letters(reader, openset.load_unknown(args.letters, data_root(run.plan))[0].numpy(), args.letters)
 
 
 if __name__ == "__main__":
