@@ -21,6 +21,7 @@ if __name__ == "__main__":
     REQUEST = parse_arguments()
 
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 
@@ -82,13 +83,15 @@ def train(request: Request) -> int:
             greet(log, plan, training, directory, lines)
         with closing(log):
             try:
-                train_epochs(plan, training, directory, log, request.stop_after)
+                train_epochs(plan, training, directory, log, request.stop_after, request.device_flags)
             except KeyboardInterrupt:
-                raise KeyboardInterrupt(how_to_go_on(directory)) from None
+                raise KeyboardInterrupt(how_to_go_on(directory, request.device_flags)) from None
     return 0
 
 
-def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, stop_after: int | None) -> None:
+def train_epochs(
+    plan: Plan, training: Training, directory: Path, log: Silent, stop_after: int | None, device_flags: Sequence[str]
+) -> None:
     """Train a run's remaining epochs; save and draw their results."""
     first, last = training.epoch + 1, min(training.epochs, stop_after or training.epochs)
     began = time.monotonic() - training.elapsed
@@ -110,7 +113,8 @@ def train_epochs(plan: Plan, training: Training, directory: Path, log: Silent, s
     if first <= last == training.epochs:
         log(f"Finished. Total elapsed time (h:m:s): {hours(time.monotonic() - began)}")
     if training.epoch < training.epochs:
-        say(f"Stopped after epoch {training.epoch} of {training.epochs}. {how_to_go_on(directory)}")
+        go_on = how_to_go_on(directory, device_flags)
+        say(f"Stopped after epoch {training.epoch} of {training.epochs}. {go_on}")
 
 
 def lock_and_load(request: Request, held: ExitStack) -> checkpoints.Checkpoint | None:

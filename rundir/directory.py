@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,10 +45,10 @@ def run_name(plan: Plan) -> str:
     return "+".join(head + center)
 
 
-def how_to_go_on(directory: Path) -> str:
-    """Return a line that says how to continue a run that stopped early."""
+def how_to_go_on(directory: Path, device_flags: Sequence[str] = ()) -> str:
+    """Return a line that says how to continue a run that stopped early, on the device that these flags choose."""
     if (directory / "checkpoint.pt").exists():
-        return f"Continue with: {command_line('main.py', '--resume', directory)}"
+        return f"Continue with: {command_line('main.py', '--resume', directory, *device_flags)}"
     again = command_line("main.py", "--save-dir", directory, "--overwrite")
     return f"No epoch was finished, so there is nothing to continue; start again with {again} and the same flags"
 

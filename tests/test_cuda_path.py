@@ -105,7 +105,7 @@ def test_a_run(flags: str, tmp_path: Path, stack: Any, monkeypatch: pytest.Monke
     # A whole run: the host reads every --print-freq batches, at an evaluation, and to save.
     monkeypatch.setattr(checkpoint, "save_checkpoint", save)
     log = RunLog(tmp_path, "mnist")
-    main.train_epochs(plan, training, tmp_path, log, None)
+    main.train_epochs(plan, training, tmp_path, log, None, ())
     log.close()
     assert [row.epoch for row in read_epochs(tmp_path)][-1] == training.epochs
     assert not {"CPU operand", "mask", "random"} & set(watch.kinds())

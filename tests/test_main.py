@@ -167,7 +167,8 @@ def test_resumed_run_equals_one_that_was_never_interrupted(tmp_path: Path, flags
     run_main(*common, "--save-dir", whole, "--plot")
     first = run_main(*common, "--save-dir", parts, "--stop-after", 1)
     assert ("Classes around the circle: 0 3 9 4 (similar)" in first.stdout) == ("accurate" in flags)
-    assert f"Stopped after epoch 1 of 2. Continue with: {command_line('main.py', '--resume', parts)}" in first.stdout
+    again = command_line("main.py", "--resume", parts, "--use-cpu")  # on the same device
+    assert f"Stopped after epoch 1 of 2. Continue with: {again}" in first.stdout
     assert "Finished" not in first.stdout + (parts / "log_mnist5k.txt").read_text()
     with open(parts / "batches.csv", "a") as file:
         file.write("2,1,a row of an epoch that was cut off\n")
@@ -251,16 +252,17 @@ def test_what_people_type_is_understood(words: str, by_hand: dict[str, object]) 
 
 
 def test_devices_in_one_word() -> None:
-    for words, gpu, use_cpu in (
-        (["--device", "cpu"], -1, True),
-        (["--device", "cuda"], 0, False),
-        (["--device", "cuda:1"], 1, False),
-        (["--cpu"], 0, True),
-        (["--gpu", "-1"], -1, True),
-        (["--gpu", "1,2"], 1, False),
+    for words, gpu, use_cpu, again in (
+        (["--device", "cpu"], -1, True, ("--use-cpu",)),
+        (["--device", "cuda"], 0, False, ()),
+        (["--device", "cuda:1"], 1, False, ("--device", "cuda:1")),
+        (["--device", "mps"], "mps", False, ("--device", "mps")),
+        (["--cpu"], 0, True, ("--use-cpu",)),
+        (["--gpu", "-1"], -1, True, ("--use-cpu",)),
+        (["--gpu", "1,2"], 1, False, ("--device", "cuda:1")),
     ):
         request = parse_arguments(words)
-        assert (request.gpu, request.use_cpu) == (gpu, use_cpu)
+        assert (request.gpu, request.use_cpu, request.device_flags) == (gpu, use_cpu, again)
     assert "torchrun --nproc-per-node=2 main.py" in request.notes[0]
 
 

@@ -57,6 +57,14 @@ class Request:
     stop_after: int | None
     notes: tuple[str, ...]  # for the screen
 
+    @property
+    def device_flags(self) -> tuple[str, ...]:
+        """The flags that choose this device again; none for the default, the first GPU if there is one."""
+        if self.use_cpu:
+            return ("--use-cpu",)
+        gpu = f"cuda:{self.gpu}" if isinstance(self.gpu, int) else self.gpu
+        return () if self.gpu == 0 else ("--device", gpu)
+
 
 def parse_arguments(argv: list[str] | None = None) -> Request:
     """Return what a command line asks for; end with one line and status 2 if it is wrong."""
