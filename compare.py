@@ -123,10 +123,9 @@ def write(comparison: Comparison, rows: tables.Rows, failed: dict[str, str], dev
     if not comparison.open_set:
         written += write_comparison(comparison, rows)
     scored: list[Scored] = []
-    if comparison.unknowns or any(run.unseen for run in runs):
-        scored, unseen = score_runs(
-            progress_bar(runs, len(runs), "Open set", unit="run"), list(comparison.unknowns), device
-        )
+    if scorable := [run for run in runs if comparison.unknowns or run.unseen]:
+        shown = progress_bar(scorable, len(scorable), "Open set", unit="run")
+        scored, unseen = score_runs(shown, list(comparison.unknowns), device)
         if not comparison.variants:  # a row becomes a mean over choices of digits, too
             rows = tables.by_row(dict.fromkeys(one.run for one in scored), aside=("seed", "known_classes"))
         written += write_open_set(comparison.out, scored, rows)
@@ -145,8 +144,8 @@ def numbers_of(run: Run) -> dict[str, float]:
 
 
 def write_comparison(comparison: Comparison, rows: tables.Rows) -> list[Path]:
-    """Write comparison.png, .md and .csv, runs.csv, curve.png where the runs make a curve, and seeds.md where a row
-    has several; return their paths."""
+    """Write comparison.png, .md and .csv, runs.csv, lambda_sweep.png if λ was asked for, curve.png where the runs make
+    a curve, and seeds.md where a row has several; return their paths."""
     out, runs = comparison.out, [run for group in rows.values() for run in group]
     firsts = {drawable(name): group[0].path for name, group in rows.items()}
     figures = [out / "comparison.png"]

@@ -31,7 +31,7 @@ from rundir import checkpoint as checkpoints
 from rundir.directory import Guard, check_save_dir, how_to_go_on, make_run_directory, refuse_links, run_name
 from rundir.epoch import Figures, keep_epoch
 from rundir.events import require_tensorboard
-from rundir.log import LossMeter, RunLog, Silent, greet
+from rundir.log import Log, LossMeter, RunLog, greet
 from rundir.network import data_root, same_data
 from rundir.run import write_config
 from training.building import Training, build_training
@@ -65,7 +65,7 @@ def train(request: Request) -> int:
         plan = group.agree(partial(decide, device))
 
         # Training: the same in every process.
-        directory, log = request.resume or Path(), Silent()
+        directory, log = request.resume or Path(), Log()
         if checkpoint:
             training = checkpoints.take_up(checkpoint, plan, data, group, directory)
         else:
@@ -90,7 +90,7 @@ def train(request: Request) -> int:
 
 
 def train_epochs(
-    plan: Plan, training: Training, directory: Path, log: Silent, stop_after: int | None, device_flags: Sequence[str]
+    plan: Plan, training: Training, directory: Path, log: Log, stop_after: int | None, device_flags: Sequence[str]
 ) -> None:
     """Train a run's remaining epochs; save and draw their results."""
     first, last = training.epoch + 1, min(training.epochs, stop_after or training.epochs)

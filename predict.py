@@ -114,15 +114,16 @@ def look_at(names: list[str]) -> tuple[list[Picture], bool]:
                 try:
                     pictures.append(Picture(name, page, see(pixels)))
                 except BadImage as error:
-                    all_read = _refuse(name, page, error)
+                    all_read = False
+                    _refuse(name, page, error)
         except BadImage as error:
-            all_read = _refuse(name, None if page is None else page + 1, error)
+            all_read = False
+            _refuse(name, None if page is None else page + 1, error)
     return pictures, all_read
 
 
-def _refuse(name: str, page: int | None, error: BadImage) -> bool:
+def _refuse(name: str, page: int | None, error: BadImage) -> None:
     complain(f"predict.py: {name}{f', page {page}' if page else ''}: {error}")
-    return False
 
 
 def predict(args: argparse.Namespace) -> int:

@@ -114,7 +114,7 @@ class Comparison:
                     continue
                 seen.add(run)
                 name = f"{loss}-{weight:g}" if with_center and self.weights_cent else loss
-                folder = [name, *([slug(variant.name)] if self.variants else [])]
+                folder = [name, re.sub(r"[^A-Za-z0-9.]+", "-", variant.name).strip("-")] if self.variants else [name]
                 folder += [f"split{which}"] * bool(split) + [str(seed)]
                 flags = ["--head", head, "--weight-cent", str(weight), "--seed", str(seed), *variant.flags]
                 flags += variant.of_margin_heads if head in with_margin() else []
@@ -150,11 +150,6 @@ def read_variant(text: str) -> tuple[str, list[str]]:
     return printable(name.strip()) or "no flags", shlex.split(flags)
 
 
-def slug(text: str) -> str:
-    """Return a text as part of a folder name."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
-
-
 def name_of(source: str) -> str:
     """Return the name of a source of unknown images in tables and figures; a folder has its own name."""
     path = Path(os.path.abspath(source))
@@ -181,7 +176,7 @@ def parse_comparison(argv: list[str]) -> Comparison:
         "losses": args.losses or (["center"] if args.weights_cent or args.variants else ["softmax", "center"]),
         "seeds": args.seeds or [1],
         "gpu": given.gpu,
-        "use_cpu": args.use_cpu or given.use_cpu,
+        "use_cpu": given.use_cpu,
         "more": [*more, "--animate"] if args.animate else [*more, "--plot"] if args.report else more,
         "data_root": Path(given.plan.data_root),
         "notes": [*([note] if note else []), *given.notes],

@@ -22,7 +22,8 @@ Row = dict[Moment, Epoch]  # one per run
 
 
 def animate(runs: list[Path], path: Path, regions: bool = False) -> list[Path]:
-    """Write a film of the features during training; return its files, a GIF and, if ffmpeg is installed, an MP4.
+    """Write a film of the features during training to `path`, a GIF, and beside it, if ffmpeg is installed, as an MP4;
+    return the files.
 
     Each run has a row, the training set on the left and the test set on the right. The frames show the kept batches
     of the first epoch, then the kept epochs. The axes stay the same; they show 99.9 % of a row's points.
@@ -35,7 +36,7 @@ def animate(runs: list[Path], path: Path, regions: bool = False) -> list[Path]:
     frames = sorted(set().union(*rows))
     if len(frames) < 2:
         raise UserError(f"{runs[0]}: keeps the features of one epoch only; a film needs runs made with --animate")
-    made = [path.with_suffix(".gif"), path.with_suffix(".mp4")]
+    made = [path, path.with_suffix(".mp4")]
     for file in made:
         with canvas(7.2, 3.7 * len(rows), SMALL | {"axes.titlesize": 8}) as figure:
             from matplotlib.animation import FFMpegWriter, PillowWriter
@@ -65,7 +66,7 @@ def _film(
                     ax.clear()
                     draw_part(ax, row[moment], part, size=0.4, regions=regions, across=xlim[1] - xlim[0])
                     ax.set(xlim=xlim, ylim=ylim, adjustable="box")
-            if figure.get_layout_engine() is not None:
+            if frame is frames[0]:
                 figure.draw_without_rendering()
                 figure.set_layout_engine("none")  # keep the layout of the first frame, or the panels would jump
             writer.grab_frame()

@@ -42,7 +42,7 @@ def sources(names: list[str]) -> Iterator[tuple[str, Path | io.BytesIO]]:
         elif os.path.isdir(name):
             found = list(_inside(Path(name), DEPTH))
             yield from ((str(file), file) for file in found or [Path(name)])
-        elif not os.path.exists(name) and (matches := sorted(glob.glob(name, recursive=True))):
+        elif not os.path.lexists(name) and (matches := sorted(glob.glob(name, recursive=True))):
             yield from sources(matches)
         else:
             yield name, Path(name)

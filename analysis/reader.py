@@ -110,6 +110,8 @@ class Reader:
         for image in progress_bar(images[chosen], len(chosen), "Calibrating, once for this run", unit="digit"):
             with contextlib.suppress(BadImage):
                 digits.append(see(from_gray(image)).digit)
+        if not digits:
+            raise UserError(f"{run.path}: no digit can be seen on its training images; are their gray levels 0 to 255?")
         *_, distances = self._evaluate(np.array(digits))
         made = Calibration(key, len(held) > 0, np.sort(distances).round(4).tolist())
         with contextlib.suppress(OSError), atomically(run.path / FILE) as unfinished:  # the run may be read-only

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.epochs import loss_name
 from analysis.metrics import Metric, has_collapsed
-from analysis.plots import loss_name
 from rundir.run import Run
 from training.settings import Settings
 from utils import atomically, printable, say

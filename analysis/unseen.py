@@ -35,16 +35,15 @@ def unseen_classes(features: Array, labels: Labels) -> dict[str, float]:
     return {name: numbers[name] for name in UNSEEN}
 
 
-def rank_one(features: Array, labels: Labels, gallery: int, draws: int = DRAWS) -> float:
+def rank_one(features: Array, labels: Labels, gallery: int) -> float:
     """Return how often, in percent, the nearest image in a gallery has the class of an image (rank-1 identification).
 
-    All images outside the gallery are looked up in it. The draws are always the same.
+    All images outside the gallery are looked up in it. The mean over `DRAWS` galleries, always the same.
 
     Args:
         features: (N, D).
         labels: (N,).
         gallery: images of each class in the gallery.
-        draws: galleries that the mean is taken over.
 
     Raises:
         ValueError: if a class has no image outside the gallery.
@@ -54,7 +53,7 @@ def rank_one(features: Array, labels: Labels, gallery: int, draws: int = DRAWS) 
         raise ValueError(f"a gallery of {gallery} needs more images of each class; one has {counts.min()}")
     rng = np.random.default_rng(0)
     rates = []
-    for _ in range(draws):
+    for _ in range(DRAWS):
         known = np.concatenate([rng.choice(np.flatnonzero(labels == one), gallery, replace=False) for one in classes])
         others = np.delete(np.arange(len(labels)), known)
         nearest = pairwise_distances_argmin(features[others], features[known])

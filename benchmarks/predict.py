@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from analysis import openset, plots
+from analysis import openset
+from analysis.epochs import loss_name
 from analysis.find_digit import see
 from analysis.image_files import BadImage, from_gray, read_pages
 from analysis.reader import Prediction, Reader
@@ -141,7 +142,7 @@ def main() -> None:
     data = data_of(run)
     print(command("predict.py"))
     settings = run.settings
-    print(f"Run: {plots.loss_name(settings)}, {settings.recipe} recipe, {run.epochs} epochs, seed {settings.seed},")
+    print(f"Run: {loss_name(settings)}, {settings.recipe} recipe, {run.epochs} epochs, seed {settings.seed},")
     print(f"{len(data.train_labels)} training images, test accuracy {run.accuracy:.2f} %")
     print(machine())
     calibration = reader.calibration

@@ -76,9 +76,9 @@ def by_digit(run: Run, views: tuple[tuple[int, int], ...]) -> dict[str, float]:
     network, known, data = load_network(run, CPU), data_of(run), load_data(run)
     logs = log_probabilities(network, known.test_images, views)
     taught, correct = metrics.log_odds(logs), logs.argmax(axis=1) == known.test_labels.numpy()
-    others = torch.isin(data.test_labels, torch.tensor(run.unseen))
-    labels = data.test_labels[others].numpy()
-    scores = metrics.log_odds(log_probabilities(network, data.test_images[others], views))
+    others = data.only(run.unseen)
+    labels = np.array(run.unseen)[others.test_labels.numpy()]
+    scores = metrics.log_odds(log_probabilities(network, others.test_images, views))
     rows = {str(digit): labels == digit for digit in run.unseen} | {"all": labels >= 0}
     return {name: metrics.open_set(taught, correct, scores[which])["AUROC"] for name, which in rows.items()}
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from analysis.plots import loss_name
+from analysis.epochs import loss_name
 from analysis.reader import Reader
 from rundir.checkpoint import load_checkpoint, save_checkpoint
 from rundir.epoch import evaluate_some

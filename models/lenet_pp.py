@@ -36,7 +36,6 @@ class LeNetPP(nn.Module):
         if feat_dim < 1:
             raise ValueError(f"feat_dim must be at least 1; got {feat_dim}")
         last_pool = nn.MaxPool2d(3, stride=2) if overlapping_pool else nn.MaxPool2d(2)
-        self.feat_dim = feat_dim
         self.stages = nn.Sequential(
             *_stage(1, 32, nn.MaxPool2d(2)),  # (B, 32, 14, 14)
             *_stage(32, 64, nn.MaxPool2d(2)),  # (B, 64, 7, 7)

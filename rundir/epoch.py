@@ -15,7 +15,7 @@ from rundir import checkpoint
 from rundir.drawing import Drawer
 from rundir.events import Events
 from rundir.features import sample_of, save_features
-from rundir.log import LossMeter, RunLog, Silent
+from rundir.log import Log, LossMeter, RunLog
 from training.building import Training
 from training.settings import Plan
 from training.trainer import Evaluation, Network
@@ -34,19 +34,17 @@ def keep_epoch(
     """Evaluate, save features and checkpoint, then log the epoch; return the evaluation of the test set, or None if
     there was none."""
     data, trainer, epoch = training.data, training.trainer, training.epoch
-    test = None
-    if last or is_drawn(plan, epoch, last) or epoch % plan.eval_freq == 0:
+    test, better, kept = None, False, last or is_drawn(plan, epoch, last)
+    if kept or epoch % plan.eval_freq == 0:
         log("==> Test")
         test = trainer.evaluate(data.test_images, data.test_labels)
-    if test is not None and (last or is_drawn(plan, epoch, last)):
+        better, training.best = test.accuracy > training.best, max(test.accuracy, training.best)
+    if test is not None and kept:
         samples = {} if last else {"train": sample_of(len(data.train_labels))}
         train = evaluate_some(trainer, data.train_images, data.train_labels, samples.get("train"))
         centers, head = trainer.center_loss.centers, trainer.decision()
         save_features(directory, f"epoch_{epoch}", centers, head, samples, train=train, test=test)
     log.prepare_epoch(epoch, meter.mean_loss, test, seconds)
-    better = test is not None and test.accuracy > training.best
-    if test is not None:
-        training.best = max(test.accuracy, training.best)
     checkpoint.keep(directory, plan, training, log, better)
     log.report_epoch()
     return test
@@ -81,7 +79,7 @@ class Figures:
     """
 
     def __init__(
-        self, directory: Path, plan: Plan, log: Silent, draw_epoch: Callable[..., object], film: Callable[..., object]
+        self, directory: Path, plan: Plan, log: Log, draw_epoch: Callable[..., object], film: Callable[..., object]
     ) -> None:
         self.directory, self.plan = directory, plan
         self.film = partial(film, regions=plan.regions)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from training.trainer import Evaluation
 
 
-class Silent:
-    """A log that writes nothing, for every process but the first."""
+class Log:
+    """Writes nothing: for every process but the first."""
 
     def __call__(self, line: str) -> None: ...
 
@@ -32,7 +32,7 @@ class Silent:
     def close(self) -> None: ...
 
 
-class RunLog(Silent):
+class RunLog(Log):
     """Writes lines to the screen and to ``log_<dataset>.txt``, and rows to the two CSV files.
 
     Args:
@@ -58,10 +58,9 @@ class RunLog(Silent):
         tail: Mapping[str, str] | None = None,
         cut: bool = True,
     ) -> None:
-        names = {key: name.format(dataset) for key, name in self.FILES.items()}
         self.files = {
-            key: open(directory / name, "a", newline="", encoding="utf-8", errors="backslashreplace")
-            for key, name in names.items()
+            key: open(directory / name.format(dataset), "a", newline="", encoding="utf-8", errors="backslashreplace")
+            for key, name in self.FILES.items()
         }
         self.tail: dict[str, str] = {}
         remove(directory, PARTIAL)
@@ -156,7 +155,7 @@ def _close(file: TextIO) -> None:
 class LossMeter:
     """The losses of one epoch; they stay on the device, and are read and logged every `print_freq` batches."""
 
-    log: Silent
+    log: Log
     epoch: int
     batches: int
     weight_cent: float

@@ -82,7 +82,7 @@ def read_run(path: Path) -> Run:
         raise UserError(f"{path}: has finished {done} of {run.epochs} epochs. {how_to_go_on(path)}")
     if run.epochs not in kept_features(path):
         raise UserError(f"{path}: lacks features/epoch_{run.epochs}.npz; train the run again, with --overwrite")
-    assert run.arrays  # reads them now
+    _ = run.arrays  # reads them now
     return run
 
 

@@ -102,6 +102,16 @@ def test_unseen_digits_are_scored_one_by_one(compared: tuple[Path, str]) -> None
         assert value == pytest.approx(said[False][digit], abs=10)
 
 
+def test_unseen_digits_are_scored_by_their_own_labels(compared: tuple[Path, str], monkeypatch) -> None:
+    """Not by their places among the classes, which MNIST's labels happen to be."""
+    run = read_run(compared[0] / "runs" / "center-1")
+    plain = score.by_digit(run, score.FIVE)
+    run.unseen = tuple(label + 10 for label in run.unseen)
+    monkeypatch.setattr(score, "load_data", lambda run: replace(load_data(run), classes=tuple(range(10, 20))))
+    shifted = score.by_digit(run, score.FIVE)
+    assert shifted == {name if name == "all" else str(int(name) + 10): value for name, value in plain.items()}
+
+
 def test_unseen_digits_are_told_from_each_other(compared: tuple[Path, str]) -> None:
     """The numbers of one run, from its network's features of the digits that it never saw."""
     out, printed = compared
@@ -119,6 +129,17 @@ def test_unseen_digits_are_told_from_each_other(compared: tuple[Path, str]) -> N
     assert markdown in printed
     paired = [(line[0], line[-1]) for line in cells(markdown) if line[1] == "EER (cos)"]
     assert paired == [("softmax + center loss (λ = 0.1) − softmax only (λ = 0)", "2")]
+
+
+def test_a_run_that_has_seen_all_digits_needs_no_data_to_be_compared(compared: tuple[Path, str], tmp_path) -> None:
+    out, _ = compared
+    ordinary = shutil.copytree(out / "runs" / "center-2", tmp_path / "ordinary")
+    config = json.loads((ordinary / "config.json").read_text())
+    config["dataset"]["unseen"] = []
+    (ordinary / "config.json").write_text(json.dumps(config))
+    (ordinary / "checkpoint.pt").unlink()
+    run_here(compare.main, "--runs", out / "runs" / "center-1", ordinary, "--out", tmp_path / "out")
+    assert {row["run"] for row in rows(tmp_path / "out" / "unseen.csv")} == {str(out / "runs" / "center-1")}
 
 
 def test_started_again_it_trains_what_is_missing_alone(compared: tuple[Path, str]) -> None:

@@ -248,6 +248,23 @@ def test_names_that_are_no_files_are_reported_before_the_network_is_loaded(
     assert done.stderr == f"predict.py: {name}: {said}\n"
 
 
+def test_a_dangling_link_does_not_stop_the_rest(run: Path, drawn: Path, tmp_path: Path) -> None:
+    (link := tmp_path / "x.png").symlink_to("nowhere")
+    done = predict("--run", run, link, drawn / "1-0.jpg", status=2)
+    assert done.stderr == f"predict.py: {link}: cannot be read: No such file or directory\n"
+    assert "1-0.jpg" in done.stdout
+
+
+def test_a_run_whose_digits_cannot_be_seen(run: Path, drawn: Path, tmp_path: Path, monkeypatch) -> None:
+    def blank(image: np.ndarray) -> None:
+        raise BadImage("blank")
+
+    monkeypatch.setattr("analysis.reader.see", blank)
+    copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("calibration.json"))
+    done = predict("--run", copy, drawn / "1-0.jpg", status=2)
+    assert "copy: no digit can be seen on its training images" in done.stderr
+
+
 def test_digits_it_never_saw_are_unknown_more_often(run: Path, mnist5k: datasets.Digits) -> None:
     reader = Reader(read_run(run), torch.device("cpu"), reject=5)
     images = [from_gray(image) for image in mnist5k.test_images[::4].numpy()]

@@ -14,7 +14,8 @@ from matplotlib.path import Path as Outline
 from torch import Tensor
 
 import compare
-from analysis.plots import draw_part, read_epoch, regions_of, shade
+from analysis.epochs import read_epoch, regions_of
+from analysis.plots import draw_part, shade
 from analysis.regions import border_of, clip, regions
 from margin_heads import ArcFace, CosFace
 from models.lenet_pp import SoftmaxHead

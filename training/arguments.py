@@ -231,9 +231,9 @@ def check_combinations(parser: Parser, request: Request) -> Request:
     row = heads.HEADS[resolved.head]
     if any(name in by_hand and getattr(row, name) is None for name in ("scale", "margin")):
         wrong = f"--scale and --margin belong to --head {' or '.join(heads.with_margin())}"
-    elif row.margin is not None and "head_bias" in by_hand and settings.head_bias:
+    elif resolved.head in heads.with_margin() and "head_bias" in by_hand and settings.head_bias:
         wrong = "--set head_bias=true needs --head softmax: a margin head has no bias"
-    elif row.margin is not None and "head_init" in by_hand and settings.head_init == "torch":
+    elif resolved.head in heads.with_margin() and "head_init" in by_hand and settings.head_init == "torch":
         wrong = "--set head_init=torch needs --head softmax: a margin head has xavier or spread"
     elif "gamma" in by_hand and "stepsize" not in by_hand and RECIPES[settings.recipe].schedule != "step":
         wrong = "--gamma needs --stepsize with this recipe, whose schedule has no steps"

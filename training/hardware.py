@@ -257,14 +257,8 @@ def with_arithmetic(plan: Plan, asked: dict[str, str], device: torch.device) -> 
     """Return the plan with compilation and convolutions, as asked for, decided for this device, and why."""
     compile_, why_compile = choose_compile(asked["compile"], device)
     convolutions, why_convolutions = choose_convolutions(asked["convolutions"], device, compile_)
-    why = {"compile": why_compile, "convolutions": why_convolutions}
-    return replace(
-        plan,
-        compile=compile_,
-        convolutions=convolutions,
-        asked={**plan.asked, **asked},
-        why={**plan.why, **why},
-    )
+    why = {**plan.why, "compile": why_compile, "convolutions": why_convolutions}
+    return replace(plan, compile=compile_, convolutions=convolutions, asked={**plan.asked, **asked}, why=why)
 
 
 def plan_from(request: Request, plan: Plan, device: torch.device) -> Plan:

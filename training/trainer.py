@@ -93,7 +93,6 @@ class Network:
         scores, predictions = logits.softmax(dim=1).max(dim=1)
         return Evaluation(
             features=features,
-            logits=logits,
             labels=labels,
             predictions=predictions,
             scores=scores,
@@ -161,11 +160,10 @@ class Trainer(Network):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Features (N, D), logits (N, C), labels and predictions (N,), the top softmax score (N,), all on
-    the device; the mean cross-entropy without margin, and the accuracy in percent."""
+    """Features (N, D), labels and predictions (N,), the top softmax score (N,), all on the device; the mean
+    cross-entropy without margin, and the accuracy in percent."""
 
     features: Tensor
-    logits: Tensor
     labels: Tensor
     predictions: Tensor
     scores: Tensor
