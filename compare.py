@@ -189,7 +189,8 @@ def seed_by_seed(rows: tables.Rows) -> list[str | pd.DataFrame]:
     lines = tables.lines_of(rows, lambda run: {title: number(run) for title, (number, _) in shown.items()}, shown)
     parts: list[str | pd.DataFrame] = []
     for title, (_, digits) in shown.items():
-        parts += [f"{title}:", tables.each_seed(lines, title, digits)]
+        if lines[title].notna().any():  # --eval-freq may leave out the first epoch
+            parts += [f"{title}:", tables.each_seed(lines, title, digits)]
     return parts
 
 

@@ -131,6 +131,14 @@ def test_unseen_digits_are_told_from_each_other(compared: tuple[Path, str]) -> N
     assert paired == [("softmax + center loss (λ = 0.1) − softmax only (λ = 0)", "2")]
 
 
+def test_an_epoch_without_evaluation_is_no_table(compared: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"center": [read_run(compared[0] / "runs" / f"center-{seed}") for seed in (1, 2)]}
+    assert "after the first epoch" in str(compare.seed_by_seed(rows))
+    nothing = [replace(compare.read_epochs(rows["center"][0].path)[0], test_accuracy=float("nan"))]
+    monkeypatch.setattr(compare, "read_epochs", lambda _: nothing)  # as with --eval-freq
+    assert "after the first epoch" not in str(compare.seed_by_seed(rows))
+
+
 def test_a_run_that_has_seen_all_digits_needs_no_data_to_be_compared(compared: tuple[Path, str], tmp_path) -> None:
     out, _ = compared
     ordinary = shutil.copytree(out / "runs" / "center-2", tmp_path / "ordinary")

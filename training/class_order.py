@@ -1,7 +1,7 @@
 """The order of the classes around the circle on which class weights and centers start.
 
-Easily confused classes lie side by side. With two features, an image that could be of both lies between them; if they
-are not neighbors, it lies among the images of other classes.
+Easily confused classes lie side by side. The idea: with two features, an image that could be of both lies between
+them; if they are not neighbors, it would lie among the images of other classes. An effect is not shown.
 """
 
 from __future__ import annotations

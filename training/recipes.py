@@ -10,9 +10,8 @@ from training.settings import Settings, has_a_circle, take
 
 DEFAULT = Settings()
 
-# The most accurate that was found with two features: CosFace with its features held near a circle by center loss,
-# confusable classes side by side on it, and digits turned, scaled and slanted a little, for three times as long.
-# Chosen on training digits held out (docs/reproduction/accurate.md).
+# CosFace with its features held near a circle by center loss, confusable classes side by side on it, and digits
+# turned, scaled and slanted a little, for three times as long. How it was chosen: docs/reproduction/accurate.md.
 ACCURATE = replace(
     DEFAULT,
     recipe="accurate",

@@ -36,12 +36,8 @@ DATA, MODEL, OPTIMIZATION, RUN = "data", "model", "optimization (defaults are th
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is trained. The defaults are the default recipe's: it does not collapse at the start.
-
-    Small steps keep it from that: the gradient's norm is clipped, and the feature layer learns slowly, because a
-    large part of what enters it is common to all images, and at the full rate every step would throw all features
-    to one side (docs/reproduction/ablation.md).
-    """
+    """What is trained. The defaults are the default recipe's: the gradient's norm is clipped and the feature layer
+    learns slowly, because features can shrink to one point at the start (docs/reproduction/ablation.md)."""
 
     # fmt: off
     recipe: str = setting("default", "default: this project's; accurate: CosFace + center loss, longer and with warped digits; reference: the widely copied repository's settings; paper: the authors' Caffe example's", choices=("default", "accurate", "reference", "paper"), group=OPTIMIZATION)
