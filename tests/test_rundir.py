@@ -207,7 +207,7 @@ def test_a_name_that_is_no_text_is_logged_and_read_back(tmp_path: Path) -> None:
 def test_features_are_kept_in_half_precision_if_they_fit(tmp_path: Path, largest: float, kept: type) -> None:
     """With a margin head alone nothing keeps them small."""
     labels, features = torch.arange(10), torch.full((10, 2), largest)
-    found = Evaluation(features, torch.zeros(10, 10), labels, labels, torch.ones(10), 0.0, 10.0)
+    found = Evaluation(features, labels, labels, torch.ones(10), 0.0, 10.0)
     save_features(tmp_path, "epoch_1", torch.zeros(10, 2), torch.zeros(10, 3), {}, train=found, test=found)
     arrays = read_features(tmp_path, "epoch_1", 10, 2)
     assert arrays["test_features"].dtype == kept
