@@ -254,10 +254,14 @@ arcface() { # 0.1 h: docs/reproduction/losses.md. 4 runs of a minute or two
     $PYTHON compare.py --runs $OUT/arcface/learned-0.1 $OUT/arcface/held-0.1 $OUT/arcface/held-1 $OUT/arcface/held-3 --out docs/results/arcface
 }
 
-speed() { # 0.5 h: docs/speed.md and docs/using_center_loss.md: on a quiet machine
+speed() { # 2 h: docs/speed.md and docs/using_center_loss.md: on a quiet machine
+    avx2="ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2"
     $PYTHON benchmarks/train.py --images 2560 --rounds 8 --workers 2 --variant="--convolutions direct" --variant="--precision fp32" --variant="--precision fp32 --convolutions direct" > benchmarks/results/train_cpu.txt
+    env $avx2 $PYTHON benchmarks/train.py --images 2560 --rounds 8 --workers 2 --variant="--convolutions direct" -- --precision fp32 > benchmarks/results/train_avx2.txt
     $PYTHON benchmarks/command.py > benchmarks/results/command_cpu.txt
     $PYTHON benchmarks/center_loss.py --rounds 5 > benchmarks/results/center_loss.txt
+    $PYTHON benchmarks/sharing.py > benchmarks/results/sharing.md
+    $PYTHON benchmarks/weight.py > benchmarks/results/weight.md
 }
 
 if [ $# = 0 ]; then
