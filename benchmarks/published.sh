@@ -147,7 +147,8 @@ needed() { # 0.3 h: docs/reproduction/ablation.md: two parts taken away from the
     done
 }
 
-recipe() { # 2.5 h: docs/reproduction/ablation.md: parts of the recipe of version 1.0 taken away together. 30 runs of 10 epochs
+recipe() { # 2.5 h: docs/reproduction/ablation.md: parts of the recipe of version 1.0 taken away together. 30 runs of 10 epochs, 10 of them those of `softmax_center`
+    softmax_center # first: other parts name its runs
     $PYTHON compare.py --seeds 1 2 3 4 5 --out $OUT/recipe --variants "version 1.0: --set $VERSION_1" \
         "random start, no hold: --set warmup=0.2" "and no warm-up, the default: " \
         "clipping and slow features alone: --set shift=0 feature_prelu=true" -- -d mnist
