@@ -56,7 +56,7 @@ class Reader:
     These lie closer, so more new images are unknown.
 
     Raises:
-        UserError: if the run is damaged, or its centers are not finite.
+        UserError: if the run is damaged, its centers are not finite, or nothing can be seen on its training images.
     """
 
     def __init__(self, run: Run, device: torch.device, reject: float = 1.0) -> None:
